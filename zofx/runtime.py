@@ -1,0 +1,121 @@
+"""What a runtime is to the rest of zofx: it says whether it can run an artifact, and opens sessions.
+
+A session holds θ (the slices, fp32) and answers two questions: what does this batch score under these probes,
+and what is θ after these rays. It knows no method, no objective and no optimizer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from zofx.zo.types import FloatArray, IntArray, Key, Ray
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a program reads: N rows of T tokens, S scored positions, C alternatives per position.
+
+    Attributes:
+        input_ids: i64[N, T].
+        attention_mask: i64[N, T], 1 for tokens, 0 for padding.
+        positions: i64[N, S], the index whose output distribution is scored: for a causal model the token
+            before the one being predicted, for a masked model the mask itself.
+        targets: i64[N, S, C], token ids to score there; IGNORED (-100) marks unused entries.
+    """
+
+    input_ids: IntArray
+    attention_mask: IntArray
+    positions: IntArray
+    targets: IntArray
+
+    def named(self) -> dict[str, IntArray]:
+        """The arrays under the names of the program's inputs."""
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "positions": self.positions,
+            "targets": self.targets,
+        }
+
+
+class Session(Protocol):
+    """One loaded artifact with its own θ."""
+
+    @property
+    def slices(self) -> Mapping[str, tuple[int, ...]]:
+        """Name → shape of every trainable slice."""
+        ...
+
+    def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
+        """Score a batch under P probes in one forward.
+
+        Args:
+            batch: N rows.
+            keys: Q directions; none means no perturbation.
+            coefficients: f32[P, Q]; row p evaluates θ + Σ_q C[p, q] · z(key_q).
+
+        Returns:
+            f32[P, N, C]: mean over the row's scored positions of the log-probability (nats) of each alternative.
+        """
+        ...
+
+    def move(self, rays: Sequence[Ray]) -> None:
+        """θ ← θ + coefficient · z(key), ray by ray in order; multiply then add, each rounded to float32."""
+        ...
+
+    def direction(self, key: Key) -> dict[str, FloatArray]:
+        """z(key) for every slice."""
+        ...
+
+    def read(self) -> dict[str, FloatArray]:
+        """A copy of θ."""
+        ...
+
+    def write(self, values: Mapping[str, FloatArray]) -> None:
+        """Replace θ (every slice, same shapes)."""
+        ...
+
+    def close(self) -> None:
+        """Release the engine's memory; the session is of no use afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a runtime can run an artifact on this machine.
+
+    Attributes:
+        reasons: every reason why not; empty means it can.
+    """
+
+    reasons: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return not self.reasons
+
+
+class Runtime(Protocol):
+    """An engine."""
+
+    @property
+    def name(self) -> str:
+        """As in `--runtime NAME`."""
+        ...
+
+    def support(self, artifact: Path) -> Support:
+        """Ask before loading: are the libraries here, does the artifact hold what this engine needs."""
+        ...
+
+    def load(self, artifact: Path, *, device: str = "cpu", threads: int | None = None) -> Session:
+        """Open a session on an artifact folder."""
+        ...
+
+
+def unperturbed() -> FloatArray:
+    """The probe matrix of a plain evaluation: one probe, no direction, f32[1, 0]."""
+    return np.zeros((1, 0), dtype=np.float32)

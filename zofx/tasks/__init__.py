@@ -1,0 +1,1 @@
+"""Tasks: prompts, data sets, objectives and metrics; no torch here."""

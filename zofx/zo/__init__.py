@@ -1,0 +1,1 @@
+"""The zeroth-order driver: numpy only, knows no graph."""

@@ -1,0 +1,53 @@
+"""The words of the driver: keys, rays, and the probe matrix.
+
+    probe p evaluates  θ + Σ_q C[p, q] · z(key_q)          C: f32[P, Q]
+    a ray moves        θ ← θ + coefficient · z(key)        multiply, round to f32, add, round to f32
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+IntArray: TypeAlias = NDArray[np.int64]
+
+QUERY_BITS = 16
+
+
+@dataclass(frozen=True)
+class Key:
+    """What determines a direction z, together with the name of the slice.
+
+    Attributes:
+        seed: the run's seed, 0 ≤ seed < 2⁶⁴.
+        step: the step of the run, 0 ≤ step < 2⁴⁸.
+        query: which direction of the step, 0 ≤ query < 2¹⁶.
+    """
+
+    seed: int
+    step: int
+    query: int = 0
+
+    def words(self) -> tuple[int, int]:
+        """The two 64-bit key words of Philox4x64-10: (seed, step · 2¹⁶ + query)."""
+        return self.seed, (self.step << QUERY_BITS) | self.query
+
+
+@dataclass(frozen=True)
+class Ray:
+    """A step along z(key).
+
+    Attributes:
+        key: the direction.
+        coefficient: how far, in units of z; already rounded to float32.
+    """
+
+    key: Key
+    coefficient: float
+
+
+def key_words(keys: tuple[Key, ...]) -> NDArray[np.uint64]:
+    """The keys as the array a graph takes, u64[Q, 2]."""
+    return np.array([key.words() for key in keys], dtype=np.uint64).reshape(-1, 2)
