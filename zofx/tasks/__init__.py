@@ -1,1 +1,81 @@
-"""Tasks: prompts, data sets, objectives and metrics; no torch here."""
+"""Tasks: prompts, data sets, encoding, objectives and metrics; numpy and tokenizers, no torch.
+
+task(name) ──splits──▶ Examples ──Encoder──▶ Encoded (a Batch) ──session──▶ logprob ──Objective──▶
+loss per probe
+"""
+
+from pathlib import Path
+
+from zofx.registry import Table, lazy
+from zofx.tasks.calibration import calibration_texts
+from zofx.tasks.encode import Encoded, Encoder
+from zofx.tasks.metrics import Accuracy, accuracy, exact_match, f1, normalised, wilson
+from zofx.tasks.objectives import OBJECTIVES, Loss, Objective, objective_for, predictions
+from zofx.tasks.own import own_task
+from zofx.tasks.sampler import batch_indices
+from zofx.tasks.splits import Pool, Sizes
+from zofx.tasks.types import MASK, Example, Splits, Task
+
+TASKS: Table[Task] = Table(
+    "task",
+    "tasks",
+    {
+        "sst2": lazy("zofx.tasks.mezo:SST2"),
+        "rte": lazy("zofx.tasks.mezo:RTE"),
+        "cb": lazy("zofx.tasks.mezo:CB"),
+        "boolq": lazy("zofx.tasks.mezo:BOOLQ"),
+        "wsc": lazy("zofx.tasks.mezo:WSC"),
+        "wic": lazy("zofx.tasks.mezo:WIC"),
+        "multirc": lazy("zofx.tasks.mezo:MULTIRC"),
+        "copa": lazy("zofx.tasks.mezo:COPA"),
+        "record": lazy("zofx.tasks.mezo:RECORD"),
+        "squad": lazy("zofx.tasks.mezo:SQUAD"),
+        "drop": lazy("zofx.tasks.mezo:DROP"),
+        "winogrande": lazy("zofx.tasks.mezo:WINOGRANDE"),
+        "trec": lazy("zofx.tasks.offline:TREC"),
+        "rotten-tomatoes": lazy("zofx.tasks.offline:ROTTEN_TOMATOES"),
+        "imdb": lazy("zofx.tasks.offline:IMDB"),
+        "boolq-offline": lazy("zofx.tasks.offline:BOOLQ"),
+        "piqa": lazy("zofx.tasks.offline:PIQA"),
+        "siqa": lazy("zofx.tasks.offline:SIQA"),
+        "commonsenseqa": lazy("zofx.tasks.offline:COMMONSENSEQA"),
+        "openbookqa": lazy("zofx.tasks.offline:OPENBOOKQA"),
+    },
+)
+
+
+def find_task(name: str) -> Task:
+    """A task by its name, or by the path of a .jsonl file of one's own.
+
+    Raises:
+        UsageError: no such task (with near misses), or a bad file (with line and field).
+    """
+    return own_task(Path(name)) if name.endswith(".jsonl") else TASKS[name]
+
+
+__all__ = [
+    "MASK",
+    "OBJECTIVES",
+    "TASKS",
+    "Accuracy",
+    "Encoded",
+    "Encoder",
+    "Example",
+    "Loss",
+    "Objective",
+    "Pool",
+    "Sizes",
+    "Splits",
+    "Task",
+    "accuracy",
+    "batch_indices",
+    "calibration_texts",
+    "exact_match",
+    "f1",
+    "find_task",
+    "normalised",
+    "objective_for",
+    "own_task",
+    "predictions",
+    "wilson",
+]

@@ -1,0 +1,259 @@
+"""Examples → rows of a batch, and scores back to examples.
+
+    causal   full = [bos] tok(prompt + candidate)        option = the last len(tok(full)) −
+    len(tok(prompt)) tokens
+             option token i is scored at position i − 1, whose output predicts it; the row is full
+             without its last token, on which nothing scored depends
+    masked   tokens = tok(prompt with one mask)          the candidates' single tokens, scored at
+    the mask scores   logprob[P, N, C]  ──▶  f32[P, B, M]         −inf where an example has fewer
+    than M candidates
+
+Candidates of one token after the same tokens share a row (C alternatives, S = 1); others take a
+row each (C = 1, S option tokens). Both give the mean log-probability of the option's tokens, so
+they mix in one batch. Rows are padded on the right: positions are explicit, so padding moves
+nothing. Too long a prompt loses tokens on its left, never the bos.
+
+The option length, the stripping of spaces and the truncation are MeZO's (Malladi et al. 2023,
+large_models/utils.py).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from zofx.errors import UsageError
+from zofx.runtime import IGNORED, Batch
+from zofx.tasks.types import MASK, Example
+from zofx.zo.types import FloatArray, IntArray
+
+SHORTEST = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row before padding.
+
+    Attributes:
+        example: index of its example in the batch.
+        candidates: which candidates its C alternatives are.
+        tokens: input ids.
+        positions: where to score, S indices.
+        targets: S × C token ids.
+    """
+
+    example: int
+    candidates: tuple[int, ...]
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+    targets: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch and how its rows belong to its B examples.
+
+    Attributes:
+        batch: what a session evaluates.
+        row_example: i64[N], the example of each row.
+        row_candidate: i64[N, C], the candidate of each alternative; -1 marks padding.
+        gold: i64[B], the gold candidate.
+        counts: i64[B, M], scored tokens per candidate; 0 where there is none.
+    """
+
+    batch: Batch
+    row_example: IntArray
+    row_candidate: IntArray
+    gold: IntArray
+    counts: IntArray
+
+    def scores(self, logprob: FloatArray) -> FloatArray:
+        """Mean log-probability of each candidate, f32[P, B, M], from a session's f32[P, N, C]."""
+        rows, columns = np.nonzero(self.row_candidate >= 0)
+        scores = np.full((len(logprob), *self.counts.shape), -np.inf, dtype=np.float32)
+        scores[:, self.row_example[rows], self.row_candidate[rows, columns]] = logprob[
+            :, rows, columns
+        ]
+        return scores
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer with the conventions of a model.
+
+    Attributes:
+        tokenizer: the model's; its own padding and truncation are not used.
+        bos_id: put first in every causal row; None for models without.
+        pad_id: fills rows on the right, under attention mask 0.
+        mask_id: the mask token of a masked model; None for a causal one.
+        max_length: tokens a row may have: the task's limit or the model's positions, whichever is
+            less.
+        truncate: shorten longer prompts; when False they are an error.
+        multiple: row length is rounded up to a multiple of this (within max_length), so that few
+            shapes occur.
+    """
+
+    tokenizer: Tokenizer
+    bos_id: int | None
+    pad_id: int
+    mask_id: int | None
+    max_length: int
+    truncate: bool = True
+    multiple: int = 8
+
+    def __post_init__(self) -> None:
+        if self.max_length < SHORTEST:
+            raise UsageError(
+                f"max_length {self.max_length}: a row needs at least {SHORTEST} tokens "
+                "(a special token on either side, a prompt, and what follows it)"
+            )
+        if self.tokenizer.padding or self.tokenizer.truncation:
+            plain = Tokenizer.from_str(self.tokenizer.to_str())
+            plain.no_padding()
+            plain.no_truncation()
+            object.__setattr__(self, "tokenizer", plain)
+
+    def encode(self, examples: Sequence[Example], *, gold_only: bool = False) -> Encoded:
+        """The batch of some examples.
+
+        Args:
+            examples: B of them, at least one.
+            gold_only: score the gold candidate alone: what likelihood training needs.
+
+        Raises:
+            UsageError: naming the example: too long, no token to score, no mask, a label word of
+                several tokens.
+        """
+        chosen = [_gold(example) if gold_only else example for example in examples]
+        rows = [row for index, example in enumerate(chosen) for row in self._rows(index, example)]
+        length = self._padded(max(len(row.tokens) for row in rows))
+        return _collate(chosen, rows, length, self.pad_id)
+
+    def _rows(self, index: int, example: Example) -> list[Row]:
+        if self.mask_id is not None:
+            return [self._masked_row(index, example, self.mask_id)]
+        rows = [self._option_row(index, c, example) for c in range(len(example.candidates))]
+        shared = len({(row.tokens, row.positions) for row in rows}) == 1
+        return [_merged(rows)] if shared and len(rows[0].positions) == 1 else rows
+
+    def _option_row(self, index: int, candidate: int, example: Example) -> Row:
+        """A causal row: the prompt followed by one candidate, whose tokens are scored."""
+        prompt = self._ids(example.prompt.strip(" "))
+        full = self._ids((example.prompt + example.candidates[candidate]).strip(" "))
+        option = len(full) - len(prompt)
+        text = example.candidates[candidate]
+        if option < 1:
+            raise UsageError(f"{_name(example)}: candidate {text!r} adds no token to the prompt")
+        bos = () if self.bos_id is None else (self.bos_id,)
+        room = self.max_length - len(bos)
+        if len(full) > room and not self.truncate:
+            raise UsageError(self._too_long(example, len(full) + len(bos)))
+        tokens = (*bos, *full[-room:])
+        if option >= len(tokens):
+            raise UsageError(
+                f"{_name(example)}: nothing precedes candidate {text!r} ({option} tokens) in a row "
+                f"of at most {self.max_length}; shorten it, or give the example a prompt"
+            )
+        start = len(tokens) - option
+        positions = tuple(range(start - 1, len(tokens) - 1))
+        return Row(index, (candidate,), tokens[:-1], positions, tuple((t,) for t in tokens[start:]))
+
+    def _masked_row(self, index: int, example: Example, mask_id: int) -> Row:
+        """A row of a masked model, with the special tokens its tokenizer adds."""
+        text = example.prompt.replace(MASK, self.tokenizer.id_to_token(mask_id) or "")
+        encoding = self.tokenizer.encode(text)
+        tokens = self._window(example, encoding.ids, encoding.special_tokens_mask, mask_id)
+        words = tuple(self._word(example, word) for word in example.candidates)
+        return Row(index, tuple(range(len(words))), tokens, (tokens.index(mask_id),), (words,))
+
+    def _window(
+        self, example: Example, ids: list[int], special: list[int], mask_id: int
+    ) -> tuple[int, ...]:
+        """The row cut to max_length: on its left, unless the mask is there; special tokens stay."""
+        if ids.count(mask_id) != 1:
+            raise UsageError(
+                f"{_name(example)}: the prompt has {ids.count(mask_id)} masks; "
+                f"write {MASK} exactly once"
+            )
+        if len(ids) <= self.max_length:
+            return tuple(ids)
+        if not self.truncate:
+            raise UsageError(self._too_long(example, len(ids)))
+        own = [i for i, added in enumerate(special) if not added or ids[i] == mask_id]
+        head, body, tail = ids[: own[0]], ids[own[0] : own[-1] + 1], ids[own[-1] + 1 :]
+        room = self.max_length - len(head) - len(tail)
+        start = min(len(body) - room, body.index(mask_id))
+        return (*head, *body[start : start + room], *tail)
+
+    def _word(self, example: Example, word: str) -> int:
+        ids = self._ids(word)
+        if len(ids) != 1:
+            raise UsageError(
+                f"{_name(example)}: label word {word!r} is {len(ids)} tokens of this tokenizer; "
+                "a mask holds one"
+            )
+        return ids[0]
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _too_long(self, example: Example, length: int) -> str:
+        return (
+            f"{_name(example)}: {length} tokens do not fit the {self.max_length} positions of the "
+            "model; shorten the prompt, or allow truncation"
+        )
+
+    def _padded(self, length: int) -> int:
+        return min(-(-length // self.multiple) * self.multiple, self.max_length)
+
+
+def _name(example: Example) -> str:
+    return example.id or f"'{example.prompt[:40]}'"
+
+
+def _gold(example: Example) -> Example:
+    """The example with its gold candidate only."""
+    return Example(example.prompt, (example.candidates[example.answer],), id=example.id)
+
+
+def _merged(rows: Sequence[Row]) -> Row:
+    """Single-token candidates after the same tokens: one row with an alternative for each."""
+    candidates = tuple(c for row in rows for c in row.candidates)
+    targets = tuple(row.targets[0][0] for row in rows)
+    return replace(rows[0], candidates=candidates, targets=(targets,))
+
+
+def _collate(examples: Sequence[Example], rows: Sequence[Row], length: int, pad_id: int) -> Encoded:
+    """Pad rows to common N × T, S and C."""
+    N, S = len(rows), max(len(row.positions) for row in rows)
+    C = max(len(row.candidates) for row in rows)
+    counts = np.zeros((len(examples), max(len(e.candidates) for e in examples)), dtype=np.int64)
+    for row in rows:
+        counts[row.example, list(row.candidates)] = len(row.positions)
+    return Encoded(
+        Batch(
+            input_ids=_stack((row.tokens for row in rows), (N, length), pad_id),
+            attention_mask=_stack(((1,) * len(row.tokens) for row in rows), (N, length), 0),
+            positions=_stack((row.positions for row in rows), (N, S), 0),
+            targets=_stack_targets(rows, (N, S, C)),
+        ),
+        row_example=np.array([row.example for row in rows], dtype=np.int64),
+        row_candidate=_stack((row.candidates for row in rows), (N, C), -1),
+        gold=np.array([example.answer for example in examples], dtype=np.int64),
+        counts=counts,
+    )
+
+
+def _stack(rows: Iterable[Sequence[int]], shape: tuple[int, int], fill: int) -> IntArray:
+    array = np.full(shape, fill, dtype=np.int64)
+    for line, row in zip(array, rows, strict=True):
+        line[: len(row)] = row
+    return array
+
+
+def _stack_targets(rows: Sequence[Row], shape: tuple[int, int, int]) -> IntArray:
+    array = np.full(shape, IGNORED, dtype=np.int64)
+    for line, row in zip(array, rows, strict=True):
+        line[: len(row.positions), : len(row.candidates)] = row.targets
+    return array

@@ -1,0 +1,94 @@
+"""How a model is judged: accuracy with its interval, exact match and F1 of text.
+
+    Wilson interval    (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n),  z = 1.96 for 95 %
+    F1                 2·common / (predicted + reference) over normalised words, the best of the
+    references
+
+Sources: E. B. Wilson 1927, JASA 22 (the interval); Rajpurkar et al. 2016, arXiv 1606.05250
+(normalisation, EM, F1).
+"""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zofx.tasks.objectives import predictions
+from zofx.tasks.types import Example
+from zofx.zo.types import FloatArray
+
+NORMAL_95 = 1.959963984540054
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of examples answered correctly."""
+
+    correct: int
+    total: int
+
+    def __add__(self, other: "Accuracy") -> "Accuracy":
+        return Accuracy(self.correct + other.correct, self.total + other.total)
+
+    @property
+    def value(self) -> float:
+        """Between 0 and 1."""
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The Wilson 95 % interval."""
+        return wilson(self.correct, self.total)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}] ({self.correct}/{self.total})"
+
+
+def wilson(correct: int, total: int, z: float = NORMAL_95) -> tuple[float, float]:
+    """The Wilson score interval of a share; inside [0, 1] and of use at shares near 0 and 1."""
+    p, spread = correct / total, z * z / total
+    centre = p + spread / 2
+    half = z * math.sqrt(p * (1 - p) / total + spread / (4 * total))
+    low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
+    return (0.0 if correct == 0 else low, 1.0 if correct == total else high)
+
+
+def accuracy(scores: FloatArray, examples: Sequence[Example]) -> Accuracy:
+    """How often the best candidate is a right one.
+
+    Args:
+        scores: f32[B, M], of one probe.
+        examples: the B examples; those that accept several candidates count any of them.
+    """
+    chosen = predictions(scores[None])[0]
+    right = [e.accepted or (e.answer,) for e in examples]
+    correct = sum(int(c) in options for c, options in zip(chosen, right, strict=True))
+    return Accuracy(correct, len(examples))
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation and articles, single spaces."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 if the normalised prediction is one of the normalised references."""
+    return float(normalised(prediction) in map(normalised, references))
+
+
+def f1(prediction: str, references: Sequence[str]) -> float:
+    """The best word-overlap F1 over the references."""
+    return max(_f1(normalised(prediction).split(), normalised(r).split()) for r in references)
+
+
+def _f1(prediction: list[str], reference: list[str]) -> float:
+    """F1 of two bags of words; two empty ones agree."""
+    if not prediction or not reference:
+        return float(prediction == reference)
+    common = sum((Counter(prediction) & Counter(reference)).values())
+    return 2 * common / (len(prediction) + len(reference))

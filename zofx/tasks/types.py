@@ -1,0 +1,173 @@
+"""The words of a task: records in, examples out.
+
+    records ──draw──▶ records of train, dev, test ──template──▶ Examples ──encode──▶ rows of a Batch
+
+A record is what a data set stores; a template turns it into an example: a prompt with candidates
+(one is right) or with a completion. Templates run only on the records that are drawn, so a task on
+100,000 records costs 2,500.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from zofx.errors import UsageError
+from zofx.tasks.sources import folder
+from zofx.tasks.splits import Drawn, Pool, Sizes, draw
+
+Record: TypeAlias = Mapping[str, Any]
+Kind: TypeAlias = Literal["classification", "multiple-choice", "generation"]
+Metric: TypeAlias = Literal["accuracy", "f1"]
+
+MASK = "[MASK]"
+"""Stands in a masked template where the tokenizer's own mask token goes."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and what should follow it.
+
+    Attributes:
+        prompt: what the model reads; for a masked model it holds MASK once.
+        candidates: the continuations to choose from, each written right after the prompt; for a
+            generation task the one gold completion.
+        answer: index of the gold candidate; training uses it.
+        accepted: indices that also count as right in the accuracy (ReCoRD lists several).
+        references: gold answers as text, for EM and F1 of generated text.
+        id: where the example comes from, for messages.
+    """
+
+    prompt: str
+    candidates: tuple[str, ...]
+    answer: int = 0
+    accepted: tuple[int, ...] = ()
+    references: tuple[str, ...] = ()
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        for index in (self.answer, *self.accepted):
+            if not 0 <= index < len(self.candidates):
+                raise UsageError(
+                    f"answer {index} is not the index of one of the {len(self.candidates)} "
+                    f"candidates of '{self.prompt[:60]}'; indices count from 0"
+                )
+
+
+Template: TypeAlias = Callable[[Record], Example]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The examples of a run."""
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set with its prompt, its metric and its training objective.
+
+    Attributes:
+        name: as in `--task NAME`.
+        summary: one line.
+        source: where the records come from, and whose prompt it is.
+        licence: of the records.
+        kind: what training minimises: cross-entropy over the candidates (classification), or the
+            negative log-likelihood of the gold continuation (multiple-choice, generation).
+        load: reads the records; called once per use.
+        template: record → example for a causal model.
+        masked: record → example for a masked model, where one is known.
+        metric: how a model is judged on dev and test.
+        sizes: how many records are drawn.
+        max_length: tokens a row keeps, unless the model has fewer positions.
+    """
+
+    name: str
+    summary: str
+    source: str
+    licence: str
+    kind: Kind
+    load: Callable[[], Pool[Record]] = field(repr=False)
+    template: Template = field(repr=False)
+    masked: Template | None = field(default=None, repr=False)
+    metric: Metric = "accuracy"
+    sizes: Sizes = field(default_factory=Sizes)
+    max_length: int = 2048
+
+    def splits(
+        self,
+        *,
+        seed: int = 0,
+        sizes: Sizes | None = None,
+        data: Path | None = None,
+        masked: bool = False,
+    ) -> Splits:
+        """Draw train, dev and test, and write their prompts.
+
+        Args:
+            seed: which train and dev records are drawn; the test set is the same for every seed.
+            sizes: how many, when not the task's own.
+            data: a folder of files in the schema of the task's data set, read instead of `load`.
+            masked: write prompts for a masked model.
+
+        Raises:
+            UsageError: the task has no masked prompt, a record lacks a field, or there are too few
+                records.
+        """
+        template = self._template(masked)
+        pool = folder(data) if data is not None else self.load()
+        drawn = draw(pool, self.sizes if sizes is None else sizes, seed)
+        return Splits(*(self._examples(name, part, template) for name, part in drawn.named()))
+
+    def _template(self, masked: bool) -> Template:
+        if not masked:
+            return self.template
+        if self.masked is None:
+            raise UsageError(
+                f"task '{self.name}' has no prompt for a masked language model; "
+                "use a causal model, or write one's own prompts with [MASK] in a .jsonl file"
+            )
+        return self.masked
+
+    def _examples(
+        self, split: str, drawn: Drawn[Record], template: Template
+    ) -> tuple[Example, ...]:
+        return tuple(
+            self._example(f"{self.name} {split} record {index}", record, template)
+            for index, record in zip(drawn.indices, drawn.records, strict=True)
+        )
+
+    def _example(self, where: str, record: Record, template: Template) -> Example:
+        try:
+            example = template(record)
+        except UsageError as error:
+            raise UsageError(
+                f"{where}: {error}; the records must have the schema of {self.source}"
+            ) from None
+        return replace(example, id=where)
+
+
+def pick(record: Record, *names: str) -> Any:
+    """The first of these fields that the record has: data sets name the same thing differently."""
+    for name in names:
+        if record.get(name) is not None:
+            return record[name]
+    raise UsageError(
+        f"there is no field {' or '.join(map(repr, names))}; there are: {', '.join(record)}"
+    )
+
+
+def label(record: Record, classes: Sequence[str], *names: str) -> int:
+    """The class index in a record: stored as an index, a boolean, or the name of the class."""
+    value = pick(record, *names) if names else pick(record, "label")
+    text = str(value).strip().lower()
+    known = {name.lower(): index for index, name in enumerate(classes)}
+    known |= {str(index): index for index in range(len(classes))}
+    if text not in known:
+        raise UsageError(
+            f"label {value!r} is none of {', '.join(classes)}, nor an index below {len(classes)}"
+        )
+    return known[text]
