@@ -2,6 +2,8 @@
 
     probe p evaluates  θ + Σ_q C[p, q] · z(key_q)          C: f32[P, Q]
     a ray moves        θ ← θ + coefficient · z(key)        multiply, round to f32, add, round to f32
+
+A key and the name of a slice determine z: see `zofx.zo.noise`.
 """
 
 from dataclasses import dataclass
@@ -10,9 +12,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from zofx.errors import UsageError
+
 FloatArray: TypeAlias = NDArray[np.float32]
 IntArray: TypeAlias = NDArray[np.int64]
 
+SEED_BITS = 64
+STEP_BITS = 48
 QUERY_BITS = 16
 
 
@@ -29,6 +35,15 @@ class Key:
     seed: int
     step: int
     query: int = 0
+
+    def __post_init__(self) -> None:
+        bounds = (("seed", SEED_BITS), ("step", STEP_BITS), ("query", QUERY_BITS))
+        for field, bits in bounds:
+            value = getattr(self, field)
+            if not 0 <= value < 1 << bits:
+                raise UsageError(
+                    f"{self} names no direction: {field} must be at least 0 and below 2^{bits}"
+                )
 
     def words(self) -> tuple[int, int]:
         """The two 64-bit key words of Philox4x64-10: (seed, step · 2¹⁶ + query)."""

@@ -1,0 +1,198 @@
+"""The driver: one loop for every method.
+
+    probes(seed, step) → session.evaluate → objective → losses f32[P]     one forward
+    losses → estimate → rules on rays → coefficients                      scalars
+    journal ← (step, cursor, learning rate, coefficients, losses)         before θ moves
+    rays:     θ ← θ − learning rate · Σ coefficient · z                   session.move
+    tensors:  θ ← θ − learning rate · rule(Σ coefficient · z)             session.write
+
+What a step does is a pure function of the losses and the state before it. Losses are rounded to
+float32 before anything sees them, so the journal holds all that the states depend on: resuming is
+the same fold over the recorded losses, with no forward.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from zofx.errors import ArtifactError, DivergenceError, UsageError
+from zofx.zo.journal import Header, Journal, JournalWriter, Record
+from zofx.zo.recipe import Objective, Recipe
+from zofx.zo.replay import Mover
+from zofx.zo.types import FloatArray, Ray
+
+if TYPE_CHECKING:  # zofx.runtime imports zofx.zo.types: at run time the arrow points one way
+    from zofx.runtime import Batch, Session
+
+PATIENCE: Final = 10
+"""Steps in a row without any slope before a run counts as collapsed."""
+
+COEFFICIENT_TOLERANCE: Final = 1e-5
+"""Relative; a recomputed coefficient may differ in its last bits where a schedule calls cos."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepLog:
+    """What a step did.
+
+    Attributes:
+        step: of the run, from 0.
+        loss: the estimator's report, in the objective's units.
+        learning_rate: as used.
+        rays: what was journaled.
+        losses: f32[P].
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    rays: tuple[Ray, ...]
+    losses: FloatArray
+
+
+@dataclass(frozen=True)
+class _State:
+    """All that a step inherits; a function of the journal."""
+
+    rays: Any
+    previous: FloatArray | None = None
+    flat: int = 0
+
+
+class Driver:
+    """Runs a recipe on a session.
+
+    Args:
+        recipe: the method's driven half.
+        session: holds θ, at the artifact's initial values.
+        seed: of the run; with the step and the query it determines every direction.
+        journal: where steps are recorded; None keeps no record.
+        patience: steps in a row without any slope before the run stops.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        session: "Session",
+        seed: int,
+        journal: JournalWriter | None = None,
+        patience: int = PATIENCE,
+    ) -> None:
+        if journal is not None:
+            _require_same_run(recipe, seed, journal.header)
+        self.recipe = recipe
+        self.session = session
+        self.seed = seed
+        self.journal = journal
+        self.patience = patience
+        self._state = _State(recipe.rays.init())
+        self._mover = Mover(session, recipe.tensors)
+
+    def step(self, step: int, batch: "Batch", objective: Objective, cursor: int = 0) -> StepLog:
+        """Evaluate, decide, record, move.
+
+        Args:
+            step: of the run, from 0, increasing.
+            batch: what to evaluate on.
+            objective: scores of the batch → losses.
+            cursor: where the data stream stands after this batch; only recorded.
+
+        Raises:
+            DivergenceError: a loss or a coefficient is not finite, or the probes cannot be told
+                apart. θ and the journal are as they were before the step.
+        """
+        probes = self.recipe.estimator.probes(self.seed, step)
+        scores = self.session.evaluate(batch, probes.keys, probes.matrix)
+        with np.errstate(over="ignore"):  # an infinite loss is refused below, with a message
+            losses = np.asarray(objective(scores)).astype(np.float32)
+        rate = float(np.float32(self.recipe.learning_rate(step)))
+        log, state = self._decide(step, losses, rate)
+        if state.flat >= self.patience:
+            raise DivergenceError(_collapsed(step, self.patience), step)
+        record = Record(step, cursor, rate, _coefficients(log.rays), losses)
+        if self.journal is not None:
+            self.journal.append(record)
+        self._state = state
+        self._mover.move(log.rays, rate)
+        return log
+
+    def resume(self, journal: Journal) -> int:
+        """Bring a fresh driver and session to where a journal ends; evaluates nothing.
+
+        Returns:
+            The next step.
+
+        Raises:
+            UsageError: the journal is of another recipe or seed; nothing has moved.
+            ArtifactError: the recipe does not lead to the recorded coefficients.
+        """
+        _require_same_run(self.recipe, self.seed, journal.header)
+        for record in journal:
+            log, self._state = self._decide(record.step, record.losses, record.learning_rate)
+            if not np.allclose(
+                _coefficients(log.rays), record.coefficients, rtol=COEFFICIENT_TOLERANCE, atol=0
+            ):
+                raise ArtifactError(
+                    f"the journal and its recipe disagree at step {record.step}: the recorded "
+                    f"losses lead to coefficients {_coefficients(log.rays)}, recorded are "
+                    f"{record.coefficients}; resume with the version of zofx that wrote it"
+                )
+            self._mover.move(record.rays(self.seed), record.learning_rate)
+        return journal.next_step
+
+    def _decide(self, step: int, losses: FloatArray, rate: float) -> tuple[StepLog, _State]:
+        """Losses → rays and the state after; touches neither θ nor the journal."""
+        estimator, state = self.recipe.estimator, self._state
+        _require_losses(step, losses, estimator.evaluations)
+        keys = estimator.probes(self.seed, step).keys
+        raw = estimator.estimate(keys, losses, state.previous)
+        estimate, rule_state = self.recipe.rays.update(raw, state.rays, step)
+        if self.recipe.tensors is None:
+            estimate = estimate.with_coefficients(-rate * estimate.coefficients)
+        _require_finite(step, "coefficients", _coefficients(estimate.rays), losses)
+        flat = 0 if np.any(raw.coefficients) else state.flat + 1
+        log = StepLog(step, raw.loss, rate, estimate.rays, losses)
+        return log, _State(rule_state, losses, flat)
+
+
+def _coefficients(rays: tuple[Ray, ...]) -> FloatArray:
+    return np.array([ray.coefficient for ray in rays], dtype=np.float32)
+
+
+def _require_same_run(recipe: Recipe, seed: int, header: Header) -> None:
+    if (str(recipe), seed) != (header.recipe, header.seed):
+        raise UsageError(
+            f"the journal belongs to seed {header.seed} and recipe {header.recipe}; this run has "
+            f"seed {seed} and recipe {recipe}: give both as they were, or start a new journal"
+        )
+
+
+def _require_losses(step: int, losses: FloatArray, evaluations: int) -> None:
+    if losses.shape != (evaluations,):
+        raise UsageError(
+            f"the objective returned losses of shape {losses.shape} at step {step}; it must return "
+            f"one per probe, ({evaluations},)"
+        )
+    _require_finite(step, "losses", losses, losses)
+
+
+def _require_finite(step: int, what: str, values: FloatArray, losses: FloatArray) -> None:
+    if np.isfinite(values).all():
+        return
+    raise DivergenceError(
+        f"{what} of step {step} are not finite: {values} from losses {losses}. Nothing was moved "
+        "or journaled for it. A learning rate or eps that is too large does this: replay the "
+        f"journal up to a step well before {step} and start a new run there with smaller ones",
+        step,
+    )
+
+
+def _collapsed(step: int, patience: int) -> str:
+    return (
+        f"the probes of {patience} steps in a row, the last of them step {step}, gave exactly "
+        "equal losses, so no step has a direction. Either eps is so small that θ ± eps · z rounds "
+        "to the same scores in this graph's precision, or the objective does not depend on θ here "
+        "(saturated, or constant on the batch): run the pre-flight, raise eps, keep the head and "
+        "the loss in float32, or use a larger batch. The journal holds every earlier step"
+    )

@@ -1,0 +1,214 @@
+"""Estimators: which probes to evaluate, and what gradient their losses tell.
+
+    probe p evaluates       f(θ + Σ_q C[p, q] · z_q)
+    the estimate is         Σ_q coefficient_q · z_q  ≈  ∇f(θ)
+
+    Spsa       C = ε · [[1], [−1]] per query      coefficient_q = (f₊ − f₋) / (2 ε Q)
+    OneSided   C = [0; ε I]                       coefficient_q = (f_q − f₀) / (ε Q)
+    OnePoint   C = [[ε]]                          coefficient   = (f_t − f_{t−1}) / ε
+
+An estimator is a frozen dataclass without state. What it may know of the past is the losses of the
+step before, so that the journal, which holds them, restores it exactly.
+Source: Malladi et al. 2023, "Fine-Tuning Language Models with Just Forward Passes" (two-point and
+averaged SPSA, one-point residual feedback).
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zofx.errors import UsageError
+from zofx.zo.types import QUERY_BITS, FloatArray, Key, Ray
+
+Coefficients: TypeAlias = NDArray[np.float64]
+
+
+class Probes(NamedTuple):
+    """What a session is asked to evaluate.
+
+    Attributes:
+        keys: Q directions.
+        matrix: f32[P, Q], row p is the combination of directions added to θ.
+    """
+
+    keys: tuple[Key, ...]
+    matrix: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A gradient as a combination of directions; rules on rays map it to another one.
+
+    Attributes:
+        loss: what is reported for the step, in the objective's units.
+        keys: Q directions.
+        coefficients: f64[Q], loss per unit of z; their float32 form exists only in `rays`.
+    """
+
+    loss: float
+    keys: tuple[Key, ...]
+    coefficients: Coefficients
+
+    def with_coefficients(self, coefficients: Coefficients) -> Self:
+        """The same directions, weighted anew (f64[Q])."""
+        return replace(self, coefficients=coefficients)
+
+    @property
+    def rays(self) -> tuple[Ray, ...]:
+        """The finished rays: the only place where coefficients are rounded to float32."""
+        with np.errstate(over="ignore"):  # an infinite coefficient is the caller's to refuse
+            rounded = self.coefficients.astype(np.float32)
+        return tuple(Ray(key, float(c)) for key, c in zip(self.keys, rounded, strict=True))
+
+
+class Estimator(Protocol):
+    """Probes in, a gradient out."""
+
+    @property
+    def queries(self) -> int:
+        """Q, the number of directions of a step."""
+        ...
+
+    @property
+    def evaluations(self) -> int:
+        """P, the number of probes of a step, all evaluated in one forward."""
+        ...
+
+    def probes(self, seed: int, step: int) -> Probes:
+        """What to evaluate at a step of a run."""
+        ...
+
+    def estimate(
+        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+    ) -> Estimate:
+        """Turn losses into a gradient.
+
+        Args:
+            keys: those of the probes.
+            losses: f32[P], finite.
+            previous: f32[P], the losses of the step before; None at the first step.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Spsa:
+    """Two-point differences; reports the mean of all probes, which is f(θ) up to O(ε²).
+
+    Attributes:
+        eps: half the distance between the two points, in units of z.
+        queries: directions averaged per step; row 2q is + and row 2q + 1 is −.
+    """
+
+    eps: float = 1e-3
+    queries: int = 1
+
+    def __post_init__(self) -> None:
+        _require_usable(self, self.eps, self.queries)
+
+    @property
+    def evaluations(self) -> int:
+        """2 Q."""
+        return 2 * self.queries
+
+    def probes(self, seed: int, step: int) -> Probes:
+        """±ε along each direction."""
+        matrix = np.zeros((self.evaluations, self.queries), dtype=np.float32)
+        query = np.arange(self.queries)
+        matrix[2 * query, query] = self.eps
+        matrix[2 * query + 1, query] = -self.eps
+        return Probes(_keys(seed, step, self.queries), matrix)
+
+    def estimate(
+        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+    ) -> Estimate:
+        """Half the slope of each pair, averaged over the queries."""
+        wide = losses.astype(np.float64)
+        slopes = (wide[0::2] - wide[1::2]) / (2 * self.eps)
+        return Estimate(float(wide.mean()), keys, slopes / self.queries)
+
+
+@dataclass(frozen=True)
+class OneSided:
+    """Forward differences that share f(θ): Q + 1 probes instead of 2 Q; reports f(θ) itself.
+
+    Attributes:
+        eps: the distance from θ, in units of z.
+        queries: directions averaged per step; row 0 is θ, row q + 1 is direction q.
+    """
+
+    eps: float = 1e-3
+    queries: int = 1
+
+    def __post_init__(self) -> None:
+        _require_usable(self, self.eps, self.queries)
+
+    @property
+    def evaluations(self) -> int:
+        """Q + 1."""
+        return self.queries + 1
+
+    def probes(self, seed: int, step: int) -> Probes:
+        """θ, then +ε along each direction."""
+        matrix = np.eye(self.evaluations, self.queries, k=-1, dtype=np.float32)
+        return Probes(_keys(seed, step, self.queries), matrix * np.float32(self.eps))
+
+    def estimate(
+        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+    ) -> Estimate:
+        """The slope from θ to each point, averaged over the queries."""
+        wide = losses.astype(np.float64)
+        slopes = (wide[1:] - wide[0]) / self.eps
+        return Estimate(float(wide[0]), keys, slopes / self.queries)
+
+
+@dataclass(frozen=True)
+class OnePoint:
+    """Residual feedback: one forward a step, compared with the last one; reports f(θ + εz).
+
+    The first step only looks. It takes far more steps than `Spsa` to the same accuracy, because the
+    two points belong to different batches.
+
+    Attributes:
+        eps: the distance from θ, in units of z.
+    """
+
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _require_usable(self, self.eps, self.queries)
+
+    @property
+    def queries(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def evaluations(self) -> int:
+        """One."""
+        return 1
+
+    def probes(self, seed: int, step: int) -> Probes:
+        """+ε along one direction."""
+        return Probes(_keys(seed, step, 1), np.full((1, 1), self.eps, dtype=np.float32))
+
+    def estimate(
+        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+    ) -> Estimate:
+        """The change since the last step over ε; zero at the first."""
+        wide = losses.astype(np.float64)
+        before = wide if previous is None else previous.astype(np.float64)
+        return Estimate(float(wide[0]), keys, (wide - before) / self.eps)
+
+
+def _keys(seed: int, step: int, queries: int) -> tuple[Key, ...]:
+    return tuple(Key(seed, step, query) for query in range(queries))
+
+
+def _require_usable(estimator: Estimator, eps: float, queries: int) -> None:
+    if not 0 < eps < np.inf:
+        raise UsageError(f"{estimator}: eps must be a positive number")
+    if not 1 <= queries <= 1 << QUERY_BITS:
+        raise UsageError(f"{estimator}: queries must be between 1 and {1 << QUERY_BITS}")

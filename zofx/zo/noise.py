@@ -1,0 +1,172 @@
+"""Randomness is a function: (seed, step, query, stream, slice name, element) → z.
+
+    bits        Philox4x64-10, key (seed, step · 2¹⁶ + query), counter (block, slice id, stream, 0)
+    slice id    the first 8 bytes of SHA-256(name), little endian
+    gaussian    a u64 is four u16, lowest first; each indexes a table of quantiles   16 per block
+    rademacher  a u64 is 64 bits, lowest first; 0 → −1, 1 → +1                      256 per block
+
+The counter is the one handed to `numpy.random.Philox`, which adds 1 to word 0 before a block: one
+can check a value with numpy alone. The quantiles are data (normal.npy, verified by hash), not a
+computation, because log and cos differ between machines: those of the standard normal at the
+midpoints (i + ½) / 65536, scaled to unit variance. Both distributions have E[z] = 0, E[z zᵀ] = I.
+"""
+
+import hashlib
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from zofx.errors import ArtifactError, UsageError
+from zofx.zo.philox import WordArray
+from zofx.zo.types import FloatArray, Key
+
+Kind: TypeAlias = Literal["gaussian", "rademacher"]
+
+WORDS_PER_BLOCK: Final = 4
+VALUES_PER_BLOCK: Final[dict[Kind, int]] = {"gaussian": 16, "rademacher": 256}
+TABLE_SIZE: Final = 1 << 16
+TABLE_SHA256: Final = "8babbcaf96568f10165a1eab530c0e5c92d04de96761b6dbb3dadfa94baba37f"
+CHUNK: Final = 1 << 18
+"""How many values are made at a time: 1 MiB of float32, a few MiB with the temporaries."""
+
+
+class Stream(IntEnum):
+    """Independent sequences under one key and name; the number is counter word 2."""
+
+    Z = 0
+    U = 1
+    V = 2
+    MASK = 3
+
+
+@cache
+def slice_id(name: str) -> int:
+    """Counter word 1 of a slice: the first 8 bytes of the SHA-256 of its name, little endian."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+
+
+def table_digest(table: FloatArray) -> str:
+    """SHA-256 of a table's bytes as little-endian float32, in hex."""
+    return hashlib.sha256(table.astype("<f4").tobytes()).hexdigest()
+
+
+@cache
+def normal_table() -> FloatArray:
+    """The table that ships with zofx, read-only f32[65536].
+
+    Raises:
+        ArtifactError: the installed file is not the one this version was released with.
+    """
+    path = Path(__file__).with_name("normal.npy")
+    table: FloatArray = np.load(path, allow_pickle=False)
+    found = table_digest(table)
+    if table.shape != (TABLE_SIZE,) or found != TABLE_SHA256:
+        raise ArtifactError(
+            f"the table of normals in {path} is damaged: "
+            f"its SHA-256 is {found}, not {TABLE_SHA256}; "
+            "directions would differ from every other machine's; reinstall zofx"
+        )
+    table.setflags(write=False)
+    return table
+
+
+def sample(
+    kind: Kind,
+    key: Key,
+    name: str,
+    shape: tuple[int, ...],
+    stream: Stream = Stream.Z,
+    table: FloatArray | None = None,
+) -> FloatArray:
+    """One slice's direction.
+
+    Args:
+        kind: the distribution.
+        key: which direction.
+        name: of the slice.
+        shape: of the slice; elements count in C order.
+        stream: which of the key's sequences.
+        table: f32[65536] for "gaussian"; None takes the one that ships with zofx.
+
+    Returns:
+        f32[shape], contiguous and writable.
+
+    Example:
+        >>> sample("rademacher", Key(seed=7, step=0), "head.weight", (2, 4))
+        array([[ 1.,  1.,  1.,  1.],
+               [ 1.,  1., -1.,  1.]], dtype=float32)
+    """
+    values = np.empty(shape, dtype=np.float32)
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK]
+        part[:] = sample_flat(kind, key, name, start, part.size, stream, table)
+    return values
+
+
+def sample_flat(
+    kind: Kind,
+    key: Key,
+    name: str,
+    offset: int,
+    length: int,
+    stream: Stream = Stream.Z,
+    table: FloatArray | None = None,
+) -> FloatArray:
+    """A range of a slice's direction in C order, bit-equal to that part of the whole.
+
+    Args:
+        kind: the distribution.
+        key: which direction.
+        name: of the slice.
+        offset: the first element.
+        length: how many elements; memory is proportional to it.
+        stream: which of the key's sequences.
+        table: f32[65536] for "gaussian"; None takes the one that ships with zofx.
+
+    Returns:
+        f32[length], fresh memory.
+    """
+    if kind not in VALUES_PER_BLOCK:
+        raise UsageError(
+            f"there is no noise of kind '{kind}'; there are: {', '.join(VALUES_PER_BLOCK)}"
+        )
+    per_block = VALUES_PER_BLOCK[kind]
+    first, skip = divmod(offset, per_block)
+    words = _words(key, name, stream, first, -(-(skip + length) // per_block))
+    if kind == "rademacher":
+        values = _signs(words)
+    else:
+        values = _quantiles(words, normal_table() if table is None else table)
+    return values[skip : skip + length]
+
+
+def _words(key: Key, name: str, stream: Stream, first: int, blocks: int) -> WordArray:
+    """The random words of some consecutive blocks, u64[4 · blocks]."""
+    counter = np.array([first, slice_id(name), stream, 0], dtype=np.uint64)
+    generator = np.random.Philox(counter=counter, key=np.array(key.words(), dtype=np.uint64))
+    words: WordArray = generator.random_raw(WORDS_PER_BLOCK * blocks)
+    return words
+
+
+def _signs(words: WordArray) -> FloatArray:
+    """Bit → ±1, f32[64 · words]."""
+    bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")
+    signs = bits.astype(np.float32)
+    signs *= 2
+    signs -= 1
+    return signs
+
+
+def _quantiles(words: WordArray, table: FloatArray) -> FloatArray:
+    """16 bits → table entry, f32[4 · words]."""
+    if table.shape != (TABLE_SIZE,) or table.dtype != np.float32:
+        raise ArtifactError(
+            f"a table of normals is f32[{TABLE_SIZE}]; this one is {table.dtype}{list(table.shape)}"
+        )
+    indices = words.astype("<u8", copy=False).view("<u2")
+    # Every index is in range; "clip" only spares numpy the check, at half the time.
+    return table.take(indices, mode="clip")
