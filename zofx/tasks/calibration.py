@@ -59,7 +59,7 @@ def _xsum() -> Iterator[str]:
 
 
 def _imdb() -> Iterator[str]:
-    return (record["text"].replace("<br />", " ") for record in reviews("imdb").train)
+    return (record["text"] for record in reviews("imdb").train)
 
 
 def _c4() -> Iterator[str]:

@@ -64,6 +64,10 @@ class Objective:
         """The loss of what a session returned, f32[P, N, C]."""
         return self.of(encoded.scores(logprob), encoded)
 
+    def on(self, encoded: Encoded) -> Callable[[FloatArray], DoubleArray]:
+        """The objective of one batch as a driver calls it: logprob f32[P, N, C] → losses f64[P]."""
+        return lambda logprob: self.loss(logprob, encoded).mean
+
 
 def cross_entropy(scores: FloatArray, encoded: Encoded) -> Loss:
     """Over each example's candidates; missing ones (−inf) take no part."""

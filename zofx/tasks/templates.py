@@ -23,13 +23,13 @@ BOOLEAN = ("false", "true")
 
 def sst2(record: Record) -> Example:
     """Is a sentence of a film review negative (0) or positive (1)?"""
-    prompt = f"{pick(record, 'sentence').strip()} It was"
+    prompt = f"{pick(record, 'sentence', 'text').strip()} It was"
     return Example(prompt, (" terrible", " great"), label(record, ("negative", "positive")))
 
 
 def sst2_masked(record: Record) -> Example:
     """The same question with the word to be guessed before a full stop."""
-    prompt = f"{pick(record, 'sentence').strip()} It was {MASK} ."
+    prompt = f"{pick(record, 'sentence', 'text').strip()} It was {MASK} ."
     return Example(prompt, (" terrible", " great"), label(record, ("negative", "positive")))
 
 
@@ -160,12 +160,6 @@ def winogrande(record: Record) -> Example:
         raise UsageError("the sentence has no gap '_'")
     options = (pick(record, "option1") + after, pick(record, "option2") + after)
     return Example(before, options, int(pick(record, "answer")) - 1)
-
-
-def sentiment(record: Record) -> Example:
-    """As `sst2`, for reviews stored as HTML under `text`."""
-    text = " ".join(pick(record, "text").replace("<br />", " ").split())
-    return sst2({"sentence": text, "label": pick(record, "label")})
 
 
 def options(record: Record) -> Example:
