@@ -1,0 +1,108 @@
+"""Sink the choice of scored positions up through every position-wise op: the head never sees a token that is not scored.
+
+    select(f(x), p)   →   f(select(x, p))        f acts on each position alone
+    select(x + y, p)  →   select(x, p) + select(y, p)
+
+Starting from the logits, a value is narrowed when everything that reads it is, and its op keeps positions apart; where that ends, one
+select is inserted per value. In a decoder that leaves the last attention with all T positions and the output projection, the last MLP,
+the last norm and the head with S of them.
+Exact: the same numbers from the same operands; engines may sum a product of another shape in another order.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from zofx.facts import CANONICAL, NARROWED
+from zofx.pipeline import Pass, Remarker
+from zofx.program import Program, is_call
+from zofx.rewrite import Editor
+
+aten = torch.ops.aten
+select = torch.ops.zofx.select_positions.default
+
+ELEMENTWISE = frozenset(
+    {
+        aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.add.Scalar,
+        aten.pow.Tensor_Scalar, aten.pow.Scalar, aten.rsqrt.default, aten.sqrt.default, aten.reciprocal.default, aten.neg.default,
+        aten.silu.default, aten.gelu.default, aten.relu.default, aten.tanh.default, aten.sigmoid.default,
+        aten.erf.default, aten.exp.default, aten.to.dtype, aten._to_copy.default, aten.clamp.default, aten.rsub.Scalar,
+        aten.clone.default,
+    }
+)  # fmt: skip
+NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default})
+
+
+@dataclass(frozen=True)
+class NarrowPositions(Pass):
+    """See the module."""
+
+    name: ClassVar[str] = "narrow-positions"
+    requires = (CANONICAL,)
+    establishes = (NARROWED,)
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Find the narrowed values bottom-up, then put selects at their edge."""
+        edit = Editor(program)
+        (chosen,) = edit.graph.find_nodes(op="call_function", target=select)
+        logits, positions = chosen.args
+        narrow = _narrowed_values(edit, chosen)
+        if logits not in narrow:
+            op = logits.target if isinstance(logits, fx.Node) else logits
+            remark("logits", "skipped", f"{op} is not known to act on each position alone")
+            return edit.done()
+        selected: dict[fx.Node, fx.Node] = {}
+        for node in edit.nodes:
+            if node not in narrow:
+                continue
+            edge = [a for a in node.all_input_nodes if a not in narrow and _has_positions(a)]
+            for value in edge:
+                if value not in selected:
+                    selected[value] = edit.call(node, select, value, positions)
+                node.replace_input_with(value, selected[value])
+            node.meta.pop("val")
+        edit.replace(chosen, logits)
+        remark("logits", "applied", f"{len(narrow)} ops run at scored positions only")
+        return edit.done()
+
+
+def _narrowed_values(edit: Editor, chosen: fx.Node) -> set[fx.Node]:
+    """Position-wise values that only narrowed ops (or the select itself) read."""
+    narrow: set[fx.Node] = set()
+    for node in reversed(edit.nodes):
+        if node.users and all(user is chosen or user in narrow for user in node.users) and _position_wise(node):
+            narrow.add(node)
+    return narrow
+
+
+def _position_wise(node: fx.Node) -> bool:
+    """Whether row n, position t of the result depends on row n, position t of the operands alone."""
+    if not _has_positions(node):
+        return False
+    operands = node.all_input_nodes
+    if is_call(node, aten.linear.default):
+        return not any(_has_positions(a) for a in operands[1:])
+    if is_call(node, *NORMS):
+        return len(node.args[1]) == 1 and not any(_has_positions(a) for a in operands[1:])  # type: ignore[arg-type]
+    if is_call(node, aten.mean.dim):
+        return node.args[1] in ([-1], [2]) and len(node.args) == 3 and bool(node.args[2])
+    if node.op != "call_function" or node.target not in ELEMENTWISE:
+        return False
+    return all(_broadcasts(a) or _has_positions(a) for a in operands)
+
+
+def _has_positions(node: fx.Node) -> bool:
+    """Whether a value is laid out [N, T, features]."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or value.dim() != 3:
+        return False
+    ids = next(n for n in node.graph.nodes if n.op == "placeholder" and n.target == "input_ids")
+    return [str(s) for s in value.shape[:2]] == [str(s) for s in ids.meta["val"].shape]
+
+
+def _broadcasts(node: fx.Node) -> bool:
+    """Whether a value is the same at every position: a vector of features or a scalar."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() <= 1

@@ -1,0 +1,141 @@
+"""Store frozen linear weights in 4 or 8 bits; slices, biases, norms and embeddings stay as they are.
+
+    linear(x, W, b)   →   linear_nf4 | linear_int | linear_codebook(x, codes, …, b)
+
+Meaning is approximate, |W − Ŵ| elementwise at most
+    int4, int8   scale/2 of the block                    (scale = range / (2^bits − 1), range includes 0)
+    nf4          absmax of the block · 0.152             (half the widest gap between NF4 levels)
+    codebook     half the gap between the row's neighbouring centroids, or the distance to the outermost one
+int and nf4 represent 0 exactly, so the places a slice was cut from add nothing; a codebook does not, and its error there is
+taken out of the slice's initial value. W + slice is then exact at every trained coordinate, whatever the format.
+Skips, each with a remark: weights also used outside a linear (tied embeddings), rows that blocks do not divide.
+Source: bitsandbytes NF4, Dettmers et al. 2023, arXiv 2305.14314; codebook, Kim et al. 2023 (SqueezeLLM), arXiv 2306.07629.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from zofx import quant
+from zofx.errors import PipelineError, UsageError
+from zofx.facts import CANONICAL, QUANTIZED
+from zofx.matching import linear_weights, linears_of
+from zofx.pipeline import Pass, Remarker
+from zofx.program import Once, Program, Role, TensorSpec
+from zofx.rewrite import Editor
+
+zofx = torch.ops.zofx
+
+BLOCKS = {"nf4": 64, "int4": 32, "int8": 32, "codebook": 2}
+
+
+@dataclass(frozen=True)
+class QuantizeFrozen(Pass):
+    """See the module.
+
+    Attributes:
+        format: how the codes are read.
+        block: weights that share a scale; 0 takes the format's own default (nf4 64, int4 and int8 32). Not for codebook.
+    """
+
+    name: ClassVar[str] = "quantize-frozen"
+    requires = (CANONICAL,)
+    establishes = (QUANTIZED,)
+    exact = False
+    format: Literal["nf4", "int4", "int8", "codebook"] = "nf4"
+    block: int = 0
+
+    def __post_init__(self) -> None:
+        if self.block and (self.block < 16 or self.block & (self.block - 1)):
+            raise PipelineError(
+                f"quantize-frozen{{block={self.block}}}: must be a power of two, 16 or more"
+            )
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Replace every linear whose weight qualifies."""
+        edit = Editor(program)
+        block = self.block or BLOCKS[self.format]
+        for name in linear_weights(program, remark):
+            spec = program.tensors[name]
+            if spec.shape[1] % block:
+                remark(name, "skipped", f"in={spec.shape[1]} is not a multiple of block={block}")
+                continue
+            self._rewrite(edit, program, spec, block)
+            remark(name, "applied", f"{self.format}, {_bits(self.format, spec, block):.2f} bits per weight")
+        return edit.done()
+
+    def _rewrite(self, edit: Editor, program: Program, spec: TensorSpec, block: int) -> None:
+        made = Once(lambda: self._quantize(program, spec, block))
+        parts = [
+            edit.add_tensor(
+                TensorSpec(f"{spec.name}.{part}", Role.FROZEN, shape, dtype, spec.name, self.format),
+                made.part(place),
+            )
+            for place, (part, shape, dtype) in enumerate(_layout(self.format, spec, block))
+        ]
+        if self.format == "codebook" and edit.has_tensor(f"{spec.name}.slice"):
+            edit.replace_data(program.tensors[f"{spec.name}.slice"], made.part(len(parts)))
+        for linear in linears_of(edit.graph, spec.name):
+            bias = linear.args[2] if len(linear.args) > 2 else None
+            x = linear.args[0]
+            if self.format == "nf4":
+                new = edit.call(linear, zofx.linear_nf4.default, x, *parts, bias, spec.shape[0], block)
+            elif self.format == "codebook":
+                new = edit.call(linear, zofx.linear_codebook.default, x, *parts, bias)
+            else:
+                new = edit.call(linear, zofx.linear_int.default, x, *parts, bias, int(self.format[3:]))
+            edit.replace(linear, new)
+
+    def _quantize(self, program: Program, spec: TensorSpec, block: int) -> tuple[Tensor, ...]:
+        weight = program.load(spec.name).float()
+        if self.format == "nf4":
+            return tuple(quant.quantize_nf4(weight, block))
+        if self.format != "codebook":
+            return tuple(quant.quantize_int(weight, int(self.format[3:]), block))
+        q = quant.quantize_codebook(weight, _importance(program, spec))
+        slice_name = f"{spec.name}.slice"
+        if slice_name not in program.tensors:
+            return tuple(q)
+        index = program.load(f"{spec.name}.index").long()
+        error = quant.dequantize_codebook(q).flatten()[index]
+        return (*q, program.load(slice_name) - error)
+
+
+def _importance(program: Program, spec: TensorSpec) -> Tensor:
+    if spec.name not in program.scores:
+        raise UsageError(
+            f"format=codebook weights its k-means by sensitivity, and there are no scores for '{spec.name}'; "
+            "give --calibration TEXT or --sensitivity FILE, or take another format"
+        )
+    return program.scores[spec.name]().view(spec.shape)
+
+
+def _layout(
+    form: str, spec: TensorSpec, block: int
+) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
+    """Name, shape and dtype of each part."""
+    out, width = spec.shape
+    if form == "nf4":
+        return [
+            ("codes", (out * width // 2,), torch.uint8),
+            ("absmax", (out * width // block,), torch.float32),
+        ]
+    if form == "codebook":
+        return [
+            ("codes", (out, width // 2), torch.uint8),
+            ("centroids", (out, quant.LEVELS), torch.float32),
+        ]
+    bits, blocks = int(form[3:]), width // block
+    return [
+        ("codes", (out, blocks, block * bits // 8), torch.uint8),
+        ("scales", (out, blocks), torch.float32),
+        ("zeros", (out, (blocks * bits + 7) // 8), torch.uint8),
+    ]
+
+
+def _bits(form: str, spec: TensorSpec, block: int) -> float:
+    """Bits stored per weight."""
+    stored = sum(torch.Size(shape).numel() * dtype.itemsize for _, shape, dtype in _layout(form, spec, block))
+    return 8 * stored / spec.size

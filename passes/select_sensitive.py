@@ -1,0 +1,122 @@
+"""Choose the coordinates to train: the weights whose squared gradient on pre-training text is largest.
+
+    index(W) = flat positions of the top entries of F(W),   F(W) = Σ_batches (∂L/∂W)²      (the diagonal empirical Fisher)
+
+scope=global ranks all linear weights together (density differs between matrices by orders of magnitude); scope=matrix takes the same
+fraction of each. The graph is not touched, so the meaning is the same. Memory: one matrix of scores, and 2·fraction of all of them.
+Skips, each with a remark: a weight without scores, a weight that is also used outside a linear (a tied embedding).
+Source: Guo et al. 2024, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, arXiv 2406.02913.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from zofx.errors import PipelineError, UsageError
+from zofx.facts import CANONICAL, SELECTED
+from zofx.matching import linear_weights
+from zofx.pipeline import Pass, Remarker
+from zofx.program import Program
+
+# Exact in int32: no matrix of a language model has 2³¹ entries.
+INDEX_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class SelectSensitive(Pass):
+    """See the module.
+
+    Attributes:
+        fraction: how much of the eligible weights trains, in (0, 1].
+        scope: rank all weights together, or each matrix on its own.
+    """
+
+    name: ClassVar[str] = "select-sensitive"
+    requires = (CANONICAL,)
+    establishes = (SELECTED,)
+    fraction: float = 0.001
+    scope: Literal["global", "matrix"] = "global"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise PipelineError(
+                f"select-sensitive{{fraction={self.fraction}}}: fraction must be in (0, 1]"
+            )
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Rank, then store where the chosen ones sit."""
+        weights = [w for w in linear_weights(program, remark) if self._has_scores(program, w, remark)]
+        if not weights:
+            raise UsageError(
+                "select-sensitive needs sensitivity scores and the program has none for its linear weights; "
+                "give --calibration TEXT, or --sensitivity FILE made by `zofx sensitivity`"
+            )
+        selection = {}
+        for name, index in self._choose(program, weights).items():
+            if index.numel() == 0:
+                remark(name, "skipped", "none of its weights is among the chosen")
+                continue
+            selection[name] = index
+            size = program.tensors[name].size
+            remark(name, "applied", f"{index.numel()} of {size} weights ({index.numel() / size:.3%})")
+        return program.with_(selection=selection)
+
+    def _has_scores(self, program: Program, name: str, remark: Remarker) -> bool:
+        if name in program.scores and program.tensors[name].size < INDEX_LIMIT:
+            return True
+        remark(name, "skipped", "no sensitivity scores for it")
+        return False
+
+    def _choose(self, program: Program, weights: list[str]) -> dict[str, Tensor]:
+        """Ascending flat positions i32[k] by weight."""
+        if self.scope == "matrix":
+            return {
+                name: _top(_scores(program, name), round(self.fraction * program.tensors[name].size))
+                for name in weights
+            }
+        budget = round(self.fraction * sum(program.tensors[name].size for name in weights))
+        pool: list[tuple[Tensor, Tensor, int]] = []  # best scores so far, their positions, which weight
+        for number, name in enumerate(weights):
+            scores = _scores(program, name)
+            best = scores.topk(min(budget, scores.numel()))
+            pool.append((best.values, best.indices, number))
+            if sum(len(values) for values, _, _ in pool) > 2 * budget:
+                pool = _keep_best(pool, budget)
+        positions = {number: index for _, index, number in _keep_best(pool, budget)}
+        empty = torch.empty(0, dtype=torch.int32)
+        return {
+            name: positions[n].sort().values.to(torch.int32) if n in positions else empty
+            for n, name in enumerate(weights)
+        }
+
+
+def _scores(program: Program, name: str) -> Tensor:
+    """f32[out·in] in the layout of the weight."""
+    scores = program.scores[name]().flatten()
+    if scores.numel() != program.tensors[name].size:
+        raise UsageError(
+            f"the sensitivity scores of '{name}' have {scores.numel()} entries and the weight has "
+            f"{program.tensors[name].size}; they were made for another model: run `zofx sensitivity` on this one"
+        )
+    return scores
+
+
+def _top(scores: Tensor, count: int) -> Tensor:
+    return scores.topk(count).indices.sort().values.to(torch.int32)
+
+
+def _keep_best(
+    pool: list[tuple[Tensor, Tensor, int]], budget: int
+) -> list[tuple[Tensor, Tensor, int]]:
+    """The best `budget` entries of the pool; ties go to the earlier weight and position."""
+    values = torch.cat([v for v, _, _ in pool])
+    index = torch.cat([i for _, i, _ in pool])
+    owner = torch.cat([torch.full_like(i, n) for _, i, n in pool])
+    best = values.sort(descending=True, stable=True).indices[:budget]
+    return [
+        (values[mine], index[mine], int(n))
+        for n in owner[best].unique().tolist()
+        for mine in [best[owner[best] == n]]
+    ]

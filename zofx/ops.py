@@ -1,0 +1,195 @@
+"""The zofx:: ops: what aten cannot say. Each has a schema, a plain torch meaning, and a rule for shapes.
+
+Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k entries of a slice.
+A value that carries probes has them outermost: a slice is [P, k], an activation is [P·N, …] with probe p in rows p·N … p·N+N−1.
+
+These meanings are what every runtime is tested against; a runtime may replace a kernel, never a meaning.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from zofx import quant
+from zofx.zo.noise import sample
+from zofx.zo.types import QUERY_BITS, Key
+
+
+@custom_op("zofx::select_positions", mutates_args=())
+def select_positions(x: Tensor, positions: Tensor) -> Tensor:
+    """x[n, positions[n, s]]: [N, T, …], i64[N, S] → [N, S, …]."""
+    rows = torch.arange(x.shape[0], device=x.device)[:, None]
+    return x[rows, positions]
+
+
+@select_positions.register_fake
+def _(x: Tensor, positions: Tensor) -> Tensor:
+    return x.new_empty((*positions.shape, *x.shape[2:]))
+
+
+@custom_op("zofx::score_targets", mutates_args=())
+def score_targets(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over scored positions of the log-probability of each alternative: [N, S, V], i64[N, S, C] → f32[N, C].
+
+    log p = logit − logsumexp(logits), in f32. A target of −100 is not scored; an alternative scored nowhere gets 0.
+    """
+    logits = logits.float()
+    scored = (targets >= 0).float()
+    chosen = logits.gather(-1, targets.clamp(min=0))
+    log_probability = chosen - logits.logsumexp(-1, keepdim=True)
+    return (log_probability * scored).sum(1) / scored.sum(1).clamp(min=1)
+
+
+@score_targets.register_fake
+def _(logits: Tensor, targets: Tensor) -> Tensor:
+    return logits.new_empty((targets.shape[0], targets.shape[2]), dtype=torch.float32)
+
+
+@custom_op("zofx::sparse_linear", mutates_args=())
+def sparse_linear(x: Tensor, values: Tensor, index: Tensor, out: int) -> Tensor:
+    """x·Sᵀ for S: [out, in] with k entries: [M, …, in], f32[k], i32[k] → [M, …, out].
+
+    Args:
+        x: activations; M = P·N if `values` carries probes.
+        values: f32[k], or f32[P, k] for a matrix per probe.
+        index: i32[k] flat positions row·in + column, ascending.
+        out: number of rows of S.
+    """
+    width = x.shape[-1]
+    rows, columns = index.long() // width, index.long() % width
+    starts = torch.searchsorted(rows, torch.arange(out + 1, device=x.device))
+    probes = values.reshape(-1, index.numel())
+    parts = x.reshape(probes.shape[0], -1, width)
+    results = [
+        torch.sparse_csr_tensor(starts, columns, value, (out, width), check_invariants=False)
+        .matmul(part.t())
+        .t()
+        for value, part in zip(probes, parts, strict=True)
+    ]
+    return torch.stack(results).reshape(*x.shape[:-1], out)
+
+
+@sparse_linear.register_fake
+def _(x: Tensor, values: Tensor, index: Tensor, out: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out))
+
+
+@custom_op("zofx::linear_nf4", mutates_args=())
+def linear_nf4(
+    x: Tensor, codes: Tensor, absmax: Tensor, bias: Tensor | None, out: int, block: int
+) -> Tensor:
+    """x·Ŵᵀ + b with Ŵ in NF4 (`quant.Nf4`): [..., in] → [..., out]."""
+    weight = quant.dequantize_nf4(quant.Nf4(codes, absmax), out, block)
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+@linear_nf4.register_fake
+def _(
+    x: Tensor, codes: Tensor, absmax: Tensor, bias: Tensor | None, out: int, block: int
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], out))
+
+
+@custom_op("zofx::linear_int", mutates_args=())
+def linear_int(
+    x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None, bits: int
+) -> Tensor:
+    """x·Ŵᵀ + b with Ŵ block-wise affine (`quant.Affine`): [..., in] → [..., out]."""
+    weight = quant.dequantize_int(quant.Affine(codes, scales, zeros), bits)
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+@linear_int.register_fake
+def _(
+    x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor | None, bits: int
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], codes.shape[0]))
+
+
+@custom_op("zofx::linear_codebook", mutates_args=())
+def linear_codebook(x: Tensor, codes: Tensor, centroids: Tensor, bias: Tensor | None) -> Tensor:
+    """x·Ŵᵀ + b with Ŵ a code into its row's codebook (`quant.Codebook`): [..., in] → [..., out]."""
+    weight = quant.dequantize_codebook(quant.Codebook(codes, centroids))
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+@linear_codebook.register_fake
+def _(x: Tensor, codes: Tensor, centroids: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], codes.shape[0]))
+
+
+@custom_op("zofx::direction", mutates_args=())
+def direction(
+    keys: Tensor, table: Tensor | None, name: str, size: Sequence[int], kind: str
+) -> Tensor:
+    """z(key) for each key: i64[Q, 2] → f32[Q, *size]. See `zofx.zo.noise` for the bits.
+
+    Args:
+        keys: the two key words, bit patterns of u64.
+        table: f32[65536] quantiles for "gaussian", None for "rademacher".
+        name: of the slice; its hash is a counter word.
+        size: of the slice.
+        kind: the distribution.
+    """
+    quantiles = None if table is None else table.cpu().numpy()
+    words = [(seed % 2**64, low % 2**64) for seed, low in keys.tolist()]
+    samples = [
+        torch.from_numpy(
+            sample(
+                kind,  # type: ignore[arg-type]  # a schema knows strings only
+                Key(seed, low >> QUERY_BITS, low % 2**QUERY_BITS),
+                name,
+                tuple(size),
+                table=quantiles,
+            )
+        )
+        for seed, low in words
+    ]
+    return torch.stack(samples).to(keys.device)
+
+
+@direction.register_fake
+def _(
+    keys: Tensor, table: Tensor | None, name: str, size: Sequence[int], kind: str
+) -> Tensor:
+    return keys.new_empty((keys.shape[0], *size), dtype=torch.float32)
+
+
+@custom_op("zofx::perturb", mutates_args=())
+def perturb(values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
+    """θ + Σ_q c_q·z_q: f32[*k], f32[Q, *k], f32[Q] → f32[*k]; with f32[P, Q] coefficients, f32[P, *k].
+
+    A row of `coefficients` with one nonzero entry rounds twice, product then sum, exactly as moving θ by hand does.
+    """
+    step = (coefficients @ z.flatten(1)).reshape(*coefficients.shape[:-1], *values.shape)
+    return values + step
+
+
+@perturb.register_fake
+def _(values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
+    return values.new_empty((*coefficients.shape[:-1], *values.shape))
+
+
+@custom_op("zofx::replicate", mutates_args=())
+def replicate(x: Tensor, coefficients: Tensor) -> Tensor:
+    """Give an activation its probes: [N, …], f32[P, Q] → [P·N, …], P copies one after the other."""
+    return x.repeat(coefficients.shape[0], *[1] * (x.dim() - 1))
+
+
+@replicate.register_fake
+def _(x: Tensor, coefficients: Tensor) -> Tensor:
+    return x.new_empty((coefficients.shape[0] * x.shape[0], *x.shape[1:]))
+
+
+@custom_op("zofx::split_probes", mutates_args=())
+def split_probes(x: Tensor, coefficients: Tensor) -> Tensor:
+    """Show the probes of an activation as an axis: [P·N, …], f32[P, Q] → [P, N, …]."""
+    return x.reshape(coefficients.shape[0], -1, *x.shape[1:]).clone()
+
+
+@split_probes.register_fake
+def _(x: Tensor, coefficients: Tensor) -> Tensor:
+    probes = coefficients.shape[0]
+    return x.new_empty((probes, x.shape[0] // probes, *x.shape[1:]))

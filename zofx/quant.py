@@ -1,0 +1,152 @@
+"""Quantized storage of frozen matrices: what the codes mean, and how to make them. Pure functions on W: f32[out, in].
+
+    nf4       W ≈ absmax[block] · NF4[code]                 16 normal quantiles; blocks run along the flattened matrix
+    int       W ≈ scale[row, block] · (code − zero[row, block])   4 or 8 bits, blocks along `in`; 0 is represented exactly
+    codebook  W ≈ centroid[row, code]                        16 free values per row, k-means weighted by sensitivity
+
+Byte layouts are the ones stock ONNX Runtime kernels read: `MatMulBnb4` (bitsandbytes' packing, high nibble first) and
+`MatMulNBits` (low nibble first, [out, blocks, bytes]), so both runtimes share one file.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LEVELS = 16
+KMEANS_ITERATIONS = 25
+
+
+class Nf4(NamedTuple):
+    """u8[out·in/2] codes, f32[out·in/block] absmax."""
+
+    codes: Tensor
+    absmax: Tensor
+
+
+class Affine(NamedTuple):
+    """u8[out, blocks, block·bits/8] codes, f32[out, blocks] scales, u8[out, ⌈blocks·bits/8⌉] zero points."""
+
+    codes: Tensor
+    scales: Tensor
+    zeros: Tensor
+
+
+class Codebook(NamedTuple):
+    """u8[out, in/2] codes, f32[out, 16] centroids."""
+
+    codes: Tensor
+    centroids: Tensor
+
+
+def pack_nibbles(values: Tensor) -> Tensor:
+    """u8[..., 2n] of 4-bit values → u8[..., n], the first value in the low nibble."""
+    return values[..., 0::2] | (values[..., 1::2] << 4)
+
+
+def unpack_nibbles(packed: Tensor) -> Tensor:
+    """The inverse of `pack_nibbles`."""
+    return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
+
+
+def quantize_nf4(weight: Tensor, block: int) -> Nf4:
+    """NF4 by bitsandbytes (Dettmers et al. 2023, arXiv 2305.14314, appendix E)."""
+    from bitsandbytes.functional import quantize_4bit
+
+    codes, state = quantize_4bit(
+        weight.contiguous(), blocksize=block, quant_type="nf4", compress_statistics=False
+    )
+    return Nf4(codes.flatten(), state.absmax)
+
+
+def dequantize_nf4(q: Nf4, out: int, block: int) -> Tensor:
+    """f32[out, in]."""
+    import bitsandbytes  # noqa: F401  (registers torch.ops.bitsandbytes)
+
+    size = q.codes.numel() * 2
+    return torch.ops.bitsandbytes.dequantize_4bit(
+        q.codes.view(-1, 1), q.absmax, block, "nf4", [out, size // out], torch.float32
+    )
+
+
+def quantize_int(weight: Tensor, bits: int, block: int) -> Affine:
+    """Round to the nearest of 2^bits levels between min(W, 0) and max(W, 0) of the block; |W − Ŵ| ≤ scale/2."""
+    out, width = weight.shape
+    groups = weight.float().view(out, width // block, block)
+    top = 2**bits - 1
+    low = groups.amin(-1, keepdim=True).clamp(max=0)
+    high = groups.amax(-1, keepdim=True).clamp(min=0)
+    scale = (high - low) / top
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    zero = (-low / scale).round().clamp(0, top)
+    codes = ((groups / scale).round() + zero).clamp(0, top).to(torch.uint8)
+    zeros = zero.squeeze(-1).to(torch.uint8)
+    if bits == 4:
+        codes = pack_nibbles(codes)
+        zeros = pack_nibbles(torch.nn.functional.pad(zeros, (0, zeros.shape[1] % 2)))
+    return Affine(codes.contiguous(), scale.squeeze(-1).contiguous(), zeros.contiguous())
+
+
+def dequantize_int(q: Affine, bits: int) -> Tensor:
+    """f32[out, in]."""
+    codes = unpack_nibbles(q.codes) if bits == 4 else q.codes
+    zeros = unpack_nibbles(q.zeros)[:, : q.scales.shape[1]] if bits == 4 else q.zeros
+    return ((codes.float() - zeros.float()[..., None]) * q.scales[..., None]).flatten(1)
+
+
+def quantize_codebook(weight: Tensor, importance: Tensor, rows: int = 256) -> Codebook:
+    """Per row, 1-D k-means with 16 centroids, each weight counted `importance` times (Kim et al. 2023, arXiv 2306.07629).
+
+    Zero weights count nothing (they are the places a slice was cut from); a row without any importance is clustered
+    uniformly. Lloyd's iterations from equal-mass quantiles; each one lowers Σ importance·(W − Ŵ)².
+
+    Args:
+        weight: f32[out, in].
+        importance: f32[out, in], ≥ 0, the squared gradient of each weight.
+        rows: rows clustered at once; bounds the memory.
+    """
+    parts = [
+        _kmeans_rows(w, i)
+        for w, i in zip(weight.float().split(rows), importance.float().split(rows), strict=True)
+    ]
+    codes, centroids = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Codebook(pack_nibbles(codes), centroids)
+
+
+def _kmeans_rows(weight: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
+    mass = torch.where(weight == 0, torch.zeros_like(importance), importance).double()
+    mass = torch.where(mass.sum(1, keepdim=True) > 0, mass, torch.ones_like(mass))
+    values, order = weight.double().sort(dim=1)
+    mass = mass.gather(1, order)
+    # In one dimension clusters are intervals of the sorted row, so sums over a cluster are differences of prefix sums.
+    weight_sums = _prefix(mass)
+    value_sums = _prefix(mass * values)
+    quantiles = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
+    start = torch.searchsorted(weight_sums[:, 1:].contiguous(), quantiles * weight_sums[:, -1:])
+    centroids = values.gather(1, start.clamp(max=values.shape[1] - 1))
+    for _ in range(KMEANS_ITERATIONS):
+        edges = _edges(values, centroids)
+        total = weight_sums.gather(1, edges).diff(dim=1)
+        mean = value_sums.gather(1, edges).diff(dim=1) / total
+        centroids = torch.where(total > 0, mean, centroids).sort(dim=1).values
+    centroids = centroids.float()
+    boundary = (centroids[:, 1:] + centroids[:, :-1]) / 2
+    codes = torch.searchsorted(boundary.contiguous(), weight.float().contiguous())
+    return codes.to(torch.uint8), centroids
+
+
+def _prefix(values: Tensor) -> Tensor:
+    return torch.nn.functional.pad(values.cumsum(1), (1, 0))
+
+
+def _edges(values: Tensor, centroids: Tensor) -> Tensor:
+    """Where each cluster starts and ends in the sorted row, i64[rows, 17]."""
+    boundary = ((centroids[:, 1:] + centroids[:, :-1]) / 2).contiguous()
+    inner = torch.searchsorted(values.contiguous(), boundary)
+    outer = torch.full_like(inner[:, :1], values.shape[1])
+    return torch.cat((torch.zeros_like(outer), inner, outer), dim=1)
+
+
+def dequantize_codebook(q: Codebook) -> Tensor:
+    """f32[out, in]."""
+    return q.centroids.gather(1, unpack_nibbles(q.codes).long())
