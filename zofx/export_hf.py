@@ -52,7 +52,7 @@ def export_hf(
 
     Raises:
         UsageError: out is there already, or dtype is none of the three.
-        ArtifactError: a tensor is missing, unknown, twice there or of another shape, or ties differ.
+        ArtifactError: a tensor is missing, unknown, twice there or misshapen, or ties differ.
     """
     if out.exists():
         raise UsageError(f"{out} exists; name a folder that does not, or remove it first")
@@ -119,6 +119,10 @@ def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     dtype = dtype if value.is_floating_point() else value.dtype
     copied = torch.empty(value.shape, dtype=dtype)
     return copied.copy_(value.detach())
+
+
+def _digest(value: Tensor) -> bytes:
+    return hashlib.sha256(value.view(-1).view(torch.uint8).numpy().data).digest()
 
 
 def _write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: int) -> None:

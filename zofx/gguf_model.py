@@ -86,7 +86,7 @@ def parameter_names(
 
     The same map as transformers' `get_gguf_hf_weights_map`, which builds gguf's table anew for each
     of a model's hundreds of modules. Names are looked up relative to the whole model first, then
-    relative to the modules on their path: some architectures were converted from the headless model.
+    to the modules on their path: some architectures were converted from the headless model.
     """
     import gguf
 
