@@ -1,0 +1,100 @@
+"""Pre-flight: the verdicts on a bowl whose round-off is known."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.zo.bowl import Bowl, mean_loss, rows
+from zofx.errors import UsageError
+from zofx.zo import FloatArray, Objective, Spsa, preflight
+
+BATCH = rows(1, 2, 3, 2)
+
+
+def test_a_clear_gap_is_good() -> None:
+    """On a float32 bowl a usual eps stands far above round-off; θ is where it was."""
+    bowl = Bowl()
+    report = preflight(bowl, BATCH, mean_loss, eps=1e-2)
+    assert report.verdict == "good"
+    assert report.ratio > 1000
+    assert bowl.calls == 8
+    np.testing.assert_array_equal(bowl.theta["layer.bias"], Bowl().theta["layer.bias"])
+
+
+def test_gap_is_that_of_a_two_point_step() -> None:
+    """The gap is the root mean square of f₊ − f₋ over the directions that were tried."""
+    gaps = []
+    for query in range(4):
+        keys, matrix = Spsa(1e-2, queries=4).probes(seed=0, step=0)
+        pair = matrix[2 * query : 2 * query + 2]
+        up, down = mean_loss(Bowl().evaluate(BATCH, keys, pair))
+        gaps.append(up - down)
+    report = preflight(Bowl(), BATCH, mean_loss, eps=1e-2)
+    assert report.gap == pytest.approx(np.sqrt(np.mean(np.square(gaps))), rel=1e-4)
+
+
+def test_noise_is_the_engines_round_off() -> None:
+    """Scores in steps of r have errors of variance r²/12 per row; the measured noise is near that."""
+    resolution = 1e-4
+    report = preflight(Bowl(resolution=resolution), rows(1), mean_loss, eps=0.1, directions=64)
+    assert report.noise == pytest.approx(resolution / np.sqrt(12), rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("eps", "verdict"), [(1e-1, "good"), (3e-3, "noisy"), (2e-4, "lost"), (1e-7, "lost")]
+)
+def test_verdict_falls_with_eps(eps: float, verdict: str) -> None:
+    """The same engine goes from good to lost as eps sinks into its resolution."""
+    report = preflight(Bowl(resolution=0.01), rows(1), mean_loss, eps, directions=32)
+    assert report.verdict == verdict
+    assert str(report).startswith(f"{verdict}: at eps {eps:g} the ± gap is")
+
+
+def test_dependence_on_the_order_of_rows_is_noise() -> None:
+    """An engine whose scores depend on where a row stands is as noisy as they differ."""
+
+    class Uneven(Bowl):
+        def evaluate(self, *args: object) -> FloatArray:
+            scores = super().evaluate(*args)  # type: ignore[arg-type]
+            scores[:, 0] += np.float32(1e-3)
+            return scores
+
+    report = preflight(Uneven(), rows(1, 1, 2), _last_row, eps=1e-2)
+    assert report.noise == pytest.approx(0, abs=1e-5)
+    report = preflight(Uneven(), rows(1, 1, 2), _first_row, eps=1e-2)
+    assert report.noise == pytest.approx(1e-3 / np.sqrt(2), rel=0.02)
+
+
+def _first_row(scores: FloatArray) -> NDArray[np.float64]:
+    return -scores[:, 0, 0].astype(np.float64)
+
+
+def _last_row(scores: FloatArray) -> NDArray[np.float64]:
+    return -scores[:, 1, 0].astype(np.float64)
+
+
+def test_an_eps_beyond_the_slope_is_bent() -> None:
+    """Where the loss saturates within eps, a difference is no slope."""
+
+    def saturated(scores: FloatArray) -> NDArray[np.float64]:
+        losses: NDArray[np.float64] = np.tanh(mean_loss(scores) - 4.0)
+        return losses
+
+    reports = {eps: preflight(Bowl(), rows(1), saturated, eps) for eps in (1e-3, 3.0)}
+    assert reports[1e-3].verdict == "good"
+    assert reports[3.0].bend > reports[1e-3].bend
+    objective: Objective = saturated
+    assert preflight(Bowl(), rows(1), objective, 3.0).verdict in {"bent", "noisy", "lost"}
+
+
+def test_a_flat_objective_is_lost() -> None:
+    """No gap at all is lost even where no round-off is seen."""
+    report = preflight(Bowl(), rows(1), lambda scores: np.ones(len(scores)), eps=1e-2)
+    assert (report.verdict, report.gap, report.bend) == ("lost", 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("eps", "directions"), [(0.0, 4), (1e-3, 0)])
+def test_errors(eps: float, directions: int) -> None:
+    """What could not measure anything is refused."""
+    with pytest.raises(UsageError, match="preflight needs eps > 0 and directions >= 1"):
+        preflight(Bowl(), BATCH, mean_loss, eps, directions=directions)

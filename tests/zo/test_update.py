@@ -1,0 +1,74 @@
+"""Moving θ along rays."""
+
+import numpy as np
+import pytest
+
+from zofx.errors import UsageError
+from zofx.zo import Key, Kind, Ray, apply_rays, noise, sample, update
+
+RAYS = (
+    Ray(Key(1, 2), float(np.float32(0.1))),
+    Ray(Key(1, 2, 1), float(np.float32(-3e-4))),
+    Ray(Key(9, 9), 1.0),
+)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
+def test_each_product_and_each_sum_is_rounded(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """θ is, element by element, what float32 scalars give one operation at a time, ray by ray."""
+    monkeypatch.setattr(update, "CHUNK", 7)
+    theta = {
+        "a": np.linspace(-2, 3, 24, dtype=np.float32).reshape(4, 6),
+        "b": np.ones((), np.float32),
+    }
+    expected = {name: values.copy() for name, values in theta.items()}
+    for name, values in expected.items():
+        for index in np.ndindex(values.shape):
+            for ray in RAYS:
+                z = sample(kind, ray.key, name, values.shape)[index]
+                values[index] = np.float32(
+                    values[index] + np.float32(np.float32(ray.coefficient) * z)
+                )
+    apply_rays(theta, RAYS, kind)
+    for name, values in theta.items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
+def test_order_matters() -> None:
+    """Rays are applied one by one: summed first, they would round differently."""
+    theta = {"a": np.linspace(-2, 3, 4096, dtype=np.float32)}
+    summed = theta["a"] + sum(
+        np.float32(ray.coefficient) * sample("gaussian", ray.key, "a", (4096,)) for ray in RAYS
+    )
+    apply_rays(theta, RAYS, "gaussian")
+    np.testing.assert_allclose(theta["a"], summed, rtol=1e-5, atol=1e-6)
+    assert np.any(theta["a"] != summed)
+
+
+def test_memory_is_bounded() -> None:
+    """What is allocated at a time is a chunk, however large the slice."""
+    sizes: list[int] = []
+    theta = {"a": np.zeros(3 * noise.CHUNK + 5, dtype=np.float32)}
+    original = update.sample_flat
+
+    def spy(*args: object, **kwargs: object) -> object:
+        values = original(*args, **kwargs)  # type: ignore[arg-type]
+        sizes.append(values.size)
+        return values
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(update, "sample_flat", spy)
+        apply_rays(theta, RAYS[:1], "gaussian")
+    assert sizes == [noise.CHUNK] * 3 + [5]
+    assert np.count_nonzero(theta["a"]) == theta["a"].size
+
+
+def test_a_slice_that_cannot_be_moved_in_place() -> None:
+    """A float64, strided or read-only slice is refused before any slice has moved."""
+    good = np.zeros(4, dtype=np.float32)
+    frozen = np.zeros(4, dtype=np.float32)
+    frozen.setflags(write=False)
+    for bad in (np.zeros(4), np.zeros((4, 4), np.float32).T[:2], frozen):
+        with pytest.raises(UsageError, match="slice 'bad' cannot be moved in place"):
+            apply_rays({"good": good, "bad": bad}, RAYS, "gaussian")  # type: ignore[dict-item]
+    assert not good.any()
