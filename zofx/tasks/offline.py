@@ -68,7 +68,7 @@ def lettered(name: str) -> Pool[Record]:
 
 
 def _unlettered(record: Record) -> Record:
-    """Options as a list. They are read behind the question, into which a few of them have slipped."""
+    """Options as a list, read behind the question because a few of them have slipped into it."""
     text = f"{pick(record, 'question')}\n{pick(record, 'options')}"
     question, *parts = OPTION.split(text)
     letters, texts = "".join(parts[::2]), [text.strip() for text in parts[1::2]]

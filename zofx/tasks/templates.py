@@ -159,7 +159,10 @@ def winogrande(record: Record) -> Example:
     if not gap:
         raise UsageError("the sentence has no gap '_'")
     options = (pick(record, "option1") + after, pick(record, "option2") + after)
-    return Example(before, options, int(pick(record, "answer")) - 1)
+    answer = str(pick(record, "answer"))
+    if answer not in ("1", "2"):
+        raise UsageError(f"answer {answer!r} is neither '1' nor '2'")
+    return Example(before, options, int(answer) - 1)
 
 
 def options(record: Record) -> Example:
