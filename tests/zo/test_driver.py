@@ -40,7 +40,7 @@ CASES = {
     "spsa": Recipe(Spsa(), constant(0.01)),
     "spsa-4": Recipe(Spsa(queries=4), constant(0.03)),
     "one-sided": Recipe(OneSided(queries=4), constant(0.03)),
-    "one-point": Recipe(OnePoint(eps=0.3), constant(5e-4)),
+    "one-point": Recipe(OnePoint(eps=0.3), constant(4e-3)),
     "clip": Recipe(Spsa(), constant(0.01), clip(5.0)),
     "sign": Recipe(Spsa(), Schedule("linear", 0.1, steps=300), sign()),
     "spread": Recipe(OneSided(queries=8), Schedule("cosine", 0.3, 300, 10), normalise_by_spread()),
@@ -147,8 +147,9 @@ def test_killed_between_record_and_move(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with JournalWriter.create(tmp_path / "j", recipe.header("hash", SEED)) as writer:
+        driver = Driver(recipe, Killed(), SEED, writer)
         with pytest.raises(KeyboardInterrupt):
-            Driver(recipe, Killed(), SEED, writer).step(0, batch(0), mean_loss)
+            driver.step(0, batch(0), mean_loss)
     replayed = Bowl()
     assert replay(replayed, Journal.read(tmp_path / "j")) == 1
     assert_same_theta(replayed, recorded(tmp_path / "whole", recipe, 1))
@@ -169,7 +170,7 @@ def test_step_log(tmp_path: Path) -> None:
 
 
 def test_a_step_is_descent_along_its_rays() -> None:
-    """The coefficient of a plain two-point step is −learning rate · (f₊ − f₋) / 2ε, rounded once."""
+    """The coefficient of a plain step is −rate · (f₊ − f₋) / 2ε, rounded once."""
     log = Driver(CASES["spsa"], Bowl(), SEED).step(0, batch(0), mean_loss)
     up, down = (float(loss) for loss in log.losses)
     expected = np.float32(-float(np.float32(0.01)) * ((up - down) / 2e-3))

@@ -124,7 +124,8 @@ def test_far_elements_need_no_near_ones() -> None:
 def test_shapes(shape: tuple[int, ...]) -> None:
     """Any shape is filled in C order with float32."""
     values = sample("gaussian", Key(1, 1), "w", shape)
-    assert (values.shape, values.dtype) == (shape, np.float32)
+    assert values.shape == shape
+    assert values.dtype == np.float32
     assert values.flags.c_contiguous
     np.testing.assert_array_equal(
         values.reshape(-1), sample_flat("gaussian", Key(1, 1), "w", 0, values.size)

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from tests.zo.bowl import Bowl, mean_loss, rows
 from zofx.errors import UsageError
-from zofx.zo import FloatArray, Objective, Spsa, preflight
+from zofx.zo import FloatArray, Spsa, preflight
 
 BATCH = rows(1, 2, 3, 2)
 
@@ -34,7 +34,7 @@ def test_gap_is_that_of_a_two_point_step() -> None:
 
 
 def test_noise_is_the_engines_round_off() -> None:
-    """Scores in steps of r have errors of variance r²/12 per row; the measured noise is near that."""
+    """Scores in steps of r have errors of variance r²/12; the measured noise is near that."""
     resolution = 1e-4
     report = preflight(Bowl(resolution=resolution), rows(1), mean_loss, eps=0.1, directions=64)
     assert report.noise == pytest.approx(resolution / np.sqrt(12), rel=0.35)
@@ -74,17 +74,15 @@ def _last_row(scores: FloatArray) -> NDArray[np.float64]:
 
 
 def test_an_eps_beyond_the_slope_is_bent() -> None:
-    """Where the loss saturates within eps, a difference is no slope."""
+    """Where the loss saturates within eps, a difference is no slope: curvature is not round-off."""
+    start = Bowl().loss()
 
     def saturated(scores: FloatArray) -> NDArray[np.float64]:
-        losses: NDArray[np.float64] = np.tanh(mean_loss(scores) - 4.0)
+        losses: NDArray[np.float64] = np.tanh(mean_loss(scores) - start)
         return losses
 
-    reports = {eps: preflight(Bowl(), rows(1), saturated, eps) for eps in (1e-3, 3.0)}
-    assert reports[1e-3].verdict == "good"
-    assert reports[3.0].bend > reports[1e-3].bend
-    objective: Objective = saturated
-    assert preflight(Bowl(), rows(1), objective, 3.0).verdict in {"bent", "noisy", "lost"}
+    verdicts = [preflight(Bowl(), rows(1), saturated, eps).verdict for eps in (1e-3, 1.0)]
+    assert verdicts == ["good", "bent"]
 
 
 def test_a_flat_objective_is_lost() -> None:

@@ -1,5 +1,7 @@
 """Rules on rays, and rules on tensors."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ from zofx.zo import (
 from zofx.zo.tensors import Tensors
 
 
-def applied(rule: RayRule[object], *steps: list[float]) -> list[list[float]]:
+def applied(rule: RayRule[Any], *steps: list[float]) -> list[list[float]]:
     """The coefficients after each step."""
     state, after = rule.init(), []
     for step, coefficients in enumerate(steps):
@@ -37,7 +39,7 @@ def applied(rule: RayRule[object], *steps: list[float]) -> list[list[float]]:
     return after
 
 
-def descended(rule: TensorRule[object], theta: Tensors, *gradients: Tensors) -> list[Tensors]:
+def descended(rule: TensorRule[Any], theta: Tensors, *gradients: Tensors) -> list[Tensors]:
     """The directions after each step."""
     state, after = rule.init(theta), []
     for gradient in gradients:
@@ -81,7 +83,7 @@ def test_chains_nest_and_carry_states() -> None:
 
 
 def test_normalise_by_spread() -> None:
-    """The step does not depend on the loss's unit: projected gradients have deviation 1 afterwards."""
+    """Projected gradients have deviation 1 afterwards, whatever the unit of the loss."""
     slopes = np.array([3.0, -1.0, 4.0, 1.0])
     (once,) = applied(normalise_by_spread(), list(slopes / 4))
     (scaled,) = applied(normalise_by_spread(), list(slopes * 1000 / 4))
@@ -162,7 +164,7 @@ def test_rules_do_not_write_to_what_they_are_given() -> None:
 
 
 def test_a_rule_on_tensors_is_no_rule_on_rays() -> None:
-    """Chaining Adam with rays is an error of types; strict mypy reports this ignore if it is not."""
+    """Chaining Adam with rays is an error of types, or mypy would call this ignore unused."""
     with pytest.raises(TypeError):
         applied(chain(adam()), [1.0])  # type: ignore[arg-type]
 

@@ -1,10 +1,12 @@
 """Moving θ along rays."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from zofx.errors import UsageError
-from zofx.zo import Key, Kind, Ray, apply_rays, noise, sample, update
+from zofx.zo import FloatArray, Key, Kind, Ray, apply_rays, noise, sample, sample_flat, update
 
 RAYS = (
     Ray(Key(1, 2), float(np.float32(0.1))),
@@ -45,20 +47,17 @@ def test_order_matters() -> None:
     assert np.any(theta["a"] != summed)
 
 
-def test_memory_is_bounded() -> None:
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is allocated at a time is a chunk, however large the slice."""
     sizes: list[int] = []
+
+    def spy(kind: Kind, key: Key, name: str, offset: int, length: int, **rest: Any) -> FloatArray:
+        sizes.append(length)
+        return sample_flat(kind, key, name, offset, length, **rest)
+
+    monkeypatch.setattr(update, "sample_flat", spy)
     theta = {"a": np.zeros(3 * noise.CHUNK + 5, dtype=np.float32)}
-    original = update.sample_flat
-
-    def spy(*args: object, **kwargs: object) -> object:
-        values = original(*args, **kwargs)  # type: ignore[arg-type]
-        sizes.append(values.size)
-        return values
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(update, "sample_flat", spy)
-        apply_rays(theta, RAYS[:1], "gaussian")
+    apply_rays(theta, RAYS[:1], "gaussian")
     assert sizes == [noise.CHUNK] * 3 + [5]
     assert np.count_nonzero(theta["a"]) == theta["a"].size
 

@@ -1,6 +1,6 @@
 """Pre-flight: can the ± gap be told from the round-off of this graph?
 
-On each of a few directions, the five points θ + t ε z with t = −1, −½, 0, ½, 1 are scored in one
+On each of a few directions, the nine points θ + t ε z with t = 0, ±⅛, ±¼, ±½, ±1 are scored in one
 forward, then again with the rows of the batch in reverse order.
 
     gap      l(1) − l(−1)                                           the signal of a two-point step
@@ -8,11 +8,14 @@ forward, then again with the rows of the batch in reverse order.
     order    (l − l reversed) / √2                                  round-off of equal problems
     bend     (gap(ε) − 2 gap(ε/2)) / gap(ε)                         0 where the loss is straight
 
-The fourth difference of a smooth loss is O(ε⁴), and that of independent errors of variance σ² has
-variance 70 σ²: what is left on so short a line is what the engine's rounding (or the quantization
-of activations) adds. All are root mean squares over the directions.
+The fourth difference of independent errors of variance σ² has variance 70 σ², that of a smooth loss
+is O(ε⁴). So what is left on a short line is what the engine's rounding, or the quantization of
+activations, adds. Should the same difference on a line a quarter as long all but vanish (256 times
+smaller if smooth, at most twice if rounding), it was curvature, and the short line's is taken.
+All are root mean squares over the directions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
@@ -30,10 +33,17 @@ if TYPE_CHECKING:  # zofx.runtime imports zofx.zo.types: at run time the arrow p
 Verdict: TypeAlias = Literal["good", "noisy", "lost", "bent"]
 Losses: TypeAlias = NDArray[np.float64]
 
-POINTS: Final = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+POINTS: Final = np.array([-1, -1 / 2, -1 / 4, -1 / 8, 0, 1 / 8, 1 / 4, 1 / 2, 1])
+LONG: Final = [0, 1, 4, 7, 8]
+SHORT: Final = [2, 3, 4, 5, 6]
 FOURTH_DIFFERENCE: Final = np.array([1.0, -4.0, 6.0, -4.0, 1.0])
+CURVED: Final = 16.0
+"""Jitter on the long line over that on the short one, above which it is curvature."""
+
 GOOD_RATIO: Final = 10.0
-LOST_RATIO: Final = 2.0
+LOST_RATIO: Final = 3.0
+"""A single rounding step somewhere between the points reads as 2.6 to 1."""
+
 STRAIGHT: Final = 0.5
 
 ADVICE: Final[dict[Verdict, str]] = {
@@ -54,19 +64,26 @@ class Preflight:
         gap: signal, at ±ε.
         noise: the round-off of one loss: the larger of jitter and order.
         bend: relative departure from a straight line.
-        verdict: "good", "noisy", "lost" or "bent".
     """
 
     eps: float
     gap: float
     noise: float
     bend: float
-    verdict: Verdict
 
     @property
     def ratio(self) -> float:
         """Signal to noise of a two-point difference; infinite where no round-off was seen."""
-        return self.gap / (np.sqrt(2.0) * self.noise) if self.noise > 0 else np.inf
+        return self.gap / (2**0.5 * self.noise) if self.noise > 0 else math.inf
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to think of it; `ADVICE` says what to do."""
+        if self.gap == 0 or self.ratio < LOST_RATIO:
+            return "lost"
+        if self.ratio < GOOD_RATIO:
+            return "noisy"
+        return "good" if self.bend < STRAIGHT else "bent"
 
     def __str__(self) -> str:
         return (
@@ -88,11 +105,11 @@ def preflight(
 
     Args:
         session: at the point to start from.
-        batch: one of the run's.
+        batch: one of the run's, or as much of it as fits in memory nine times.
         objective: the run's.
         eps: the one to judge.
         seed: of the directions that are tried.
-        directions: how many; each costs two forwards of five probes.
+        directions: how many; each costs two forwards of nine probes.
 
     Raises:
         UsageError: eps or directions is not positive.
@@ -104,31 +121,29 @@ def preflight(
     backwards = replace(batch, **{name: rows[reverse] for name, rows in batch.named().items()})
     forward = _lines(session, batch, objective, eps, keys)
     again = _lines(session, backwards, lambda scores: objective(scores[:, reverse]), eps, keys)
-    jitter = _rms(np.concatenate([forward, again]) @ FOURTH_DIFFERENCE) / np.sqrt(70.0)
-    noise = max(jitter, _rms(forward - again) / np.sqrt(2.0))
-    gap = _rms(forward[:, 4] - forward[:, 0])
-    half = forward[:, 3] - forward[:, 1]
-    bend = _rms(forward[:, 4] - forward[:, 0] - 2 * half) / gap if gap > 0 else 0.0
-    return Preflight(eps, gap, noise, bend, _judge(gap, noise, bend))
+    noise = max(_jitter(np.concatenate([forward, again])), _rms(forward - again) / 2**0.5)
+    gaps, halves = forward[:, 8] - forward[:, 0], forward[:, 7] - forward[:, 1]
+    gap = _rms(gaps)
+    bend = _rms(gaps - 2 * halves) / gap if gap > 0 else 0.0
+    return Preflight(eps, gap, noise, bend)
 
 
 def _lines(
     session: "Session", batch: "Batch", objective: Objective, eps: float, keys: Sequence[Key]
 ) -> Losses:
-    """Losses at the five points of every direction, f64[directions, 5]."""
+    """Losses at the points of every direction, f64[directions, 9]."""
     matrix: FloatArray = (POINTS * eps).astype(np.float32)[:, None]
     lines = [objective(session.evaluate(batch, [key], matrix)) for key in keys]
-    return np.array(lines, dtype=np.float64)
+    # The driver rounds losses to float32, so that is part of what it can tell apart.
+    return np.array(lines).astype(np.float32).astype(np.float64)
 
 
 def _rms(values: NDArray[np.floating[Any]]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def _judge(gap: float, noise: float, bend: float) -> Verdict:
-    ratio = gap / (np.sqrt(2.0) * noise) if noise > 0 else np.inf
-    if gap == 0 or ratio < LOST_RATIO:
-        return "lost"
-    if ratio < GOOD_RATIO:
-        return "noisy"
-    return "good" if bend < STRAIGHT else "bent"
+def _jitter(lines: Losses) -> float:
+    """Round-off between neighbouring points."""
+    far, near = (_rms(lines[:, points] @ FOURTH_DIFFERENCE) / 70**0.5 for points in (LONG, SHORT))
+    # Exactly nothing on the short line is rounding too: all its points fell on one value.
+    return near if 0 < CURVED * near < far else far
