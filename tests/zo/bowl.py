@@ -6,6 +6,7 @@ The weight of a row is its first token. Sums are float64; scores are rounded to 
 multiples of `resolution`, as an engine of low precision would.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -29,7 +30,7 @@ class Bowl:
         self.target: dict[str, FloatArray] = {}
         self.curvature: dict[str, FloatArray] = {}
         for name, shape in SHAPES.items():
-            ramp = np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+            ramp = np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
             self.theta[name] = ramp.copy()
             self.target[name] = np.cos(3 * ramp)
             self.curvature[name] = np.float32(1.0) + np.float32(0.5) * ramp
@@ -43,7 +44,7 @@ class Bowl:
         self.probes += len(coefficients)
         directions = [self.direction(key) for key in keys]
         height = np.array([self._height(row, directions) for row in coefficients])
-        scores = -height[:, None, None] * batch.input_ids[None, :, :1]
+        scores: NDArray[np.float64] = -height[:, None, None] * batch.input_ids[None, :, :1]
         if self.resolution:
             scores = np.round(scores / self.resolution) * self.resolution
         return scores.astype(np.float32)

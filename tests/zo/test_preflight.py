@@ -45,7 +45,7 @@ def test_noise_is_the_engines_round_off() -> None:
 )
 def test_verdict_falls_with_eps(eps: float, verdict: str) -> None:
     """The same engine goes from good to lost as eps sinks into its resolution."""
-    report = preflight(Bowl(resolution=0.01), rows(1), mean_loss, eps, directions=32)
+    report = preflight(Bowl(resolution=0.01), rows(1), mean_loss, eps, directions=64)
     assert report.verdict == verdict
     assert str(report).startswith(f"{verdict}: at eps {eps:g} the ± gap is")
 

@@ -37,12 +37,13 @@ POINTS: Final = np.array([-1, -1 / 2, -1 / 4, -1 / 8, 0, 1 / 8, 1 / 4, 1 / 2, 1]
 LONG: Final = [0, 1, 4, 7, 8]
 SHORT: Final = [2, 3, 4, 5, 6]
 FOURTH_DIFFERENCE: Final = np.array([1.0, -4.0, 6.0, -4.0, 1.0])
+ERROR_GAIN: Final = math.sqrt(70)
 CURVED: Final = 16.0
 """Jitter on the long line over that on the short one, above which it is curvature."""
 
 GOOD_RATIO: Final = 10.0
-LOST_RATIO: Final = 3.0
-"""A single rounding step somewhere between the points reads as 2.6 to 1."""
+LOST_RATIO: Final = 6.0
+"""A gap that is a single rounding step somewhere between the points reads as at most 5.9 to 1."""
 
 STRAIGHT: Final = 0.5
 
@@ -74,7 +75,7 @@ class Preflight:
     @property
     def ratio(self) -> float:
         """Signal to noise of a two-point difference; infinite where no round-off was seen."""
-        return self.gap / (2**0.5 * self.noise) if self.noise > 0 else math.inf
+        return self.gap / (math.sqrt(2) * self.noise) if self.noise > 0 else math.inf
 
     @property
     def verdict(self) -> Verdict:
@@ -121,7 +122,7 @@ def preflight(
     backwards = replace(batch, **{name: rows[reverse] for name, rows in batch.named().items()})
     forward = _lines(session, batch, objective, eps, keys)
     again = _lines(session, backwards, lambda scores: objective(scores[:, reverse]), eps, keys)
-    noise = max(_jitter(np.concatenate([forward, again])), _rms(forward - again) / 2**0.5)
+    noise = max(_jitter(np.concatenate([forward, again])), _rms(forward - again) / math.sqrt(2))
     gaps, halves = forward[:, 8] - forward[:, 0], forward[:, 7] - forward[:, 1]
     gap = _rms(gaps)
     bend = _rms(gaps - 2 * halves) / gap if gap > 0 else 0.0
@@ -144,6 +145,7 @@ def _rms(values: NDArray[np.floating[Any]]) -> float:
 
 def _jitter(lines: Losses) -> float:
     """Round-off between neighbouring points."""
-    far, near = (_rms(lines[:, points] @ FOURTH_DIFFERENCE) / 70**0.5 for points in (LONG, SHORT))
+    far = _rms(lines[:, LONG] @ FOURTH_DIFFERENCE) / ERROR_GAIN
+    near = _rms(lines[:, SHORT] @ FOURTH_DIFFERENCE) / ERROR_GAIN
     # Exactly nothing on the short line is rounding too: all its points fell on one value.
     return near if 0 < CURVED * near < far else far
