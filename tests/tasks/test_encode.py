@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from zofx.errors import UsageError
 from zofx.runtime import IGNORED, Batch
 from zofx.tasks import Encoded, Encoder, Example
-from zofx.zo.types import FloatArray
+from zofx.zo.types import FloatArray, IntArray
 
 PAD, BOS, MASK, END, UNKNOWN = 0, 1, 2, 3, 4
 SPECIAL = ("<pad>", "<s>", "<mask>", "</s>", "<unk>")
@@ -67,7 +67,7 @@ def table_model(batch: Batch, probes: int = 2) -> FloatArray:
     return out.astype(np.float32)
 
 
-def _logprob(probe: int, context: Sequence[int], token: int) -> float:
+def _logprob(probe: int, context: IntArray, token: int) -> float:
     state = 17 + probe
     for item in (*map(int, context), token):
         state = (state * 1_000_003 + item + 1) % 2**61

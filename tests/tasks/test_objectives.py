@@ -64,7 +64,7 @@ def test_likelihood_weighs_tokens() -> None:
 
 
 def test_error_rate() -> None:
-    """Per probe, the share of examples whose best candidate is not the gold one; NaN is never best."""
+    """Per probe, how many examples have another candidate than gold on top; NaN never is."""
     batch = encoded([0, 1], [[1, 1], [1, 1]])
     logprob = np.array([[-1, -2, -3, -4], [-1, -2, np.nan, -4]], dtype=np.float32)[:, :, None]
     assert OBJECTIVES["error-rate"].loss(logprob, batch).mean.tolist() == [0.5, 0.0]

@@ -75,7 +75,7 @@ BAD: tuple[tuple[Any, str], ...] = (
     (
         "{bad",
         "not JSON: Expecting property name enclosed in double quotes at column 2; "
-        "write one object per line",
+        "write one object per line (.jsonl) or one list of them (.json)",
     ),
     ("[1]", "expected an object, found list"),
     ({"candidates": ["a", "b"], "answer": 0}, "field 'prompt' is missing; add it as a string"),

@@ -61,14 +61,14 @@ def test_folder(tmp_path: Path) -> None:
     [
         (".jsonl", '{"sentence": "a, b", "label": 1}\n'),
         (".json", '[{"sentence": "a, b", "label": 1}]'),
-        (".csv", 'sentence,label\n"a, b",1\n'),
+        (".csv", '\ufeffsentence,label\n"a, b",1\n'),
         (".tsv", "sentence\tlabel\na, b\t1\n"),
     ],
 )
 def test_formats(tmp_path: Path, suffix: str, text: str) -> None:
     """Four formats hold the same record; a test file serves where validation is missing."""
-    (tmp_path / f"train{suffix}").write_text(text)
-    (tmp_path / f"test{suffix}").write_text(text)
+    for split in ("train", "test"):
+        (tmp_path / f"{split}{suffix}").write_text(text, encoding="utf-8")
     splits = TASKS["sst2"].splits(data=tmp_path, sizes=Sizes(1, 0, 1))
     assert [(e.prompt, e.answer) for e in (*splits.train, *splits.test)] == [("a, b It was", 1)] * 2
 
@@ -79,6 +79,7 @@ def test_formats(tmp_path: Path, suffix: str, text: str) -> None:
         ("dev.tsv", SST2, "there is no train file; put train{.jsonl,.json,.tsv,.csv} there"),
         ("train.jsonl", '{"a": 1}\n{"a"\n', "train.jsonl:2: not JSON"),
         ("train.json", "{}", "train.json: expected a list of objects, found dict"),
+        ("train.json", "[1]", "train.json[0]: expected an object, found int"),
         ("train.csv", "sentence,label\n", "train.csv: the file holds no records"),
         (
             "train.tsv",

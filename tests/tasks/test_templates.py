@@ -293,6 +293,24 @@ BAD: tuple[tuple[str, dict[str, Any], str], ...] = (
         "the records must have the schema of rajpurkar/squad",
     ),
     (
+        "squad",
+        {"title": "t", "context": "c", "question": "q", "answers": "six"},
+        "squad train record 0: field 'answers' is 'six'; expected an object with 'text'; "
+        "the records must have the schema of rajpurkar/squad",
+    ),
+    (
+        "sst2",
+        {"sentence": 3, "label": 0},
+        "sst2 train record 0: field 'sentence' or 'text' is 3; expected text; "
+        "the records must have the schema of nyu-mll/glue, sst2",
+    ),
+    (
+        "record",
+        {"passage": "p", "query": "q", "entities": "A", "answers": ["B"]},
+        "record train record 0: field 'entities' is 'A'; expected a list of texts; "
+        "the records must have the schema of aps/super_glue, record",
+    ),
+    (
         "winogrande",
         {"sentence": "no gap", "option1": "a", "option2": "b", "answer": "1"},
         "winogrande train record 0: the sentence has no gap '_'; "

@@ -1,7 +1,6 @@
 """Tasks: prompts, data sets, encoding, objectives and metrics; numpy and tokenizers, no torch.
 
-task(name) ──splits──▶ Examples ──Encoder──▶ Encoded (a Batch) ──session──▶ logprob ──Objective──▶
-loss per probe
+Task ──splits──▶ Examples ──Encoder──▶ Encoded ──session──▶ logprob ──Objective──▶ losses
 """
 
 from pathlib import Path

@@ -1,12 +1,11 @@
 """Examples → rows of a batch, and scores back to examples.
 
-    causal   full = [bos] tok(prompt + candidate)        option = the last len(tok(full)) −
-    len(tok(prompt)) tokens
-             option token i is scored at position i − 1, whose output predicts it; the row is full
-             without its last token, on which nothing scored depends
-    masked   tokens = tok(prompt with one mask)          the candidates' single tokens, scored at
-    the mask scores   logprob[P, N, C]  ──▶  f32[P, B, M]         −inf where an example has fewer
-    than M candidates
+    causal    full = [bos] tok(prompt + candidate)
+              option = the last len(tok(prompt + candidate)) − len(tok(prompt)) tokens of full
+              option token i is scored at position i − 1, whose output predicts it
+              row = full without its last token: nothing scored depends on that one
+    masked    row = tok(prompt with one mask); the candidates' single tokens, scored at the mask
+    scores    logprob[P, N, C] → f32[P, B, M]; −inf where an example has fewer than M candidates
 
 Candidates of one token after the same tokens share a row (C alternatives, S = 1); others take a
 row each (C = 1, S option tokens). Both give the mean log-probability of the option's tokens, so
@@ -133,16 +132,16 @@ class Encoder:
     def _rows(self, index: int, example: Example) -> list[Row]:
         if self.mask_id is not None:
             return [self._masked_row(index, example, self.mask_id)]
-        rows = [self._option_row(index, c, example) for c in range(len(example.candidates))]
+        prompt = len(self._ids(example.prompt.strip(" ")))
+        rows = [self._option_row(index, c, example, prompt) for c in range(len(example.candidates))]
         shared = len({(row.tokens, row.positions) for row in rows}) == 1
         return [_merged(rows)] if shared and len(rows[0].positions) == 1 else rows
 
-    def _option_row(self, index: int, candidate: int, example: Example) -> Row:
-        """A causal row: the prompt followed by one candidate, whose tokens are scored."""
-        prompt = self._ids(example.prompt.strip(" "))
-        full = self._ids((example.prompt + example.candidates[candidate]).strip(" "))
-        option = len(full) - len(prompt)
+    def _option_row(self, index: int, candidate: int, example: Example, prompt: int) -> Row:
+        """A causal row: a prompt of so many tokens and one candidate, whose tokens are scored."""
         text = example.candidates[candidate]
+        full = self._ids((example.prompt + text).strip(" "))
+        option = len(full) - prompt
         if option < 1:
             raise UsageError(f"{_name(example)}: candidate {text!r} adds no token to the prompt")
         bos = () if self.bos_id is None else (self.bos_id,)

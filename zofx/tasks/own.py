@@ -1,8 +1,8 @@
 r"""A task of one's own: prompts in a .jsonl file, one object per line.
 
-    {"prompt": "the plot is thin. It was", "candidates": [" terrible", " great"], "answer": 0}
-    {"prompt": "the plot is thin. It was", "candidates": [" terrible", " great"], "answer": "
-    terrible"} {"prompt": "Question: how many legs has an ant?\nAnswer:", "completion": " six\n"}
+    {"prompt": "a thin plot. It was", "candidates": [" terrible", " great"], "answer": 0}
+    {"prompt": "a thin plot. It was", "candidates": [" terrible", " great"], "answer": " great"}
+    {"prompt": "Question: how many legs has an ant?\nAnswer:", "completion": " six\n"}
 
 `answer` is an index from 0, or a candidate's text. A candidate or completion is written right
 after the prompt: its leading space is part of it. For a masked model the prompt holds [MASK] once.

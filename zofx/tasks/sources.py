@@ -102,13 +102,14 @@ def numbered(path: Path) -> Sequence[tuple[int, Mapping[str, Any]]]:
         UsageError: no such file, not UTF-8, or a line that is not a JSON object.
     """
     lines = enumerate(text(path).split("\n"), start=1)
-    return [(n, _parse(f"{path}:{n}", line)) for n, line in lines if line.strip()]
+    placed = ((n, f"{path}:{n}", line) for n, line in lines if line.strip())
+    return [(n, _object(where, _parse(where, line))) for n, where, line in placed]
 
 
 def text(path: Path) -> str:
-    """A UTF-8 file as one string."""
+    """A UTF-8 file as one string, without the mark some spreadsheets put in front."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
@@ -116,21 +117,25 @@ def text(path: Path) -> str:
 
 
 def _json_list(path: Path) -> Records:
-    records: Records = _parse(str(path), text(path), list)
-    return records
+    values = _parse(str(path), text(path))
+    if not isinstance(values, list):
+        raise UsageError(f"{path}: expected a list of objects, found {type(values).__name__}")
+    return [_object(f"{path}[{index}]", value) for index, value in enumerate(values)]
 
 
-def _parse(where: str, source: str, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
-    """One JSON value of the given type, or an error that says where."""
+def _parse(where: str, source: str) -> Any:
     try:
-        value = json.loads(source)
+        return json.loads(source)
     except json.JSONDecodeError as error:
         raise UsageError(
-            f"{where}: not JSON: {error.msg} at column {error.colno}; write one object per line"
+            f"{where}: not JSON: {error.msg} at column {error.colno}; write one object per line "
+            "(.jsonl) or one list of them (.json)"
         ) from None
-    if not isinstance(value, kind):
-        wanted = "an object" if kind is dict else "a list of objects"
-        raise UsageError(f"{where}: expected {wanted}, found {type(value).__name__}")
+
+
+def _object(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: expected an object, found {type(value).__name__}")
     return value
 
 

@@ -1,7 +1,6 @@
 """Train, dev and test out of what a data set offers.
 
-    train, dev   a seeded permutation of the training records: the first `train`, then the next
-    `dev`;
+    train, dev   a seeded permutation of the training records: first `train`, then `dev` of them;
                  where there are too few, dev keeps its size and train is what remains
     test         a permutation of the test records that no seed changes, its first `test`
 

@@ -11,8 +11,10 @@ WinoGrande: ZO-Bench (Zhang et al. 2024, arXiv 2402.11592), after Trinh & Le's p
 Masked prompts: Table 13 of the former.
 """
 
+from collections.abc import Mapping
+
 from zofx.errors import UsageError
-from zofx.tasks.types import MASK, Example, Record, Template, label, pick
+from zofx.tasks.types import MASK, Example, Record, Template, label, pick, text, texts
 
 YES_NO = ("Yes", "No")
 NO_YES = ("No", "Yes")
@@ -23,13 +25,13 @@ BOOLEAN = ("false", "true")
 
 def sst2(record: Record) -> Example:
     """Is a sentence of a film review negative (0) or positive (1)?"""
-    prompt = f"{pick(record, 'sentence', 'text').strip()} It was"
+    prompt = f"{text(record, 'sentence', 'text').strip()} It was"
     return Example(prompt, (" terrible", " great"), label(record, ("negative", "positive")))
 
 
 def sst2_masked(record: Record) -> Example:
     """The same question with the word to be guessed before a full stop."""
-    prompt = f"{pick(record, 'sentence', 'text').strip()} It was {MASK} ."
+    prompt = f"{text(record, 'sentence', 'text').strip()} It was {MASK} ."
     return Example(prompt, (" terrible", " great"), label(record, ("negative", "positive")))
 
 
@@ -58,7 +60,7 @@ def cb_masked(record: Record) -> Example:
 
 
 def _pair(record: Record) -> tuple[str, str]:
-    return pick(record, "premise", "sentence1"), pick(record, "hypothesis", "sentence2")
+    return text(record, "premise", "sentence1"), text(record, "hypothesis", "sentence2")
 
 
 def _masked_pair(record: Record) -> str:
@@ -68,18 +70,18 @@ def _masked_pair(record: Record) -> str:
 
 def boolq(record: Record) -> Example:
     """Does a passage answer a question with yes (0) or no (1)? The stored answer is a boolean."""
-    question = pick(record, "question")
+    question = text(record, "question")
     question = question[:1].upper() + question[1:]
     question = question if question.endswith("?") else f"{question}?"
     answer = 1 - label(record, BOOLEAN, "answer", "label")
-    return Example(f"{pick(record, 'passage')} {question}\n", YES_NO, answer)
+    return Example(f"{text(record, 'passage')} {question}\n", YES_NO, answer)
 
 
 def wsc(record: Record) -> Example:
     """Does a pronoun (span 2) refer to a noun (span 1): no (0) or yes (1)?"""
-    pronoun, noun = pick(record, "span2_text").lower(), pick(record, "span1_text")
+    pronoun, noun = text(record, "span2_text").lower(), text(record, "span1_text")
     prompt = (
-        f"{pick(record, 'text')}\n"
+        f"{text(record, 'text')}\n"
         f'In the previous sentence, does the pronoun "{pronoun}" refer to {noun}? Yes or No?\n'
     )
     return Example(prompt, NO_YES, label(record, BOOLEAN))
@@ -88,8 +90,8 @@ def wsc(record: Record) -> Example:
 def wic(record: Record) -> Example:
     """Has a word the same meaning in two sentences: no (0) or yes (1)?"""
     prompt = (
-        f'Does the word "{pick(record, "word")}" have the same meaning in these two sentences? '
-        f"Yes, No?\n{pick(record, 'sentence1')}\n{pick(record, 'sentence2')}\n"
+        f'Does the word "{text(record, "word")}" have the same meaning in these two sentences? '
+        f"Yes, No?\n{text(record, 'sentence1')}\n{text(record, 'sentence2')}\n"
     )
     return Example(prompt, NO_YES, label(record, BOOLEAN))
 
@@ -97,8 +99,8 @@ def wic(record: Record) -> Example:
 def multirc(record: Record) -> Example:
     """Is an answer to a question about a paragraph correct: no (0) or yes (1)?"""
     prompt = (
-        f"{pick(record, 'paragraph')}\nQuestion: {pick(record, 'question')}\n"
-        f'I found this answer "{pick(record, "answer")}". Is that correct? Yes or No?\n'
+        f"{text(record, 'paragraph')}\nQuestion: {text(record, 'question')}\n"
+        f'I found this answer "{text(record, "answer")}". Is that correct? Yes or No?\n'
     )
     return Example(prompt, NO_YES, label(record, BOOLEAN))
 
@@ -106,11 +108,11 @@ def multirc(record: Record) -> Example:
 def copa(record: Record) -> Example:
     """Which of two sentences is the cause, or the effect, of a premise?"""
     relations = {"cause": " because ", "effect": " so "}
-    relation = pick(record, "question")
+    relation = text(record, "question")
     if relation not in relations:
         raise UsageError(f"question {relation!r} is neither 'cause' nor 'effect'")
-    premise = pick(record, "premise").rstrip().removesuffix(".")
-    choices = (_inner(pick(record, "choice1")), _inner(pick(record, "choice2")))
+    premise = text(record, "premise").rstrip().removesuffix(".")
+    choices = (_inner(text(record, "choice1")), _inner(text(record, "choice2")))
     return Example(premise + relations[relation], choices, label(record, ("choice1", "choice2")))
 
 
@@ -122,9 +124,9 @@ def _inner(sentence: str) -> str:
 
 def record_cloze(record: Record) -> Example:
     """Which entity of a news passage fills the gap of a query? Several may: the first is gold."""
-    passage, query = pick(record, "passage"), pick(record, "query")
-    entities = tuple(dict.fromkeys(pick(record, "entities")))
-    accepted = tuple(entities.index(a) for a in pick(record, "answers") if a in entities)
+    passage, query = text(record, "passage"), text(record, "query")
+    entities = tuple(dict.fromkeys(texts(record, "entities")))
+    accepted = tuple(entities.index(a) for a in texts(record, "answers") if a in entities)
     if not accepted:
         raise UsageError("none of 'answers' is among 'entities'")
     prompt = passage.replace("@highlight\n", "- ") + "\n-"
@@ -135,19 +137,24 @@ def record_cloze(record: Record) -> Example:
 def squad(record: Record) -> Example:
     """Answer a question with words of its context; generation, ended by a newline."""
     prompt = (
-        f"Title: {pick(record, 'title')}\nContext: {pick(record, 'context')}\n"
-        f"Question: {pick(record, 'question').strip()}\nAnswer:"
+        f"Title: {text(record, 'title')}\nContext: {text(record, 'context')}\n"
+        f"Question: {text(record, 'question').strip()}\nAnswer:"
     )
-    return _answered(prompt, pick(record, "answers")["text"])
+    return _answered(prompt, record, "answers", "text")
 
 
 def drop(record: Record) -> Example:
     """Answer a question that needs counting or comparing in a passage; generation as in `squad`."""
-    prompt = f"Passage: {pick(record, 'passage')}\nQuestion: {pick(record, 'question')}\nAnswer:"
-    return _answered(prompt, pick(record, "answers_spans")["spans"])
+    prompt = f"Passage: {text(record, 'passage')}\nQuestion: {text(record, 'question')}\nAnswer:"
+    return _answered(prompt, record, "answers_spans", "spans")
 
 
-def _answered(prompt: str, answers: list[str]) -> Example:
+def _answered(prompt: str, record: Record, field: str, part: str) -> Example:
+    """Completed by the first answer of a record that nests them, as field → part → list."""
+    nested = pick(record, field)
+    if not isinstance(nested, Mapping):
+        raise UsageError(f"field {field!r} is {nested!r}; expected an object with {part!r}")
+    answers = texts(nested, part)
     if not answers:
         raise UsageError("the record has no answer")
     return Example(prompt, (f" {answers[0]}\n",), references=tuple(answers))
@@ -155,10 +162,10 @@ def _answered(prompt: str, answers: list[str]) -> Example:
 
 def winogrande(record: Record) -> Example:
     """Which option fills the gap? What precedes it is the prompt, an option and the rest follow."""
-    before, gap, after = pick(record, "sentence").partition("_")
+    before, gap, after = text(record, "sentence").partition("_")
     if not gap:
         raise UsageError("the sentence has no gap '_'")
-    options = (pick(record, "option1") + after, pick(record, "option2") + after)
+    options = (text(record, "option1") + after, text(record, "option2") + after)
     answer = str(pick(record, "answer"))
     if answer not in ("1", "2"):
         raise UsageError(f"answer {answer!r} is neither '1' nor '2'")
@@ -168,8 +175,8 @@ def winogrande(record: Record) -> Example:
 def options(record: Record) -> Example:
     """A question with answers of several words, each a continuation; the prompt is zofx's own."""
     passage = f"{record['passage'].strip()}\n" if record.get("passage") else ""
-    prompt = f"{passage}Question: {pick(record, 'question').strip()}\nAnswer:"
-    choices = pick(record, "options")
+    prompt = f"{passage}Question: {text(record, 'question').strip()}\nAnswer:"
+    choices = texts(record, "options")
     return Example(prompt, tuple(f" {choice}" for choice in choices), pick(record, "answer"))
 
 
@@ -177,7 +184,7 @@ def topic(words: tuple[str, ...], classes: tuple[str, ...]) -> Template:
     """What a question asks for, as the noun that ends a sentence about its answer."""
 
     def template(record: Record) -> Example:
-        prompt = f"Question: {pick(record, 'question')}\nThe answer is a"
+        prompt = f"Question: {text(record, 'question')}\nThe answer is a"
         candidates = tuple(f" {word}" for word in words)
         return Example(prompt, candidates, label(record, classes))
 
@@ -189,6 +196,6 @@ def topic_masked(words: tuple[str, ...], classes: tuple[str, ...]) -> Template:
 
     def template(record: Record) -> Example:
         candidates = tuple(f" {word}" for word in words)
-        return Example(f"{MASK} : {pick(record, 'question')}", candidates, label(record, classes))
+        return Example(f"{MASK} : {text(record, 'question')}", candidates, label(record, classes))
 
     return template

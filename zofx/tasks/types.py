@@ -160,14 +160,30 @@ def pick(record: Record, *names: str) -> Any:
     )
 
 
+def text(record: Record, *names: str) -> str:
+    """As `pick`, of a field that holds text."""
+    value = pick(record, *names)
+    if not isinstance(value, str):
+        raise UsageError(f"field {' or '.join(map(repr, names))} is {value!r}; expected text")
+    return value
+
+
+def texts(record: Record, name: str) -> list[str]:
+    """As `pick`, of a field that holds a list of texts."""
+    value = pick(record, name)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UsageError(f"field {name!r} is {value!r}; expected a list of texts")
+    return value
+
+
 def label(record: Record, classes: Sequence[str], *names: str) -> int:
     """The class index in a record: stored as an index, a boolean, or the name of the class."""
-    value = pick(record, *names) if names else pick(record, "label")
-    text = str(value).strip().lower()
+    value = pick(record, *(names or ("label",)))
+    written = str(value).strip().lower()
     known = {name.lower(): index for index, name in enumerate(classes)}
     known |= {str(index): index for index in range(len(classes))}
-    if text not in known:
+    if written not in known:
         raise UsageError(
             f"label {value!r} is none of {', '.join(classes)}, nor an index below {len(classes)}"
         )
-    return known[text]
+    return known[written]
