@@ -177,6 +177,8 @@ def test_a_journal_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "j").read_bytes() == data
     with pytest.raises(UsageError, match="cannot read the journal"):
         Journal.read(tmp_path / "none")
+    with pytest.raises(UsageError, match="there is no folder"):
+        JournalWriter.create(tmp_path / "none" / "j", HEADER)
 
 
 def test_another_version(tmp_path: Path) -> None:

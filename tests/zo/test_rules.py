@@ -16,6 +16,7 @@ from zofx.zo import (
     chain,
     chain_tensors,
     clip,
+    constant,
     decay,
     momentum,
     normalise_by_spread,
@@ -67,7 +68,7 @@ def test_scale_by_schedule() -> None:
 
 def test_chain_is_in_order() -> None:
     """The first rule comes first: clip then scale is not scale then clip."""
-    double = scale_by_schedule(lambda step: 2.0)
+    double = scale_by_schedule(constant(2.0))
     assert applied(chain(clip(1.0), double), [3.0]) == [[2.0]]
     assert applied(chain(double, clip(1.0)), [3.0]) == [[1.0]]
     assert applied(chain(), [3.0]) == [[3.0]]

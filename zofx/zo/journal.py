@@ -192,8 +192,10 @@ class JournalWriter:
         """Start a journal.
 
         Raises:
-            UsageError: the file exists already.
+            UsageError: the file exists already, or its folder does not.
         """
+        if not path.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent} to keep the journal in: create it")
         if path.exists():
             raise UsageError(
                 f"{path} exists and is never overwritten: resume it, or choose another folder"

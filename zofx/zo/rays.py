@@ -15,6 +15,7 @@ import numpy as np
 
 from zofx.errors import UsageError
 from zofx.zo.estimators import Coefficients, Estimate
+from zofx.zo.schedule import Schedule
 
 S = TypeVar("S")
 
@@ -59,7 +60,7 @@ def stateless(text: str, change: Callable[[Coefficients, int], Coefficients]) ->
     return RayRule(text, lambda: None, update)
 
 
-def scale_by_schedule(schedule: Callable[[int], float]) -> RayRule[None]:
+def scale_by_schedule(schedule: Schedule) -> RayRule[None]:
     """Multiply by schedule(step); the learning rate itself is the recipe's, which journals it."""
     return stateless(f"scale_by_schedule({schedule})", lambda c, step: c * schedule(step))
 
