@@ -85,6 +85,7 @@ def _to_linear(edit: Editor, program: Program, node: fx.Node, remark: Remarker) 
     else:
         return
     linear = edit.call(node, aten.linear.default, x, stored, bias)
+    linear.meta["val"] = node.meta["val"]  # the same value; later nodes of this walk ask for its type
     edit.replace(node, linear)
     edit.graph.erase_node(node)
 

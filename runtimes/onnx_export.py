@@ -1,0 +1,264 @@
+"""Program → graph.onnx: the same computation for a stock ONNX Runtime, weights by reference.
+
+    zofx:: op            lowering
+    linear_nf4           com.microsoft.MatMulBnb4       bitsandbytes' own packing
+    linear_int           com.microsoft.MatMulNBits
+    linear_codebook      unpack · GatherElements · MatMul
+    aten.linear          com.microsoft.FusedMatMul, so that W stays [out, in] for both runtimes
+    sparse_linear        Gather · Mul · ScatterND(add), transposed
+    direction            an input `SLICE.z` f32[Q, …]; noise.onnx (or the host) makes it
+
+All other ops go through torch.onnx. The model holds no weights: its initializers point into weights.safetensors by offset.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+import torch.utils._pytree as pytree
+from onnxscript import opset21 as op
+from onnxscript import values
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+
+from zofx.program import KEYS, Program, Role, output_node, placeholders
+from zofx.rewrite import Editor
+
+aten = torch.ops.aten
+zofx = torch.ops.zofx
+ms = values.Opset("com.microsoft", 1)
+
+OPSET = 23
+NF4 = 1  # MatMulBnb4's number for it
+
+
+def _register(name: str, inputs: str, attributes: str) -> None:
+    """Tell onnx of a contrib op of ONNX Runtime, so that a translation may call it.
+
+    Args:
+        name: of the op.
+        inputs: its inputs; a trailing "?" marks an optional one.
+        attributes: its integer attributes.
+    """
+    schema = onnx.defs.OpSchema
+    optional = schema.FormalParameterOption.Optional
+    onnx.defs.register_schema(
+        schema(
+            name,
+            ms.domain,
+            ms.version,
+            inputs=[
+                schema.FormalParameter(
+                    word.rstrip("?"), f"T{i}", **({"param_option": optional} if "?" in word else {})
+                )
+                for i, word in enumerate(inputs.split())
+            ],
+            outputs=[schema.FormalParameter("Y", "T0")],
+            type_constraints=[
+                (f"T{i}", ["tensor(float)", "tensor(uint8)", "tensor(int32)"], "")
+                for i in range(len(inputs.split()))
+            ],
+            attributes=[
+                schema.Attribute(word, schema.AttrType.INT, required=False)
+                for word in attributes.split()
+            ],
+        )
+    )
+
+
+_register("FusedMatMul", "A B", "transA transB")
+_register("MatMulBnb4", "A B absmax", "K N block_size quant_type training_mode")
+_register("MatMulNBits", "A B scales zero_points? g_idx? bias?", "K N bits block_size accuracy_level")
+
+
+def to_onnx(program: Program, place: Callable[[str], tuple[int, int]], weights: str) -> onnx.ModelProto:
+    """Lower a compiled program.
+
+    Args:
+        program: perturbed and stacked.
+        place: offset and length in bytes of a frozen tensor in the weights file.
+        weights: name of that file, next to the model's.
+
+    Returns:
+        A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per slice θ (`NAME.slice`) and
+        its directions (`NAME.slice.z`); output `logprob` f32[P, N, C].
+    """
+    fed = feed_directions(program)
+    exported = torch.onnx.export(
+        exported_program(fed),
+        (),
+        dynamo=True,
+        custom_translation_table=TRANSLATIONS,
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert exported is not None
+    model = exported.model
+    names = [str(node.target) for node in placeholders(fed.graph)]
+    for name, value in zip(names, list(model.graph.inputs), strict=True):
+        value.name = name
+    model.graph.outputs[0].name = "logprob"
+    frozen = {s.name: s for s in program.tensors.values() if s.role is not Role.SLICE}
+    for value in list(model.graph.inputs):
+        if value.name in frozen:
+            offset, length = place(str(value.name))
+            model.graph.inputs.remove(value)
+            value.const_value = ir.ExternalTensor(
+                weights, offset, length, value.dtype, shape=value.shape, name=value.name
+            )
+            model.graph.register_initializer(value)
+    model.opset_imports[ms.domain] = ms.version
+    return ir.to_proto(model)
+
+
+def feed_directions(program: Program) -> Program:
+    """Replace every `direction` by an input, and drop the keys nobody reads then."""
+    edit = Editor(program)
+    for node in edit.graph.find_nodes(op="call_function", target=zofx.direction.default):
+        value = node.meta["val"]
+        edit.replace(node, edit.add_input(f"{node.args[2]}.z", value.shape, value.dtype))
+    fed = edit.done()
+    (keys,) = (n for n in placeholders(fed.graph) if n.target == KEYS)
+    fed.graph.erase_node(keys)
+    return fed
+
+
+def exported_program(program: Program) -> ExportedProgram:
+    """A program as torch.export's container, every tensor a user input."""
+    graph, moved = fx.Graph(), {}
+    graph.output((graph.graph_copy(program.graph, moved),))
+    inputs = list(placeholders(graph))
+    for number, node in enumerate(inputs):
+        node.target = node.name = f"input_{number}"
+    (result,) = output_node(graph).all_input_nodes
+    signature = ExportGraphSignature(
+        [InputSpec(InputKind.USER_INPUT, TensorArgument(n.name), None) for n in inputs],
+        [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None)],
+    )
+    arguments = pytree.tree_structure((tuple(range(len(inputs))), {}))
+    results = pytree.tree_structure((0,))
+    return ExportedProgram(
+        root=fx.GraphModule(torch.nn.Module(), graph),
+        graph=graph,
+        graph_signature=signature,
+        state_dict={},
+        range_constraints={},
+        module_call_graph=[ModuleCallEntry("", ModuleCallSignature([], [], arguments, results))],
+    )
+
+
+def _head(x: Any, count: int) -> Any:
+    """The first `count` sizes of x."""
+    return op.Shape(x, start=0, end=count)
+
+
+def _leading(x: Any) -> Any:
+    """All sizes of x but the last."""
+    return op.Shape(x, start=0, end=-1)
+
+
+def _ints(*numbers: int) -> Any:
+    return op.Constant(value_ints=list(numbers))
+
+
+def _add_bias(y: Any, bias: Any) -> Any:
+    return y if bias is None else op.Add(y, bias)
+
+
+def select_positions(x: Any, positions: Any) -> Any:
+    return op.GatherND(x, op.Unsqueeze(positions, _ints(2)), batch_dims=1)
+
+
+def score_targets(logits: Any, targets: Any) -> Any:
+    zero = op.Constant(value_int=0)
+    scored = op.Cast(op.GreaterOrEqual(targets, zero), to=onnx.TensorProto.FLOAT)
+    chosen = op.GatherElements(logits, op.Max(targets, zero), axis=-1)
+    log_probability = op.Sub(chosen, op.ReduceLogSumExp(logits, _ints(-1), keepdims=1))
+    total = op.ReduceSum(op.Mul(log_probability, scored), _ints(1), keepdims=0)
+    count = op.ReduceSum(scored, _ints(1), keepdims=0)
+    return op.Div(total, op.Max(count, op.Constant(value_float=1.0)))
+
+
+def sparse_linear(x: Any, values: Any, index: Any, out: int) -> Any:
+    """y[r, p, m] += values[j, p] · x[c, p, m] for every entry j at (r, c)."""
+    width = _ints(x.shape[-1])
+    position = op.Cast(index, to=onnx.TensorProto.INT64)
+    row = op.Div(position, width)
+    column = op.Sub(position, op.Mul(row, width))
+    probes = _head(values, 1)
+    x_cols = op.Transpose(op.Reshape(x, op.Concat(probes, _ints(-1), width, axis=0)), perm=[2, 0, 1])
+    products = op.Mul(op.Gather(x_cols, column, axis=0), op.Unsqueeze(op.Transpose(values), _ints(-1)))
+    sizes = op.Concat(_ints(out), op.Shape(x_cols, start=1, end=3), axis=0)
+    empty = op.ConstantOfShape(sizes)
+    y = op.ScatterND(empty, op.Unsqueeze(row, _ints(-1)), products, reduction="add")
+    return op.Reshape(op.Transpose(y, perm=[1, 2, 0]), op.Concat(_leading(x), _ints(out), axis=0))
+
+
+def linear_nf4(x: Any, codes: Any, absmax: Any, bias: Any, out: int, block: int) -> Any:
+    y = ms.MatMulBnb4(
+        x, codes, absmax, K=x.shape[-1], N=out, block_size=block, quant_type=NF4, training_mode=0
+    )
+    return _add_bias(y, bias)
+
+
+def linear_int(x: Any, codes: Any, scales: Any, zeros: Any, bias: Any, bits: int) -> Any:
+    out, blocks, stored = codes.shape
+    y = ms.MatMulNBits(
+        x, codes, scales, zeros, K=x.shape[-1], N=out, bits=bits, block_size=stored * 8 // bits
+    )  # fmt: skip
+    return _add_bias(y, bias)
+
+
+def linear_codebook(x: Any, codes: Any, centroids: Any, bias: Any) -> Any:
+    out, pairs = codes.shape
+    low = op.BitwiseAnd(codes, op.Cast(_ints(0xF), to=onnx.TensorProto.UINT8))
+    high = op.BitShift(codes, op.Cast(_ints(4), to=onnx.TensorProto.UINT8), direction="RIGHT")
+    both = op.Concat(op.Unsqueeze(low, _ints(-1)), op.Unsqueeze(high, _ints(-1)), axis=-1)
+    place = op.Cast(op.Reshape(both, _ints(out, 2 * pairs)), to=onnx.TensorProto.INT64)
+    weight = op.GatherElements(centroids, place, axis=1)
+    return _add_bias(ms.FusedMatMul(x, weight, transB=1), bias)
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    return _add_bias(ms.FusedMatMul(x, weight, transB=1), bias)
+
+
+def perturb(values: Any, z: Any, coefficients: Any) -> Any:
+    step = op.MatMul(coefficients, op.Flatten(z, axis=1))
+    shape = op.Concat(_head(coefficients, 1), op.Shape(values), axis=0)
+    return op.Add(values, op.Reshape(step, shape))
+
+
+def replicate(x: Any, coefficients: Any) -> Any:
+    ones = _ints(*[1] * (len(x.shape) - 1)) if len(x.shape) > 1 else None
+    probes = _head(coefficients, 1)
+    return op.Tile(x, probes if ones is None else op.Concat(probes, ones, axis=0))
+
+
+def split_probes(x: Any, coefficients: Any) -> Any:
+    return op.Reshape(x, op.Concat(_head(coefficients, 1), _ints(-1), op.Shape(x, start=1), axis=0))
+
+
+TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    aten.linear.default: linear,
+    zofx.linear_codebook.default: linear_codebook,
+    zofx.linear_int.default: linear_int,
+    zofx.linear_nf4.default: linear_nf4,
+    zofx.perturb.default: perturb,
+    zofx.replicate.default: replicate,
+    zofx.score_targets.default: score_targets,
+    zofx.select_positions.default: select_positions,
+    zofx.sparse_linear.default: sparse_linear,
+    zofx.split_probes.default: split_probes,
+}
