@@ -73,3 +73,13 @@ def test_negative_size() -> None:
     """A negative size is refused by name."""
     with pytest.raises(UsageError, match=r"--dev -1: a split cannot be negative"):
         Sizes(dev=-1)
+
+
+def test_draws_are_pinned() -> None:
+    """Published numbers rest on these draws: they must never change."""
+    splits = draw(Pool(range(10)), Sizes(3, 3, 4), seed=7)
+    assert [part.indices.tolist() for _, part in splits.named()] == [
+        [9, 6, 5],
+        [4, 2, 1],
+        [8, 0, 7, 3],
+    ]
