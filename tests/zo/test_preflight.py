@@ -74,15 +74,17 @@ def _last_row(scores: FloatArray) -> NDArray[np.float64]:
 
 
 def test_an_eps_beyond_the_slope_is_bent() -> None:
-    """Where the loss saturates within eps, a difference is no slope: curvature is not round-off."""
+    """A loss that is far from straight within eps is called so: curvature is not round-off."""
     start = Bowl().loss()
 
-    def saturated(scores: FloatArray) -> NDArray[np.float64]:
-        losses: NDArray[np.float64] = np.tanh(mean_loss(scores) - start)
+    def steep(scores: FloatArray) -> NDArray[np.float64]:
+        height = mean_loss(scores) - start
+        losses: NDArray[np.float64] = height + height**2
         return losses
 
-    verdicts = [preflight(Bowl(), rows(1), saturated, eps).verdict for eps in (1e-3, 1.0)]
-    assert verdicts == ["good", "bent"]
+    reports = [preflight(Bowl(), rows(1), steep, eps) for eps in (1e-3, 1.0)]
+    assert [report.verdict for report in reports] == ["good", "bent"]
+    assert reports[1].ratio > 100
 
 
 def test_a_flat_objective_is_lost() -> None:
