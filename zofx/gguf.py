@@ -86,7 +86,7 @@ def read_gguf(path: Path) -> GgufFile:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             try:
                 parsed = _parse(path, view)
-            except (struct.error, UnicodeDecodeError, KeyError, OverflowError) as error:
+            except (struct.error, ValueError, LookupError, ArithmeticError) as error:
                 raise UsageError(
                     f"{path}: the GGUF header is damaged ({error}); download it again"
                 ) from error

@@ -63,7 +63,10 @@ def model_tensors(file: GgufFile, model: PreTrainedModel) -> dict[str, StoredTen
     """
     rule = TENSOR_PROCESSORS.get(file.architecture, TensorProcessor)
     processor = rule(config=model.config.to_dict())
-    names = parameter_names(file.architecture, model, processor)
+    try:
+        names = parameter_names(file.architecture, model, processor)
+    except KeyError as error:
+        raise _unsupported(file, f"gguf has no table of names for {error}") from error
     parts: dict[str, list[str]] = {}
     for name in file.tensors:
         target = names.get(name) or names.get(name.removesuffix(".weight"))
@@ -90,8 +93,8 @@ def parameter_names(
     """
     import gguf
 
-    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    table = gguf.get_tensor_name_map(number, model.config.num_hidden_layers)
+    numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    table = gguf.get_tensor_name_map(numbers[architecture], model.config.num_hidden_layers)
     paths = [tuple(name.split(".")) for name in model.state_dict()]
     names: dict[str, str] = {}
     for depth in range(max(map(len, paths))):

