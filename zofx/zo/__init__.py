@@ -2,7 +2,8 @@
 
 from zofx.zo.driver import Driver, StepLog
 from zofx.zo.estimators import Estimate, Estimator, OnePoint, OneSided, Probes, Spsa
-from zofx.zo.journal import Header, Journal, JournalWriter, Record
+from zofx.zo.journal import Header, Journal, Record
+from zofx.zo.journal_writer import JournalWriter
 from zofx.zo.noise import Kind, Stream, normal_table, sample, sample_flat, slice_id
 from zofx.zo.philox import philox_blocks
 from zofx.zo.preflight import Preflight, preflight

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from zofx.errors import ArtifactError, DivergenceError, UsageError
-from zofx.zo.journal import Header, Journal, JournalWriter, Record
+from zofx.zo.journal import Header, Journal, Record
+from zofx.zo.journal_writer import JournalWriter
 from zofx.zo.recipe import Objective, Recipe
 from zofx.zo.replay import Mover
 from zofx.zo.types import FloatArray, Ray
