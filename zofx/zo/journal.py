@@ -5,7 +5,7 @@
     file    magic "ZOFXJRNL" · version u32 · length u32 · crc32 u32 · header (JSON) · records
     record  step u32 · cursor u64 · learning rate f32 · coefficients f32[Q] · losses f32[P] · crc32
 
-Little endian, no padding; about 40 bytes a step for two probes of one direction. Directions are not
+Little endian, no padding; 32 bytes a step for two probes of one direction. Directions are not
 stored: they follow from (seed, step, query). A record's checksum continues that of the record
 before (the first continues the header's), so a record that was lost, doubled or moved shows.
 
