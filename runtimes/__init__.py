@@ -2,3 +2,15 @@
 
 if __name__ != "zofx.runtimes":  # from the repository root this folder also answers to "runtimes"
     raise ImportError("import zofx.runtimes, not runtimes")
+
+from zofx.registry import Table, lazy
+from zofx.runtime import Runtime
+
+RUNTIMES: Table[Runtime] = Table(
+    "runtime",
+    "runtimes",
+    {
+        "ort": lazy("zofx.runtimes.ort:RUNTIME"),
+        "torch": lazy("zofx.runtimes.torch_eager:RUNTIME"),
+    },
+)

@@ -1,0 +1,120 @@
+"""ONNX Runtime: trains a compiled artifact on the stock inference engine, with numpy and nothing else.
+
+    graph.onnx   batch, C f32[P, Q], and per slice θ and z f32[Q, …]   →   logprob f32[P, N, C]
+
+θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.noise`), once per step, and shared by the forward and the move.
+CPU provider; the CUDA provider is chosen by device="cuda" where the wheel has it. CUDA was never run on the machine this was written on.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+
+from zofx import artifact
+from zofx.artifact import Manifest
+from zofx.errors import UnsupportedError
+from zofx.runtime import Batch, Support
+from zofx.runtimes.slices import Slices
+from zofx.zo.types import FloatArray, Key, Ray
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OrtSession:
+    """One artifact on ONNX Runtime.
+
+    Args:
+        folder: the artifact.
+        manifest: its description.
+        device: "cpu" or "cuda".
+        threads: of the engine; None lets it choose.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int | None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        self._engine = onnxruntime.InferenceSession(
+            folder / artifact.ONNX, options, providers=[PROVIDERS[device]]
+        )
+        self._slices = Slices(artifact.read_slices(folder), manifest.noise)
+
+    @property
+    def slices(self) -> Mapping[str, tuple[int, ...]]:
+        """Name → shape."""
+        return self._slices.shapes
+
+    def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
+        """Score a batch under P probes in one forward."""
+        z, matrix = self._slices.probes(keys, coefficients)
+        feeds = {**batch.named(), **self._slices.theta, "coefficients": matrix}
+        feeds |= {f"{name}.z": value for name, value in z.items()}
+        (logprob,) = self._engine.run(["logprob"], feeds)
+        scores: FloatArray = logprob
+        return scores
+
+    def move(self, rays: Sequence[Ray]) -> None:
+        """θ ← θ + coefficient · z(key), ray by ray."""
+        self._slices.move(rays)
+
+    def direction(self, key: Key) -> dict[str, FloatArray]:
+        """z(key) for every slice."""
+        return self._slices.direction(key)
+
+    def read(self) -> dict[str, FloatArray]:
+        """A copy of θ."""
+        return self._slices.read()
+
+    def write(self, values: Mapping[str, FloatArray]) -> None:
+        """Replace θ."""
+        self._slices.write(values)
+
+    def close(self) -> None:
+        """Drop the engine and its memory."""
+        del self._engine
+
+
+class OrtRuntime:
+    """See the module."""
+
+    name = "ort"
+
+    def support(self, folder: Path) -> Support:
+        """Whether onnxruntime is here and the artifact has its graph."""
+        reasons = []
+        if find_spec("onnxruntime") is None:
+            reasons.append("onnxruntime is not installed: pip install 'zofx[ort]' (or 'zofx[ort-gpu]', never both)")
+        if not (folder / artifact.ONNX).is_file():
+            reasons.append(f"{folder} has no {artifact.ONNX}")
+        return Support(tuple(reasons))
+
+    def load(self, folder: Path, *, device: str = "cpu", threads: int | None = None) -> OrtSession:
+        """Open a session.
+
+        Raises:
+            UnsupportedError: every reason why not.
+            ArtifactError: the artifact is damaged.
+        """
+        reasons = list(self.support(folder).reasons) or _provider_missing(device)
+        if reasons:
+            raise UnsupportedError(f"the ort runtime cannot load {folder}", reasons)
+        return OrtSession(folder, artifact.read_manifest(folder), device, threads)
+
+
+def _provider_missing(device: str) -> list[str]:
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    if device not in PROVIDERS:
+        return [f"there is no device '{device}'; there are: {', '.join(PROVIDERS)}"]
+    if PROVIDERS[device] not in there:
+        return [f"this onnxruntime has no {PROVIDERS[device]} (it has {', '.join(there)}); 'zofx[ort-gpu]' brings it"]
+    return []
+
+
+RUNTIME = OrtRuntime()
+

@@ -1,0 +1,159 @@
+"""PyTorch: the artifact's graph, op by op, on the CPU or a CUDA device.
+
+    graph.json + weights.safetensors + θ, keys, C   →   logprob f32[P, N, C]
+
+Weights are mapped, not read; every value is dropped after its last use. On the CPU θ is shared with numpy, and the one piece of arithmetic
+that must be bit-equal everywhere (`zofx.zo.update`) moves it. On CUDA z is computed on the device (`torch_noise`) from the same bits. CUDA
+is chosen by device="cuda" where torch has it; it was never run on the machine this was written on.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, fx
+from torch.fx.node import map_aggregate, map_arg
+
+from zofx import artifact
+from zofx.artifact import Manifest
+from zofx.errors import UnsupportedError
+from zofx.graphfile import load_graph
+from zofx.program import COEFFICIENTS, KEYS, output_node
+from zofx.runtime import Batch, Support
+from zofx.runtimes.slices import Slices
+from zofx.zo.types import FloatArray, Key, Ray, key_words
+
+
+
+class TorchSession:
+    """One artifact on PyTorch.
+
+    Args:
+        folder: the artifact.
+        manifest: its description.
+        device: "cpu" or "cuda".
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
+        self._device = torch.device(device)
+        self._graph = _placed(load_graph(folder / artifact.GRAPH), self._device)
+        self._last_use = _last_uses(self._graph)
+        self._slices = Slices(artifact.read_slices(folder), manifest.noise)
+        self._weights: dict[str, Tensor] = {}
+        with safe_open(folder / artifact.WEIGHTS, framework="pt", device=device) as file:
+            self._weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    @property
+    def slices(self) -> Mapping[str, tuple[int, ...]]:
+        """Name → shape."""
+        return self._slices.shapes
+
+    @torch.inference_mode()
+    def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
+        """Score a batch under P probes in one forward."""
+        if not keys:
+            keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
+        words = key_words(tuple(keys)).view(np.int64)
+        fed = {**batch.named(), **self._slices.theta, KEYS: words, COEFFICIENTS: coefficients}
+        inputs = {name: torch.from_numpy(value).to(self._device) for name, value in fed.items()}
+        scores: FloatArray = self._run({**self._weights, **inputs}).cpu().numpy()
+        return scores
+
+    def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        values: dict[fx.Node, Any] = {}
+        for node in self._graph.nodes:
+            if node.op == "placeholder":
+                values[node] = inputs[str(node.target)]
+            elif node.op == "call_function":
+                args = map_arg(node.args, values.__getitem__)
+                kwargs = map_arg(node.kwargs, values.__getitem__)
+                values[node] = node.target(*args, **kwargs)
+            for dead in self._last_use.get(node, ()):
+                del values[dead]
+        result: Tensor = values[output_node(self._graph).all_input_nodes[0]]
+        return result
+
+    def move(self, rays: Sequence[Ray]) -> None:
+        """θ ← θ + coefficient · z(key), ray by ray."""
+        self._slices.move(rays)
+
+    def direction(self, key: Key) -> dict[str, FloatArray]:
+        """z(key) for every slice."""
+        return self._slices.direction(key)
+
+    def read(self) -> dict[str, FloatArray]:
+        """A copy of θ."""
+        return self._slices.read()
+
+    def write(self, values: Mapping[str, FloatArray]) -> None:
+        """Replace θ."""
+        self._slices.write(values)
+
+    def close(self) -> None:
+        """Unmap the weights."""
+        self._weights.clear()
+
+
+def _placed(graph: fx.Graph, device: torch.device) -> fx.Graph:
+    """Let factories make their tensors on the device of the run."""
+    for node in graph.nodes:
+        node.args, node.kwargs = (
+            map_aggregate(a, lambda v: device if isinstance(v, torch.device) else v)
+            for a in (node.args, node.kwargs)
+        )
+    return graph
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """Which values nobody needs after a node."""
+    (result,) = output_node(graph).all_input_nodes
+    last: dict[fx.Node, list[fx.Node]] = {}
+    seen = {result}
+    for node in reversed(graph.nodes):
+        for operand in node.all_input_nodes:
+            if operand not in seen:
+                seen.add(operand)
+                last.setdefault(node, []).append(operand)
+    return last
+
+
+class TorchRuntime:
+    """See the module."""
+
+    name = "torch"
+
+    def support(self, folder: Path) -> Support:
+        """Whether what the graph needs is here."""
+        reasons = []
+        if not (folder / artifact.GRAPH).is_file():
+            reasons.append(f"{folder} has no {artifact.GRAPH}")
+        elif '"zofx.linear_nf4.default"' in (folder / artifact.GRAPH).read_text():
+            if find_spec("bitsandbytes") is None:
+                reasons.append("its nf4 weights need bitsandbytes: pip install 'zofx[torch]'")
+        return Support(tuple(reasons))
+
+    def load(self, folder: Path, *, device: str = "cpu", threads: int | None = None) -> TorchSession:
+        """Open a session.
+
+        Raises:
+            UnsupportedError: every reason why not.
+            ArtifactError: the artifact is damaged.
+        """
+        reasons = list(self.support(folder).reasons)
+        if device not in ("cpu", "cuda"):
+            reasons.append(f"there is no device '{device}'; there are: cpu, cuda")
+        elif device == "cuda" and not torch.cuda.is_available():
+            reasons.append("this torch sees no CUDA device")
+        if reasons:
+            raise UnsupportedError(f"the torch runtime cannot load {folder}", reasons)
+        manifest = artifact.read_manifest(folder)
+        if threads:
+            torch.set_num_threads(threads)
+        return TorchSession(folder, manifest, device)
+
+
+RUNTIME = TorchRuntime()

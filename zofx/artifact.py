@@ -1,0 +1,257 @@
+"""The artifact: one folder that any runtime can load, and a description anyone can read.
+
+    manifest.json        what this is: method, pipeline, tensor table, hashes, compile report
+    weights.safetensors  every frozen tensor once, read by all runtimes
+    slices.safetensors   initial values of the slices, f32
+    graph.json           the program for torch          graph.onnx   the same for ONNX Runtime
+    noise.onnx           keys → directions, for engines without numpy
+    program.txt          the printed program            tokenizer.json
+
+Loading never unpickles and never executes code from the artifact: JSON, safetensors and ONNX only. (torch's own .pt2 container is not
+used because loading one unpickles.) Folders are written beside and renamed: an artifact exists whole or not at all.
+This module needs numpy only.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from zofx.errors import ArtifactError, UsageError
+from zofx.zo.types import FloatArray
+
+FORMAT: Final = "zofx-artifact"
+VERSION: Final = 1
+
+MANIFEST: Final = "manifest.json"
+WEIGHTS: Final = "weights.safetensors"
+SLICES: Final = "slices.safetensors"
+GRAPH: Final = "graph.json"
+ONNX: Final = "graph.onnx"
+NOISE: Final = "noise.onnx"
+PROGRAM: Final = "program.txt"
+TOKENIZER: Final = "tokenizer.json"
+
+HEADER_LENGTH: Final = struct.Struct("<Q")
+ALIGNMENT: Final = 64
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """A tensor of the artifact.
+
+    Attributes:
+        name: stable, from the module path.
+        role: "frozen", "index" or "slice".
+        shape: its shape.
+        dtype: safetensors spelling, such as "F32" or "U8".
+        origin: the checkpoint tensor it was derived from, or None.
+        form: how it was derived ("int4", "slice", "transposed", …).
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    origin: str | None
+    form: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The description of an artifact.
+
+    Attributes:
+        method: its name.
+        pipeline: the text that compiled it.
+        recipe: the method's defaults for `tune`: eps, lr, … as text.
+        model: source, hash, architecture, positions and special tokens of the model.
+        config: the transformers configuration.
+        noise: "gaussian" or "rademacher".
+        tensors: the table.
+        files: name → SHA-256 of every other file.
+        report: what the compiler said and how long it took; not part of the identity.
+    """
+
+    method: str
+    pipeline: str
+    recipe: Mapping[str, Any]
+    model: Mapping[str, Any]
+    config: Mapping[str, Any]
+    noise: str
+    tensors: tuple[TensorRow, ...]
+    files: Mapping[str, str]
+    report: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """Identity of the artifact: SHA-256 of everything but the report."""
+        said = {key: value for key, value in asdict(self).items() if key != "report"}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def slices(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the trainable tensors, in table order."""
+        return {row.name: row.shape for row in self.tensors if row.role == "slice"}
+
+    def to_json(self) -> str:
+        """The file's text."""
+        said = {"format": FORMAT, "version": VERSION, "hash": self.hash, **asdict(self)}
+        return json.dumps(said, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: Path) -> Self:
+        """Read it back.
+
+        Raises:
+            ArtifactError: not a manifest, another version, or edited by hand.
+        """
+        try:
+            said = json.loads(text)
+            if said.pop("format") != FORMAT:
+                raise KeyError("format")
+            version, stored = said.pop("version"), said.pop("hash")
+            rows = tuple(TensorRow(**{**r, "shape": tuple(r["shape"])}) for r in said.pop("tensors"))
+            manifest = cls(tensors=rows, **said) if version == VERSION else None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(
+                f"{where} is not a zofx manifest ({type(error).__name__}: {error}); compile the model again"
+            ) from error
+        if manifest is None:
+            raise ArtifactError(
+                f"{where} is of artifact version {version}, this zofx reads {VERSION}; "
+                "compile the model again, or use the zofx that made it"
+            )
+        if manifest.hash != stored:
+            raise ArtifactError(
+                f"{where} was changed after it was written (hash {manifest.hash[:12]}, recorded {stored[:12]}); "
+                "compile the model again"
+            )
+        return manifest
+
+
+def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
+    """Read an artifact's manifest and check its files.
+
+    Args:
+        folder: the artifact.
+        check: whether to hash every file and compare.
+
+    Raises:
+        UsageError: there is no artifact here.
+        ArtifactError: damaged, or of another version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} is not a compiled artifact: it has no {MANIFEST}; make one with `zofx compile MODEL -o {folder}`"
+        )
+    manifest = Manifest.from_json(path.read_text(), path)
+    for name, digest in manifest.files.items():
+        if not (folder / name).is_file():
+            raise ArtifactError(f"{folder} lacks {name}; compile the model again")
+        if check and (found := file_digest(folder / name)) != digest:
+            raise ArtifactError(
+                f"{folder / name} is damaged: its SHA-256 is {found[:12]}…, recorded is {digest[:12]}…; "
+                "copy the artifact again or compile the model again"
+            )
+    return manifest
+
+
+def read_slices(folder: Path) -> dict[str, FloatArray]:
+    """Initial θ, writable."""
+    return read_tensors(folder / SLICES)
+
+
+def read_tensors(path: Path) -> dict[str, FloatArray]:
+    """All tensors of a small safetensors file."""
+    try:
+        return {name: np.array(value) for name, value in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class TensorFile:
+    """A safetensors file written tensor by tensor, in any order, holding none of them.
+
+    The layout follows from the table alone: wider elements first, so that every tensor is aligned to its own elements and engines
+    can use the mapped bytes in place.
+
+    Args:
+        path: the file to make.
+        table: name → (dtype in safetensors spelling, shape, bytes per element).
+    """
+
+    def __init__(self, path: Path, table: Mapping[str, tuple[str, tuple[int, ...], int]]) -> None:
+        self.path = path
+        self._spans: dict[str, tuple[int, int]] = {}
+        header: dict[str, Any] = {}
+        place = 0
+        for name, (dtype, shape, width) in sorted(table.items(), key=lambda row: -row[1][2]):
+            size = math.prod(shape) * width
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + size]}
+            self._spans[name] = (place, size)
+            place += size
+        text = json.dumps(header).encode()
+        text += b" " * (-(len(text) + HEADER_LENGTH.size) % ALIGNMENT)
+        self._start = HEADER_LENGTH.size + len(text)
+        with path.open("wb") as file:
+            file.write(HEADER_LENGTH.pack(len(text)) + text)
+            file.truncate(self._start + place)
+
+    def span(self, name: str) -> tuple[int, int]:
+        """Offset from the start of the file, and length in bytes."""
+        place, size = self._spans[name]
+        return self._start + place, size
+
+    def write(self, name: str, data: memoryview) -> None:
+        """Put one tensor's bytes in their place."""
+        offset, size = self.span(name)
+        if data.nbytes != size:
+            raise AssertionError(f"{name}: {data.nbytes} bytes, expected {size}")
+        with self.path.open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+
+@contextmanager
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder that appears under its name only when the block ends well.
+
+    Args:
+        target: the final name.
+        replace: whether an existing folder of that name is replaced.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} exists already; choose another -o, or pass --force to replace it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield beside
+        beside.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,216 @@
+"""The verb: checkpoint ─capture─▶ Program ─passes─▶ Program ─write─▶ artifact.
+
+Everything between reading and writing is lazy: no pass holds more than one weight, and the writer makes one tensor at a time.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx
+import torch
+
+from zofx import artifact
+from zofx.artifact import Manifest, TensorFile, TensorRow
+from zofx.capture import capture
+from zofx.checkpoint import Checkpoint, build_on_meta
+from zofx.errors import PipelineError
+from zofx.graphfile import dump_graph
+from zofx.methods import Method
+from zofx.passes import PASSES
+from zofx.pipeline import After, Pass, Pipeline, Remark
+from zofx.printer import show
+from zofx.program import Lazy, Program, Role
+from zofx.runtimes.onnx_export import to_onnx
+from zofx.runtimes.onnx_noise import build_noise_model
+
+Progress: TypeAlias = Callable[[str, int, int], None]  # (what, done, of how many)
+
+DTYPES = {
+    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32",
+    torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a compilation differs from the method's defaults.
+
+    Attributes:
+        quant: frozen format, "none" for no quantization; None keeps the method's.
+        fraction: share of the weights that trains; None keeps the method's.
+        settings: "PASS.OPTION=VALUE", applied last.
+        force: replace an existing artifact.
+    """
+
+    quant: str | None = None
+    fraction: float | None = None
+    settings: Sequence[str] = ()
+    force: bool = False
+
+
+@dataclass
+class Report:
+    """What the compiler said, collected through the pipeline's callback."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+
+    def after(self, also: After) -> After:
+        """The callback, chained with another one."""
+
+        def record(
+            item: Pass, before: Program, now: Program, remarks: tuple[Remark, ...], seconds: float
+        ) -> None:
+            self.seconds[item.name] = round(seconds, 3)
+            self.remarks[item.name] = [str(remark) for remark in remarks]
+            also(item, before, now, remarks, seconds)
+
+        return record
+
+
+def pipeline_for(method: Method, options: Options) -> Pipeline:
+    """The method's pipeline under these options, checked and ready.
+
+    Raises:
+        UsageError: an option or pass that is not there, or an order that cannot work; nothing has run.
+    """
+    pipeline = Pipeline.parse(method.pipeline, PASSES)
+    if options.quant == "none":
+        pipeline = Pipeline(tuple(p for p in pipeline.passes if p.name != "quantize-frozen"))
+    elif options.quant:
+        pipeline = pipeline.with_option(f"quantize-frozen.format={options.quant}")
+    if options.fraction is not None:
+        (select,) = [p.name for p in pipeline.passes if p.name.startswith("select-")] or [None]
+        if select is None:
+            raise PipelineError(f"method {method.name} selects no fraction of the weights; leave --fraction out")
+        pipeline = pipeline.with_option(f"{select}.fraction={options.fraction}")
+    for setting in options.settings:
+        pipeline = pipeline.with_option(setting)
+    pipeline.check_order()
+    return pipeline
+
+
+def compile_model(
+    checkpoint: Checkpoint,
+    method: Method,
+    out: Path,
+    *,
+    scores: Mapping[str, Lazy] | None = None,
+    options: Options | None = None,
+    after: After = lambda *_: None,
+    progress: Progress = no_progress,
+) -> Manifest:
+    """Compile a checkpoint into an artifact folder.
+
+    Args:
+        checkpoint: what to compile.
+        method: the pipeline and the defaults of a run.
+        out: the folder to make; it appears only when everything went well.
+        scores: sensitivity by weight, where the pipeline asks for it.
+        options: changes to the method's pipeline.
+        after: called after every pass.
+        progress: called as work is done.
+
+    Raises:
+        ZofxError: see the passes; nothing is left behind.
+    """
+    options = options or Options()
+    pipeline = pipeline_for(method, options)
+    report = Report()
+    with artifact.new_folder(out, replace=options.force) as folder:
+        start = time.perf_counter()
+        progress("capture", 0, 1)
+        model = build_on_meta(checkpoint.config, checkpoint.architecture)
+        loaders = checkpoint.resolve(model)
+        causal = checkpoint.architecture == "causal-lm"
+        program = capture(model, loaders, causal=causal).with_(scores=scores or {})
+        report.seconds["capture"] = round(time.perf_counter() - start, 3)
+        progress("passes", 0, len(pipeline.passes))
+        program = pipeline.run(program, report.after(after))
+        start = time.perf_counter()
+        files = write_program(program, folder, progress)
+        (folder / artifact.TOKENIZER).write_text(checkpoint.tokenizer.to_str())
+        report.seconds["write"] = round(time.perf_counter() - start, 3)
+        manifest = Manifest(
+            method=method.name,
+            pipeline=", ".join(program.history),
+            recipe=asdict(method.settings),
+            model=_model_description(checkpoint),
+            config=checkpoint.config.to_dict(),
+            noise=noise_of(program),
+            tensors=_rows(program),
+            files={name: artifact.file_digest(folder / name) for name in (*files, artifact.TOKENIZER)},
+            report={"seconds": report.seconds, "remarks": report.remarks},
+        )
+        (folder / artifact.MANIFEST).write_text(manifest.to_json())
+    return manifest
+
+
+def noise_of(program: Program) -> str:
+    """The distribution the program's directions are drawn from."""
+    nodes = program.graph.find_nodes(op="call_function", target=torch.ops.zofx.direction.default)
+    return str(nodes[0].args[4])
+
+
+def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> list[str]:
+    """Write a compiled program's tensors and graphs; returns the names of the files."""
+    weights = _tensor_file(program, folder / artifact.WEIGHTS, Role.FROZEN, Role.INDEX)
+    slices = _tensor_file(program, folder / artifact.SLICES, Role.SLICE)
+    for done, spec in enumerate(program.tensors.values()):
+        progress("weights", done, len(program.tensors))
+        target = slices if spec.role is Role.SLICE else weights
+        # A view of the bytes: numpy has no bfloat16, so no array of the tensor's own type.
+        data = program.load(spec.name).contiguous().flatten().view(torch.uint8).numpy()
+        target.write(spec.name, memoryview(data))
+    progress("graphs", 0, 2)
+    (folder / artifact.GRAPH).write_text(dump_graph(program.graph))
+    (folder / artifact.PROGRAM).write_text(show(program))
+    onnx.save(to_onnx(program, weights.span, artifact.WEIGHTS), folder / artifact.ONNX)
+    progress("graphs", 1, 2)
+    onnx.save(_noise_model(program, weights), folder / artifact.NOISE)
+    return [
+        artifact.WEIGHTS, artifact.SLICES, artifact.GRAPH, artifact.PROGRAM, artifact.ONNX, artifact.NOISE,
+    ]  # fmt: skip
+
+
+def _tensor_file(program: Program, path: Path, *roles: Role) -> TensorFile:
+    return TensorFile(
+        path,
+        {
+            spec.name: (DTYPES[spec.dtype], spec.shape, spec.dtype.itemsize)
+            for spec in program.tensors.values()
+            if spec.role in roles
+        },
+    )
+
+
+def _noise_model(program: Program, weights: TensorFile) -> onnx.ModelProto:
+    table = next((name for name in program.tensors if name.startswith("noise.")), None)
+    place = (artifact.WEIGHTS, *weights.span(table)) if table else None
+    slices = {spec.name: spec.shape for spec in program.slices}
+    return build_noise_model(slices, noise_of(program), table_file=place)  # type: ignore[arg-type]
+
+
+def _rows(program: Program) -> tuple[TensorRow, ...]:
+    return tuple(
+        TensorRow(s.name, str(s.role), s.shape, DTYPES[s.dtype], s.origin, s.form)
+        for s in program.tensors.values()
+    )
+
+
+def _model_description(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "source": checkpoint.source,
+        "hash": checkpoint.hash,
+        "architecture": checkpoint.architecture,
+        "max_positions": checkpoint.max_positions,
+        "special": asdict(checkpoint.special),
+    }
