@@ -1,13 +1,13 @@
 """Every error zofx raises on purpose. The command line prints the message and exits with the code.
 
     ZofxError                 exit code 1
-    ├── UsageError            2   the caller asked for something impossible: unknown name, bad option, missing file
+    ├── UsageError            2   asked for something impossible: unknown name, bad option, no file
     │   └── PipelineError     2   a pipeline's text or order is wrong; nothing has run
     ├── CaptureError          1   the model cannot be traced
     ├── InvariantError        1   a pass broke a fact: our bug
     ├── ArtifactError         1   an artifact or run folder is damaged, or of another version
-    ├── UnsupportedError      1   a runtime or a method cannot do this: carries every reason, not the first
-    └── DivergenceError       1   the loss is not finite or has collapsed: carries the step and the way back
+    ├── UnsupportedError      1   a runtime or a method cannot do this: carries every reason
+    └── DivergenceError       1   the loss is not finite or has collapsed: carries the step
 
 A message says what happened, where, why, and what to do.
 """
@@ -36,7 +36,7 @@ class CaptureError(ZofxError):
 
 
 class InvariantError(ZofxError):
-    """A pass produced a program that breaks a rule or a fact: a bug in the pass, not in the input."""
+    """A pass produced a program that breaks a rule or a fact: a bug in the pass, not the input."""
 
 
 class ArtifactError(ZofxError):

@@ -1,7 +1,8 @@
 """A table of named things, loaded when first asked for.
 
-One explicit dict per kind, in the folder it describes; third parties add rows through the entry-point
-group `zofx.plugins` (an entry point named `kind:name`). A clash of names raises and names both owners.
+One explicit dict per kind, in the folder it describes; third parties add rows through the
+entry-point group `zofx.plugins` (an entry point named `kind:name`). A clash of names raises and
+names both owners.
 """
 
 import difflib

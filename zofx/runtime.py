@@ -1,7 +1,7 @@
-"""What a runtime is to the rest of zofx: it says whether it can run an artifact, and opens sessions.
+"""What a runtime is to the rest of zofx: it says if it can run an artifact, and opens sessions.
 
-A session holds θ (the slices, fp32) and answers two questions: what does this batch score under these probes,
-and what is θ after these rays. It knows no method, no objective and no optimizer.
+A session holds θ (the slices, fp32) and answers two questions: what does this batch score under
+these probes, and what is θ after these rays. It knows no method, no objective and no optimizer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ class Batch:
     Attributes:
         input_ids: i64[N, T].
         attention_mask: i64[N, T], 1 for tokens, 0 for padding.
-        positions: i64[N, S], the index whose output distribution is scored: for a causal model the token
-            before the one being predicted, for a masked model the mask itself.
+        positions: i64[N, S], the index whose output distribution is scored: for a causal model the
+            token before the one being predicted, for a masked model the mask itself.
         targets: i64[N, S, C], token ids to score there; IGNORED (-100) marks unused entries.
     """
 
@@ -60,12 +60,16 @@ class Session(Protocol):
             coefficients: f32[P, Q]; row p evaluates θ + Σ_q C[p, q] · z(key_q).
 
         Returns:
-            f32[P, N, C]: mean over the row's scored positions of the log-probability (nats) of each alternative.
+            f32[P, N, C]: mean over the row's scored positions of the log-probability (nats) of each
+            alternative.
         """
         ...
 
     def move(self, rays: Sequence[Ray]) -> None:
-        """θ ← θ + coefficient · z(key), ray by ray in order; multiply then add, each rounded to float32."""
+        """θ ← θ + coefficient · z(key), ray by ray in order.
+
+        Multiply then add, each rounded to float32.
+        """
         ...
 
     def direction(self, key: Key) -> dict[str, FloatArray]:
@@ -108,7 +112,7 @@ class Runtime(Protocol):
         ...
 
     def support(self, artifact: Path) -> Support:
-        """Ask before loading: are the libraries here, does the artifact hold what this engine needs."""
+        """Ask before loading: are the libraries here, is what the engine needs in the artifact."""
         ...
 
     def load(self, artifact: Path, *, device: str = "cpu", threads: int | None = None) -> Session:
