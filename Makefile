@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 
 VENV := .venv
 LEAN := .venv-lean
-PIP := python -m pip install --quiet --disable-pip-version-check
+PIP := python -m pip install -qq --disable-pip-version-check
 READY := $(VENV)/ready
 LEAN_READY := $(LEAN)/ready
 
@@ -70,7 +70,7 @@ $(READY): pyproject.toml requirements-assets.txt
 $(LEAN_READY): pyproject.toml
 	$(PYTHON) -m venv $(LEAN)
 	$(LEAN)/bin/$(PIP) --editable ".[ort]"
-	$(LEAN)/bin/python -m pip uninstall --quiet --yes zofx
+	$(LEAN)/bin/python -m pip uninstall -qq --yes zofx
 	touch $@
 
 clean:

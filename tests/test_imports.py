@@ -1,0 +1,138 @@
+"""What an import costs, who may import whom, and that every import is a declared dependency."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONTRACTS = {
+    contract["name"].partition(":")[0]: contract
+    for contract in PROJECT["tool"]["importlinter"]["contracts"]
+}
+LIGHT = CONTRACTS["Driving a run takes numpy"]["source_modules"]
+HEAVY = {
+    "bitsandbytes", "datasets", "onnx", "onnx_ir", "onnxruntime", "onnxscript",
+    "tensorboardX", "torch", "transformers",
+}  # fmt: skip
+
+BASE = PROJECT["project"]["dependencies"]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+SHIPPED = {name: needs for name, needs in EXTRAS.items() if name not in ("dev", "ort-gpu")}
+ON_DEMAND = ("ort", "hub", "tensorboard")
+"""Extras that only the functions using them import."""
+
+
+def modules_after(statement: str) -> set[str]:
+    """Top-level packages, and zofx modules, that a fresh interpreter holds after a statement."""
+    code = f"{statement}; import sys; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.split())
+
+
+def distribution(requirement: str) -> str:
+    """The normalised name in a requirement, or of an import."""
+    match = re.match(r"[\w.-]+", requirement)
+    assert match
+    return re.sub(r"[-_.]+", "-", match[0]).lower()
+
+
+def declared(*lists: list[str]) -> set[str]:
+    """What some lists of requirements name, zofx's own extras left out."""
+    return {distribution(line) for needs in lists for line in needs} - {"zofx"}
+
+
+def sources() -> list[Path]:
+    """Every module of the package, at its place in the repository."""
+    return sorted(
+        path for folder in ("zofx", "passes", "runtimes") for path in (ROOT / folder).rglob("*.py")
+    )
+
+
+def third_party(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each import of another distribution, and whether it happens when the module loads."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in names:
+            top = name.partition(".")[0]
+            if top != "zofx" and top not in sys.stdlib_module_names:
+                yield distribution(top), id(node) not in inside
+
+
+def test_import_zofx_imports_nothing_else() -> None:
+    """Law 12: the package alone, not even numpy; runtimes, passes, driver come when asked."""
+    held = modules_after("import zofx")
+    assert {name for name in held if name.startswith("zofx.")} == set()
+    assert not held & (HEAVY | {"numpy", "tokenizers", "safetensors", "typer", "rich"})
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_drives_a_run_imports_no_engine(module: str) -> None:
+    """Law 9: each can be the first import, and brings neither torch nor any other heavy library."""
+    assert modules_after(f"import {module}") & HEAVY == set()
+
+
+def test_listing_the_tables_loads_no_row() -> None:
+    """A table's names are known without importing what they stand for."""
+    held = modules_after(
+        "from zofx.passes import PASSES; from zofx.runtimes import RUNTIMES; "
+        "from zofx.tasks import TASKS; from zofx.methods import METHODS; "
+        "[list(table) for table in (PASSES, RUNTIMES, TASKS, METHODS)]"
+    )
+    # zofx.passes imports zofx.pipeline for its types only
+    rows = {n for n in held if re.match(r"zofx\.(passes|runtimes)\.", n)}
+    assert (rows, held & HEAVY) == (set(), set())
+
+
+def test_imports_keep_their_direction() -> None:
+    """The contracts in pyproject.toml hold: layers, passes apart, driver without graph."""
+    lint = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    assert "0 broken" in result.stdout
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_import_is_declared(path: Path) -> None:
+    """A module imports the base and the compiler's libraries; engines on demand, in functions."""
+    for name, on_load in third_party(path):
+        assert name in declared(BASE, *SHIPPED.values())
+        if on_load:
+            assert name in declared(BASE, SHIPPED["torch"], SHIPPED["compile"])
+
+
+def test_every_dependency_is_imported() -> None:
+    """No requirement outlives its last use."""
+    imported = {name for path in sources() for name, _ in third_party(path)}
+    assert declared(BASE, *SHIPPED.values()) - imported == set()
+    assert declared(BASE, *(SHIPPED[name] for name in ON_DEMAND)) <= imported
+
+
+def test_the_two_onnxruntimes_never_meet() -> None:
+    """No extra, followed through the extras it names, asks for both."""
+
+    def closure(name: str) -> set[str]:
+        inner = re.findall(r"zofx\[([^]]*)\]", " ".join(EXTRAS[name]))
+        return declared(EXTRAS[name]).union(*(closure(n) for i in inner for n in i.split(",")))
+
+    for name in EXTRAS:
+        assert not {"onnxruntime", "onnxruntime-gpu"} <= closure(name)
