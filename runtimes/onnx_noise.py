@@ -37,14 +37,14 @@ TABLE_BYTES: Final = 4 * TABLE_SIZE
 MAX_BLOCKS: Final = 1 << 14
 """Blocks per iteration: 128 KiB per word and key. More are not faster; with few the loop shows."""
 
-Constant: TypeAlias = NDArray[Any] | np.generic
+Constant: TypeAlias = NDArray[Any] | np.generic | list[int]
 Slices: TypeAlias = Mapping[str, tuple[int, ...]]
 
 _LANE_BITS: Final[dict[Kind, int]] = {"gaussian": 16, "rademacher": 8}
 _MULTIPLIERS: Final = np.array(MULTIPLIERS, dtype=np.uint64).reshape(2, 1, 1)
 _LOW: Final = np.uint64(0xFFFF_FFFF)
 _HALF: Final = np.uint64(32)
-_SWAP: Final = np.array([1, 0])
+_SWAP: Final = [1, 0]
 
 
 def build_noise_model(
@@ -159,7 +159,7 @@ class _Emitter:
 
     Attributes:
         nodes: in order.
-        constants: of the whole model, each stored once.
+        constants: of the whole model, each stored once; a list is int64.
         numbers: of values yet to be named.
     """
 
@@ -185,7 +185,7 @@ class _Emitter:
         self.nodes.append(helper.make_node(op_type, names, outputs, **attributes))
 
     def _constant(self, value: Constant) -> str:
-        array = np.asarray(value)
+        array = np.asarray(value, dtype=np.int64 if isinstance(value, list) else None)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self.constants:
             self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
@@ -216,10 +216,8 @@ def _normal_table(file: tuple[str, int, int] | None) -> TensorProto:
 
 def _sign_table(emit: _Emitter) -> str:
     """The signs of a byte's bits, lowest first, f32[256, 8]: computed, to keep the file small."""
-    byte_values, shifts = np.arange(256, dtype=np.uint64)[:, None], np.arange(8, dtype=np.uint64)
-    bits = emit(
-        "BitwiseAnd", emit("BitShift", byte_values, shifts, direction="RIGHT"), np.uint64(1)
-    )
+    numbers, shifts = np.arange(256, dtype=np.uint8)[:, None], np.arange(8, dtype=np.uint8)
+    bits = emit("BitwiseAnd", emit("BitShift", numbers, shifts, direction="RIGHT"), np.uint8(1))
     doubled = emit("Mul", emit("Cast", bits, to=TensorProto.FLOAT), np.float32(2))
     return emit("Sub", doubled, np.float32(1))
 
@@ -228,7 +226,7 @@ def _round_keys(emit: _Emitter) -> list[str]:
     """(k1, k0) of every round, u64[2, Q, 1] each: the key plus so many steps, modulo 2⁶⁴."""
     steps = [[[r * int(step) % 2**64 for r in range(ROUNDS)]] for step in reversed(KEY_STEPS)]
     words = emit("Gather", emit("Cast", KEYS, to=TensorProto.UINT64), _SWAP, axis=1)
-    columns = emit("Unsqueeze", emit("Transpose", words, perm=[1, 0]), np.array([2]))
+    columns = emit("Unsqueeze", emit("Transpose", words, perm=[1, 0]), [2])
     keys = emit("Add", columns, np.array(steps, dtype=np.uint64))
     outputs = [f"key{r}" for r in range(ROUNDS)]
     emit.into(outputs, "Split", keys, axis=2, num_outputs=ROUNDS)
@@ -245,7 +243,7 @@ def _chunk(
         x, y = emit("Gather", mixed, _SWAP, axis=0), emit("Mul", _MULTIPLIERS, x)
     rows = emit("Gather", table, _lanes(emit, x, y, lane_bits))
     size = layout.width * layout.per_block
-    emit.into(["values"], "Reshape", rows, np.array([-1, size]))
+    emit.into(["values"], "Reshape", rows, [-1, size])
     return helper.make_graph(
         emit.nodes,
         "chunk",
@@ -260,17 +258,18 @@ def _counters(emit: _Emitter, layout: _Layout, start: str) -> tuple[str, str]:
     A block's slice is the number of slices that begin at or before it, less one: mark where they
     begin, those before the chunk at its first block, and sum.
     """
-    width, firsts = np.int64(layout.width), np.array(layout.firsts)
-    zeros = emit("ConstantOfShape", np.array([width + 1]), value=_scalar(np.int64(0)))
+    width, firsts = np.int64(layout.width), np.array(layout.firsts, dtype=np.int64)
+    zero = numpy_helper.from_array(np.zeros(1, dtype=np.int64))
+    zeros = emit("ConstantOfShape", [layout.width + 1], value=zero)
     begin = emit("Clip", emit("Sub", firsts, start), np.int64(0), width)
     marks = emit("ScatterElements", zeros, begin, np.ones_like(firsts), reduction="add")
-    ranks = emit("Slice", emit("CumSum", marks, np.int64(0)), np.array([0]), np.array([width]))
+    ranks = emit("Slice", emit("CumSum", marks, np.int64(0)), [0], [layout.width])
     owners = emit("Sub", ranks, np.int64(1))
     positions = emit("Range", start, emit("Add", start, width), np.int64(1))
     # numpy's convention: the first block has counter 1.
     blocks = emit("Sub", positions, emit("Gather", firsts - 1, owners))
     ids = np.array([slice_id(name) for name in layout.slices], dtype=np.uint64)
-    shape = np.array([1, 1, width])
+    shape = [1, 1, layout.width]
     c0 = emit("Reshape", emit("Cast", blocks, to=TensorProto.UINT64), shape)
     c1 = emit("Reshape", emit("Gather", ids, owners), shape)
     c2 = emit("Expand", np.uint64(Stream.Z), shape)
@@ -295,12 +294,12 @@ def _high_half(emit: _Emitter, x: str) -> str:
 
 def _lanes(emit: _Emitter, x: str, y: str, bits: int) -> str:
     """The random words cut into lanes, lowest first: i32[Q, B, 4, 64 / bits]."""
-    ordered = emit("Gather", emit("Concat", x, y, axis=0), np.array([0, 3, 1, 2]), axis=0)
-    words = emit("Unsqueeze", ordered, np.array([1]))
+    ordered = emit("Gather", emit("Concat", x, y, axis=0), [0, 3, 1, 2], axis=0)
+    words = emit("Unsqueeze", ordered, [1])
     shifts = np.arange(0, 64, bits, dtype=np.uint64).reshape(-1, 1, 1)
     shifted = emit("BitShift", words, shifts, direction="RIGHT")
     lanes = emit("BitwiseAnd", shifted, np.uint64((1 << bits) - 1))
-    # Shifting along whole rows and transposing the narrow result is what ONNX Runtime does fastest.
+    # Rows of blocks are shifted, then transposed: with the lanes innermost it takes twice as long.
     return emit("Transpose", emit("Cast", lanes, to=TensorProto.INT32), perm=[2, 3, 0, 1])
 
 
@@ -309,16 +308,10 @@ def _cut(emit: _Emitter, layout: _Layout, chunks: str) -> None:
     size = layout.chunks * layout.width * layout.per_block
     # Scan could put the keys first itself, but with no keys that kills ONNX Runtime 1.31.
     by_key = emit("Transpose", chunks, perm=[1, 0, 2])
-    values = emit("Reshape", by_key, np.array([0, size]))
+    values = emit("Reshape", by_key, [0, size])
     names, sizes = zip(*layout.pieces(), strict=True)
     parts = [f"part{i}" for i in range(len(sizes))]
-    emit.into(parts, "Split", values, np.array(sizes), axis=1)
+    emit.into(parts, "Split", values, list(sizes), axis=1)
     for name, part in zip(names, parts, strict=True):
         if name is not None:
-            shape = np.array([0, *layout.slices[name]])
-            emit.into([f"{name}.z"], "Reshape", part, shape)
-
-
-def _scalar(value: np.generic) -> TensorProto:
-    """A tensor of one element, as the attribute of ConstantOfShape."""
-    return numpy_helper.from_array(np.array([value]))
+            emit.into([f"{name}.z"], "Reshape", part, [0, *layout.slices[name]])
