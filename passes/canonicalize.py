@@ -1,9 +1,11 @@
 """One spelling for what later passes look for; nothing else changes.
 
-    addmm(b, view(x), W), b + x·W, matmul(x, Wᵀ)   →   linear(x, W or its transpose, b)     W a weight
-    dropout(x), alias(x), contiguous(x), x.to(own dtype), x + 0, assertions                 →   x
+    addmm(b, x, W), matmul(x, W), matmul(x, Wᵀ)   →   linear(x, W or its transpose, b)    W a weight
+    addmm(b, x, y)                                →   b + matmul(x, y)                     y is not
+    dropout(x), alias(x), contiguous(x), x.to(own dtype), x + 0, assertions   →   x
 
-A weight stored as [in, out] (GPT-2's Conv1D) becomes a frozen tensor `NAME.T` of shape [out, in]; `merge` turns it back.
+A weight stored as [in, out] (GPT-2's Conv1D) becomes a frozen tensor `NAME.T` of shape [out, in];
+`merge` turns it back.
 Exact: linear(x, Wᵀ) is the same product; engines may sum it in another order.
 """
 
@@ -37,6 +39,7 @@ CASTS = (
     aten.view.default,
     aten.reshape.default,
 )
+PRODUCTS = (aten.addmm.default, aten.mm.default, aten.matmul.default)
 TRANSPOSES = (aten.t.default, aten.numpy_T.default)
 
 
@@ -54,9 +57,9 @@ class Canonicalize(Pass):
             if is_call(node, aten._assert_tensor_metadata.default, aten._assert_scalar.default):
                 edit.graph.erase_node(node)
             elif _is_identity(node):
-                edit.replace(node, node.args[0])
-            elif is_call(node, aten.addmm.default, aten.mm.default, aten.matmul.default):
-                _to_linear(edit, program, node, remark)
+                edit.replace(node, node.all_input_nodes[0])
+            elif is_call(node, *PRODUCTS) and not node.kwargs:
+                _product(edit, program, node, remark)
         return edit.done()
 
 
@@ -64,34 +67,45 @@ def _is_identity(node: fx.Node) -> bool:
     if is_call(node, *ALWAYS_IDENTITY):
         return True
     if is_call(node, *CASTS):
-        return same_type(node.meta["val"], node.args[0].meta["val"])  # type: ignore[union-attr]
-    return (
-        is_call(node, aten.add.Tensor)
-        and type(node.args[1]) in (int, float)
-        and node.args[1] == 0
-        and same_type(node.meta["val"], node.args[0].meta["val"])  # type: ignore[union-attr]
-    )
+        return _keeps_type(node)
+    addend = node.args[1] if is_call(node, aten.add.Tensor) else None
+    return isinstance(addend, (int, float)) and addend == 0 and _keeps_type(node)
 
 
-def _to_linear(edit: Editor, program: Program, node: fx.Node, remark: Remarker) -> None:
-    """A product with a weight becomes a linear; a product of activations stays."""
+def _keeps_type(node: fx.Node) -> bool:
+    return same_type(node.meta["val"], node.all_input_nodes[0].meta["val"])
+
+
+def _product(edit: Editor, program: Program, node: fx.Node, remark: Remarker) -> None:
+    """A product with a weight becomes a linear; a product of activations stays one."""
     bias, x, weight = node.args if len(node.args) == 3 else (None, *node.args)
-    if not isinstance(weight, fx.Node) or not isinstance(x, fx.Node) or node.kwargs:
-        return
-    if is_call(weight, *TRANSPOSES) and _is_matrix(program, weight.args[0]):
-        stored: Any = weight.args[0]
-    elif _is_matrix(program, weight):
-        stored = _transposed(edit, program, weight, remark)
+    stored = _stored_by_rows(edit, program, weight, remark)
+    if stored is not None and (bias is None or len(shape_of(bias)) == 1):  # type: ignore[arg-type]
+        result = edit.call(node, aten.linear.default, x, stored, bias)
+    elif bias is not None:
+        product = edit.call(node, aten.matmul.default, x, weight)
+        result = edit.call(node, aten.add.Tensor, bias, product)
     else:
         return
-    linear = edit.call(node, aten.linear.default, x, stored, bias)
-    linear.meta["val"] = node.meta["val"]  # the same value; later nodes of this walk ask for its type
-    edit.replace(node, linear)
+    result.meta["val"] = node.meta["val"]  # a later cast asks for it
+    edit.replace(node, result)
     edit.graph.erase_node(node)
 
 
+def _stored_by_rows(
+    edit: Editor, program: Program, weight: Any, remark: Remarker
+) -> fx.Node | None:
+    """The tensor [out, in] that holds the right-hand side of a product, if that is a weight."""
+    if is_call(weight, *TRANSPOSES) and _is_matrix(program, weight.args[0]):
+        stored: fx.Node = weight.args[0]
+        return stored
+    return _transposed(edit, program, weight, remark) if _is_matrix(program, weight) else None
+
+
 def _is_matrix(program: Program, node: Any) -> bool:
-    return isinstance(node, fx.Node) and node.target in program.tensors and len(shape_of(node)) == 2
+    if not isinstance(node, fx.Node) or str(node.target) not in program.tensors:
+        return False
+    return len(shape_of(node)) == 2
 
 
 def _transposed(edit: Editor, program: Program, weight: fx.Node, remark: Remarker) -> fx.Node:

@@ -1,12 +1,14 @@
-"""Sink the choice of scored positions up through every position-wise op: the head never sees a token that is not scored.
+"""Sink the choice of scored positions up through every position-wise op.
 
     select(f(x), p)   →   f(select(x, p))        f acts on each position alone
     select(x + y, p)  →   select(x, p) + select(y, p)
 
-Starting from the logits, a value is narrowed when everything that reads it is, and its op keeps positions apart; where that ends, one
-select is inserted per value. In a decoder that leaves the last attention with all T positions and the output projection, the last MLP,
-the last norm and the head with S of them.
-Exact: the same numbers from the same operands; engines may sum a product of another shape in another order.
+So the head never sees a token that is not scored. From the logits up, a value is narrowed when
+everything that reads it is, and its op keeps positions apart; where that ends, one select is
+inserted per value. In a decoder that leaves the last attention with all T positions and the output
+projection, the last MLP, the last norm and the head with S of them.
+Exact: the same numbers from the same operands; engines may sum a product of another shape in
+another order.
 """
 
 from dataclasses import dataclass
@@ -25,11 +27,12 @@ select = torch.ops.zofx.select_positions.default
 
 ELEMENTWISE = frozenset(
     {
-        aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.mul.Scalar, aten.add.Scalar,
-        aten.pow.Tensor_Scalar, aten.pow.Scalar, aten.rsqrt.default, aten.sqrt.default, aten.reciprocal.default, aten.neg.default,
-        aten.silu.default, aten.gelu.default, aten.relu.default, aten.tanh.default, aten.sigmoid.default,
-        aten.erf.default, aten.exp.default, aten.to.dtype, aten._to_copy.default, aten.clamp.default, aten.rsub.Scalar,
-        aten.clone.default,
+        aten.add.Scalar, aten.add.Tensor, aten.clamp.default, aten.clone.default,
+        aten.div.Tensor, aten.erf.default, aten.exp.default, aten.gelu.default,
+        aten.mul.Scalar, aten.mul.Tensor, aten.neg.default, aten.pow.Scalar,
+        aten.pow.Tensor_Scalar, aten.reciprocal.default, aten.relu.default, aten.rsqrt.default,
+        aten.rsub.Scalar, aten.sigmoid.default, aten.silu.default, aten.sqrt.default,
+        aten.sub.Tensor, aten.tanh.default, aten.to.dtype, aten._to_copy.default,
     }
 )  # fmt: skip
 NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default})
@@ -72,13 +75,17 @@ def _narrowed_values(edit: Editor, chosen: fx.Node) -> set[fx.Node]:
     """Position-wise values that only narrowed ops (or the select itself) read."""
     narrow: set[fx.Node] = set()
     for node in reversed(edit.nodes):
-        if node.users and all(user is chosen or user in narrow for user in node.users) and _position_wise(node):
+        if (
+            node.users
+            and all(user is chosen or user in narrow for user in node.users)
+            and _position_wise(node)
+        ):
             narrow.add(node)
     return narrow
 
 
 def _position_wise(node: fx.Node) -> bool:
-    """Whether row n, position t of the result depends on row n, position t of the operands alone."""
+    """Whether the result at row n, position t depends on the operands there and nowhere else."""
     if not _has_positions(node):
         return False
     operands = node.all_input_nodes

@@ -1,15 +1,19 @@
-"""Store frozen linear weights in 4 or 8 bits; slices, biases, norms and embeddings stay as they are.
+"""Store frozen linear weights in 4 or 8 bits; slices, biases, norms and embeddings stay whole.
 
     linear(x, W, b)   →   linear_nf4 | linear_int | linear_codebook(x, codes, …, b)
 
 Meaning is approximate, |W − Ŵ| elementwise at most
-    int4, int8   scale/2 of the block                    (scale = range / (2^bits − 1), range includes 0)
-    nf4          absmax of the block · 0.152             (half the widest gap between NF4 levels)
-    codebook     half the gap between the row's neighbouring centroids, or the distance to the outermost one
-int and nf4 represent 0 exactly, so the places a slice was cut from add nothing; a codebook does not, and its error there is
-taken out of the slice's initial value. W + slice is then exact at every trained coordinate, whatever the format.
-Skips, each with a remark: weights also used outside a linear (tied embeddings), rows that blocks do not divide.
-Source: bitsandbytes NF4, Dettmers et al. 2023, arXiv 2305.14314; codebook, Kim et al. 2023 (SqueezeLLM), arXiv 2306.07629.
+    int4, int8   scale/2 of the block           (scale = range / (2^bits − 1), range includes 0)
+    nf4          absmax of the block · 0.152    (half the widest gap between NF4 levels)
+    codebook     half the gap between the row's neighbouring centroids, or the distance to the
+                 outermost one
+int and nf4 represent 0 exactly, so the places a slice was cut from add nothing; a codebook does
+not, and its error there is taken out of the slice's initial value. W + slice is then exact (up to
+rounding) at every trained coordinate, whatever the format.
+Skips, each with a remark: weights also used outside a linear (tied embeddings), rows that blocks do
+not divide.
+Source: bitsandbytes NF4, Dettmers et al. 2023, arXiv 2305.14314; codebook, Kim et al. 2023
+(SqueezeLLM), arXiv 2306.07629.
 """
 
 from dataclasses import dataclass
@@ -37,7 +41,8 @@ class QuantizeFrozen(Pass):
 
     Attributes:
         format: how the codes are read.
-        block: weights that share a scale; 0 takes the format's own default (nf4 64, int4 and int8 32). Not for codebook.
+        block: weights that share a scale; 0 takes the format's own default (nf4 64, int4 and int8
+            32). A codebook has none: it belongs to a row.
     """
 
     name: ClassVar[str] = "quantize-frozen"
@@ -52,6 +57,10 @@ class QuantizeFrozen(Pass):
             raise PipelineError(
                 f"quantize-frozen{{block={self.block}}}: must be a power of two, 16 or more"
             )
+        if self.block and self.format == "codebook":
+            raise PipelineError(
+                f"{self}: a codebook has no blocks, it belongs to a row; drop block"
+            )
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Replace every linear whose weight qualifies."""
@@ -63,14 +72,20 @@ class QuantizeFrozen(Pass):
                 remark(name, "skipped", f"in={spec.shape[1]} is not a multiple of block={block}")
                 continue
             self._rewrite(edit, program, spec, block)
-            remark(name, "applied", f"{self.format}, {_bits(self.format, spec, block):.2f} bits per weight")
+            remark(
+                name,
+                "applied",
+                f"{self.format}, {_bits(self.format, spec, block):.2f} bits per weight",
+            )
         return edit.done()
 
     def _rewrite(self, edit: Editor, program: Program, spec: TensorSpec, block: int) -> None:
         made = Once(lambda: self._quantize(program, spec, block))
         parts = [
             edit.add_tensor(
-                TensorSpec(f"{spec.name}.{part}", Role.FROZEN, shape, dtype, spec.name, self.format),
+                TensorSpec(
+                    f"{spec.name}.{part}", Role.FROZEN, shape, dtype, spec.name, self.format
+                ),
                 made.part(place),
             )
             for place, (part, shape, dtype) in enumerate(_layout(self.format, spec, block))
@@ -81,11 +96,15 @@ class QuantizeFrozen(Pass):
             bias = linear.args[2] if len(linear.args) > 2 else None
             x = linear.args[0]
             if self.format == "nf4":
-                new = edit.call(linear, zofx.linear_nf4.default, x, *parts, bias, spec.shape[0], block)
+                new = edit.call(
+                    linear, zofx.linear_nf4.default, x, *parts, bias, spec.shape[0], block
+                )
             elif self.format == "codebook":
                 new = edit.call(linear, zofx.linear_codebook.default, x, *parts, bias)
             else:
-                new = edit.call(linear, zofx.linear_int.default, x, *parts, bias, int(self.format[3:]))
+                new = edit.call(
+                    linear, zofx.linear_int.default, x, *parts, bias, int(self.format[3:])
+                )
             edit.replace(linear, new)
 
     def _quantize(self, program: Program, spec: TensorSpec, block: int) -> tuple[Tensor, ...]:
@@ -106,8 +125,8 @@ class QuantizeFrozen(Pass):
 def _importance(program: Program, spec: TensorSpec) -> Tensor:
     if spec.name not in program.scores:
         raise UsageError(
-            f"format=codebook weights its k-means by sensitivity, and there are no scores for '{spec.name}'; "
-            "give --calibration TEXT or --sensitivity FILE, or take another format"
+            "format=codebook weights its k-means by sensitivity, and there are no scores for "
+            f"'{spec.name}'; give --calibration TEXT or --sensitivity FILE, or take another format"
         )
     return program.scores[spec.name]().view(spec.shape)
 
@@ -137,5 +156,7 @@ def _layout(
 
 def _bits(form: str, spec: TensorSpec, block: int) -> float:
     """Bits stored per weight."""
-    stored = sum(torch.Size(shape).numel() * dtype.itemsize for _, shape, dtype in _layout(form, spec, block))
+    stored = sum(
+        torch.Size(shape).numel() * dtype.itemsize for _, shape, dtype in _layout(form, spec, block)
+    )
     return 8 * stored / spec.size

@@ -1,15 +1,20 @@
-"""Choose the coordinates to train: the weights whose squared gradient on pre-training text is largest.
+"""Choose the coordinates to train: the weights with the largest squared gradient on some text.
 
-    index(W) = flat positions of the top entries of F(W),   F(W) = Σ_batches (∂L/∂W)²      (the diagonal empirical Fisher)
+    index(W) = flat positions of the top entries of F(W)
+    F(W) = Σ_batches (∂L/∂W)²                               the diagonal of the empirical Fisher
 
-scope=global ranks all linear weights together (density differs between matrices by orders of magnitude); scope=matrix takes the same
-fraction of each. The graph is not touched, so the meaning is the same. Memory: one matrix of scores, and 2·fraction of all of them.
-Skips, each with a remark: a weight without scores, a weight that is also used outside a linear (a tied embedding).
-Source: Guo et al. 2024, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, arXiv 2406.02913.
+scope=global ranks all linear weights together (density differs between matrices by orders of
+magnitude); scope=matrix takes the same fraction of each. Equal scores rank by weight, then
+position. The graph is not touched, so the meaning is the same. Memory: one matrix of scores, and
+2·fraction of all of them.
+Skips, each with a remark: a weight without scores, a weight that is also used outside a linear (a
+tied embedding).
+Source: Guo et al. 2024, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity,
+arXiv 2406.02913.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,8 +25,10 @@ from zofx.matching import linear_weights
 from zofx.pipeline import Pass, Remarker
 from zofx.program import Program
 
-# Exact in int32: no matrix of a language model has 2³¹ entries.
-INDEX_LIMIT = 2**31
+INDEX_LIMIT = 2**31  # positions are int32
+
+# Scores of one weight, their positions, and which weight: the best of a pool so far.
+Entry: TypeAlias = tuple[Tensor, Tensor, int]
 
 
 @dataclass(frozen=True)
@@ -47,49 +54,60 @@ class SelectSensitive(Pass):
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Rank, then store where the chosen ones sit."""
-        weights = [w for w in linear_weights(program, remark) if self._has_scores(program, w, remark)]
+        weights = [
+            w for w in linear_weights(program, remark) if self._has_scores(program, w, remark)
+        ]
         if not weights:
             raise UsageError(
-                "select-sensitive needs sensitivity scores and the program has none for its linear weights; "
-                "give --calibration TEXT, or --sensitivity FILE made by `zofx sensitivity`"
+                "select-sensitive needs sensitivity scores and the program has none for its linear "
+                "weights; give --calibration TEXT, or --sensitivity FILE made by `zofx sensitivity`"
             )
         selection = {}
         for name, index in self._choose(program, weights).items():
             if index.numel() == 0:
                 remark(name, "skipped", "none of its weights is among the chosen")
                 continue
-            selection[name] = index
+            selection[name] = index.to(torch.int32)
             size = program.tensors[name].size
-            remark(name, "applied", f"{index.numel()} of {size} weights ({index.numel() / size:.3%})")
+            remark(
+                name, "applied", f"{index.numel()} of {size} weights ({index.numel() / size:.3%})"
+            )
+        if not selection:
+            raise UsageError(
+                f"{self}: that fraction of {sum(program.tensors[w].size for w in weights)} weights "
+                "rounds to none, and nothing would train; take a larger one"
+            )
         return program.with_(selection=selection)
 
     def _has_scores(self, program: Program, name: str, remark: Remarker) -> bool:
-        if name in program.scores and program.tensors[name].size < INDEX_LIMIT:
-            return True
-        remark(name, "skipped", "no sensitivity scores for it")
-        return False
+        if program.tensors[name].size > INDEX_LIMIT:
+            remark(name, "skipped", "it has more entries than int32 positions can tell apart")
+            return False
+        if name not in program.scores:
+            remark(name, "skipped", "no sensitivity scores for it")
+            return False
+        return True
 
     def _choose(self, program: Program, weights: list[str]) -> dict[str, Tensor]:
-        """Ascending flat positions i32[k] by weight."""
+        """Ascending flat positions i64[k] by weight."""
         if self.scope == "matrix":
             return {
-                name: _top(_scores(program, name), round(self.fraction * program.tensors[name].size))
+                name: _top(
+                    _scores(program, name), round(self.fraction * program.tensors[name].size)
+                )
                 for name in weights
             }
         budget = round(self.fraction * sum(program.tensors[name].size for name in weights))
-        pool: list[tuple[Tensor, Tensor, int]] = []  # best scores so far, their positions, which weight
+        pool: list[Entry] = []
         for number, name in enumerate(weights):
             scores = _scores(program, name)
-            best = scores.topk(min(budget, scores.numel()))
-            pool.append((best.values, best.indices, number))
+            best = _top(scores, min(budget, scores.numel()))
+            pool.append((scores[best], best, number))
             if sum(len(values) for values, _, _ in pool) > 2 * budget:
                 pool = _keep_best(pool, budget)
-        positions = {number: index for _, index, number in _keep_best(pool, budget)}
-        empty = torch.empty(0, dtype=torch.int32)
-        return {
-            name: positions[n].sort().values.to(torch.int32) if n in positions else empty
-            for n, name in enumerate(weights)
-        }
+        found = {number: index.sort().values for _, index, number in _keep_best(pool, budget)}
+        none = torch.empty(0, dtype=torch.int64)
+        return {name: found.get(number, none) for number, name in enumerate(weights)}
 
 
 def _scores(program: Program, name: str) -> Tensor:
@@ -98,18 +116,23 @@ def _scores(program: Program, name: str) -> Tensor:
     if scores.numel() != program.tensors[name].size:
         raise UsageError(
             f"the sensitivity scores of '{name}' have {scores.numel()} entries and the weight has "
-            f"{program.tensors[name].size}; they were made for another model: run `zofx sensitivity` on this one"
+            f"{program.tensors[name].size}; they were made for another model: "
+            "run `zofx sensitivity` on this one"
         )
     return scores
 
 
 def _top(scores: Tensor, count: int) -> Tensor:
-    return scores.topk(count).indices.sort().values.to(torch.int32)
+    """Ascending positions of the `count` largest; of equal ones the first."""
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64)
+    least = scores.topk(count).values[-1]
+    above = (scores > least).nonzero().flatten()
+    level = (scores == least).nonzero().flatten()[: count - len(above)]
+    return torch.cat((above, level)).sort().values
 
 
-def _keep_best(
-    pool: list[tuple[Tensor, Tensor, int]], budget: int
-) -> list[tuple[Tensor, Tensor, int]]:
+def _keep_best(pool: list[Entry], budget: int) -> list[Entry]:
     """The best `budget` entries of the pool; ties go to the earlier weight and position."""
     values = torch.cat([v for v, _, _ in pool])
     index = torch.cat([i for _, i, _ in pool])
@@ -117,6 +140,6 @@ def _keep_best(
     best = values.sort(descending=True, stable=True).indices[:budget]
     return [
         (values[mine], index[mine], int(n))
-        for n in owner[best].unique().tolist()
+        for n in sorted(set(owner[best].tolist()))
         for mine in [best[owner[best] == n]]
     ]

@@ -1,17 +1,22 @@
-"""Evaluate P probes in one forward: the batch is replicated at the first op that reads a slice, not at the input.
+"""Evaluate P probes in one forward: rows are replicated at the first op that reads a slice.
 
     c: f32[Q] → f32[P, Q]      logprob[N, C] → logprob[P, N, C]
-    f(x, θ + Σ c_q z_q)  for each row of c   →   f(replicate(x), θ + C z)      x: [N, …] → [P·N, …], one copy per probe
+    f(x, θ + Σ c_q z_q) for each row of c   →   f(replicate(x), θ + C z)
+    x: [N, …] → [P·N, …], one copy per probe
 
-Frozen weights are read once for all probes; embeddings, masks, rotary tables and layers before the first slice run once, too.
-Downstream of a slice every value has P·N rows: what it meets there is replicated when it has rows of its own, and a size that counts rows is
-multiplied by P. A model that addresses rows by number downstream of a slice gets its inputs replicated instead (at=input): always right, only slower.
-Exact: row (p, n) sees the operands it would see alone; engines may sum a product of another shape in another order.
+Frozen weights are read once for all probes; embeddings, masks, rotary tables and layers before the
+first slice run once, too. Downstream of a slice every value has P·N rows: what it meets there is
+replicated when it has rows of its own, and a size that counts rows is multiplied by P. A model that
+addresses rows by number downstream of a slice gets its inputs replicated instead (at=input): always
+right, only slower.
+Exact: row (p, n) sees the operands it would see alone; engines may sum a product of another shape
+in another order.
 """
 
 import operator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import fx
@@ -28,10 +33,13 @@ zofx = torch.ops.zofx
 
 # Ops that may tell rows apart by number; harmless above the slices, not below.
 ADDRESSES_ROWS = frozenset(
-    {aten.index.Tensor, aten.index_put.default, aten.index_select.default, aten.scatter.src, aten.index_add.default}
+    {
+        aten.index.Tensor, aten.index_add.default, aten.index_put.default,
+        aten.index_select.default, aten.scatter.src,
+    }
 )  # fmt: skip
-# How an op reads a slice that carries probes: the position of that argument.
-READS_SLICE = {zofx.sparse_linear.default: 1}
+# Ops op(x, slice, …) with a meaning for a slice [P, k] and x: [P·N, …].
+READS_SLICE = (zofx.sparse_linear.default,)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,9 @@ class _Stacking:
     def __init__(self, edit: Editor, coefficients: fx.Node) -> None:
         self.edit = edit
         self.coefficients = coefficients
-        self.with_probes = set(edit.graph.find_nodes(op="call_function", target=zofx.perturb.default))
+        self.with_probes = set(
+            edit.graph.find_nodes(op="call_function", target=zofx.perturb.default)
+        )
         self.stacked: set[fx.Node] = set()
         self.copies: dict[fx.Node, fx.Node] = {}
         self.sizes: dict[fx.Node, fx.Node] = {}
@@ -83,14 +93,20 @@ class _Stacking:
         self.rows = ids.shape[0].node.expr
 
     def addresses_rows(self) -> fx.Node | None:
-        """The first op below a slice that may address rows by number."""
+        """The first op below a slice that may address rows by number, or has them inside."""
         below: set[fx.Node] = set()
         for node in self.edit.nodes:
             if any(a in below or a in self.with_probes for a in node.all_input_nodes):
                 below.add(node)
-                if is_call(node, *ADDRESSES_ROWS):
+                near = (node, *node.all_input_nodes)
+                if is_call(node, *ADDRESSES_ROWS) or any(map(self._rows_inside, near)):
                     return node
         return None
+
+    def _rows_inside(self, node: fx.Node) -> bool:
+        """Whether an axis that counts rows is not the first: [T, N, …]."""
+        value = node.meta.get("val")
+        return isinstance(value, torch.Tensor) and any(map(self._counts_rows, value.shape[1:]))
 
     def replicate_inputs(self) -> None:
         """Every row of every input becomes P rows; sizes follow by themselves."""
@@ -114,20 +130,29 @@ class _Stacking:
             reads = self._check_slice_use(node)
             if not reads and not any(a in self.stacked for a in node.all_input_nodes):
                 continue
-            node.args = map_arg(node.args, lambda a, n=node: self._below(a, n))
-            node.kwargs = map_arg(node.kwargs, lambda a, n=node: self._below(a, n))
+            below = partial(self._below, user=node)
+            node.args, node.kwargs = map_arg(node.args, below), map_arg(node.kwargs, below)
             node.meta.pop("val", None)
             self.stacked.add(node)
 
     def _check_slice_use(self, node: fx.Node) -> bool:
         """Whether a node reads a slice with probes; only in a place that knows what they are."""
-        places = [i for i, a in enumerate(node.args) if a in self.with_probes]
-        if places and places != [READS_SLICE.get(node.target)]:  # type: ignore[arg-type]
-            raise UnsupportedError(
-                "these slices cannot be evaluated under several probes at once",
-                [f"{node.target} reads one, and stack-probes knows no form of it with probes"],
+        places = [place for place, arg in enumerate(node.args) if arg in self.with_probes]
+        if not places:
+            return False
+        if not is_call(node, *READS_SLICE):
+            self._refuse(
+                f"{node.target} reads one, and stack-probes knows no form of it with probes"
             )
-        return bool(places)
+        x = node.all_input_nodes[0]
+        if x not in self.stacked and not self._counts_rows(x.meta["val"]):
+            self._refuse(f"{node.format_node()} multiplies a value that is shared by all rows")
+        return True
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise UnsupportedError(
+            "these slices cannot be evaluated under several probes at once", [why]
+        )
 
     def _below(self, operand: fx.Node, user: fx.Node) -> fx.Node:
         """What a stacked op reads in place of an operand."""
@@ -143,7 +168,9 @@ class _Stacking:
     def copy_of(self, value: fx.Node, before: fx.Node) -> fx.Node:
         """The value with P·N rows, made once."""
         if value not in self.copies:
-            self.copies[value] = self.edit.call(before, zofx.replicate.default, value, self.coefficients)
+            self.copies[value] = self.edit.call(
+                before, zofx.replicate.default, value, self.coefficients
+            )
             self.stacked.add(self.copies[value])
         return self.copies[value]
 

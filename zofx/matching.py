@@ -1,11 +1,14 @@
 """Questions passes ask of a program: which weights are plain linears, which values have rows."""
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
 
 from zofx.program import Program, Role, is_call, placeholders
+
+if TYPE_CHECKING:
+    from zofx.pipeline import Remarker
 
 aten = torch.ops.aten
 
@@ -13,11 +16,13 @@ aten = torch.ops.aten
 def linears_of(graph: fx.Graph, weight: str) -> list[fx.Node]:
     """The linears that multiply by a weight, in order."""
     node = next(n for n in placeholders(graph) if n.target == weight)
-    return [user for user in node.users if is_call(user, aten.linear.default) and user.args[1] is node]
+    return [
+        user for user in node.users if is_call(user, aten.linear.default) and user.args[1] is node
+    ]
 
 
-def linear_weights(program: Program, remark: Callable[[str, str, str], None]) -> list[str]:
-    """Names of the frozen matrices that linears use and nothing else does; a tied one is remarked."""
+def linear_weights(program: Program, remark: "Remarker") -> list[str]:
+    """Names of the frozen matrices that linears use and nothing else does; remarks the others."""
     names = []
     for node in placeholders(program.graph):
         name = str(node.target)

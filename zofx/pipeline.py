@@ -1,10 +1,12 @@
 """Passes and pipelines.
 
-    Pass       a frozen dataclass: kebab-case `name`, fields are its options, `run` is a pure Program → Program
-    Pipeline   a tuple of passes; text ⇄ object:  "canonicalize, select-sensitive{fraction=0.001 scope=global}"
+    Pass       a frozen dataclass: kebab-case `name`, options as fields, run: Program → Program pure
+    Pipeline   a tuple of passes; text ⇄ object:
+               "canonicalize, select-sensitive{fraction=0.001 scope=global}"
 
-A pipeline checks its order against the facts before it runs, and verifies the program after every pass. The one callback
-`after(pass, before, now, remarks, seconds)` is all that printing, timing and saving stages are made of.
+A pipeline checks its order against the facts before it runs, and verifies the program after every
+pass. The one callback `after(pass, before, now, remarks, seconds)` is all that printing, timing and
+saving stages are made of.
 """
 
 import re
@@ -47,7 +49,7 @@ class Pass(ABC):
         requires: facts that must hold before.
         establishes: facts that hold afterwards.
         destroys: facts that may not hold afterwards.
-        exact: whether the meaning stays the same up to rounding; if not, the docstring states the bound.
+        exact: whether the meaning stays up to rounding; if not, the docstring states the bound.
     """
 
     name: ClassVar[str]
@@ -92,7 +94,7 @@ class Pipeline:
             table: where the names are looked up.
 
         Raises:
-            UsageError: an unknown pass, or an option it does not have, or a value of the wrong type.
+            UsageError: an unknown pass, an option it does not have, or a value of the wrong type.
         """
         return cls(tuple(_parse_pass(part, table) for part in _split(text)))
 
@@ -111,7 +113,9 @@ class Pipeline:
         name, option, value = match.groups()
         if name not in {p.name for p in self.passes}:
             there = ", ".join(p.name for p in self.passes)
-            raise PipelineError(f"--set {setting}: the pipeline has no pass '{name}'; it has {there}")
+            raise PipelineError(
+                f"--set {setting}: the pipeline has no pass '{name}'; it has {there}"
+            )
         return type(self)(
             tuple(
                 replace(p, **_options(type(p), {option: value})) if p.name == name else p
@@ -130,7 +134,9 @@ class Pipeline:
             for fact in item.requires:
                 if fact.name not in held:
                     makers = [p.name for p in self.passes if fact in p.establishes]
-                    cure = f"move {makers[0]} before it" if makers else "add a pass that makes it so"
+                    cure = (
+                        f"move {makers[0]} before it" if makers else "add a pass that makes it so"
+                    )
                     raise PipelineError(
                         f"pass {place} ({item.name}) needs a program that is '{fact}', "
                         f"and nothing before it makes it so; {cure}"
@@ -208,13 +214,17 @@ def _read(kind: type[Pass], option: str, want: Any, text: str) -> Any:
     if get_origin(want) is Literal:
         if text in get_args(want):
             return text
-        raise PipelineError(f"{kind.name}{{{option}={text}}}: must be one of {', '.join(get_args(want))}")
+        raise PipelineError(
+            f"{kind.name}{{{option}={text}}}: must be one of {', '.join(get_args(want))}"
+        )
     if want is bool and text in ("true", "false"):
         return text == "true"
     try:
         return want(text) if want is not bool else _fail()
     except ValueError:
-        raise PipelineError(f"{kind.name}{{{option}={text}}}: must be of type {want.__name__}") from None
+        raise PipelineError(
+            f"{kind.name}{{{option}={text}}}: must be of type {want.__name__}"
+        ) from None
 
 
 def _fail() -> bool:

@@ -1,15 +1,16 @@
 """Program → text made for reading and for goldens: stable, no ids, devices, paths or versions.
 
-    program                              facts: canonical, sliced
-      input   input_ids        i64[N, T]
-      frozen  fc.weight.codes  u8[4, 1, 4]   int4 of fc.weight
-      slice   fc.weight.slice  f32[3]        slice of fc.weight
-    body
-      %0 = zofx.linear_int(x, fc.weight.codes, …, bits=4)   : f32[N, 4]
-      return %0
+program                              facts: canonical, sliced
+  input   input_ids        i64[N, T]
+  frozen  fc.weight.codes  u8[4, 1, 4]   int4 of fc.weight
+  slice   fc.weight.slice  f32[3]        slice of fc.weight
+body
+  %0 = zofx.linear_int(x, fc.weight.codes, …, bits=4)   : f32[N, 4]
+  return %0
 """
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ SHORT = {
     torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8", torch.int8: "i8", torch.bool: "bool",
 }  # fmt: skip
 AXES = {"input_ids": "NT", "positions": " S", "targets": "  C", "keys": "Q", "coefficients": "PQ"}
+LETTERS = "PQNTSC"
 
 
 def show(program: Program, remarks: Iterable[object] = ()) -> str:
@@ -35,8 +37,12 @@ def show(program: Program, remarks: Iterable[object] = ()) -> str:
     names = {n: str(n.target) for n in placeholders(program.graph)}
     for number, node in enumerate(n for n in program.graph.nodes if n.op == "call_function"):
         names[node] = f"%{number}"
-        lines.append(f"  {names[node]} = {_call(node, names)}   : {_type(node.meta['val'], symbols)}")
-    lines.append(f"  return {', '.join(names[n] for n in output_node(program.graph).all_input_nodes)}")
+        lines.append(
+            f"  {names[node]} = {_call(node, names)}   : {_type(node.meta['val'], symbols)}"
+        )
+    lines.append(
+        f"  return {', '.join(names[n] for n in output_node(program.graph).all_input_nodes)}"
+    )
     said = [f"  {remark}" for remark in remarks]
     return "\n".join([*lines, *(["remarks", *said] if said else [])]) + "\n"
 
@@ -53,7 +59,11 @@ def summary(program: Program) -> str:
         [
             f"inputs  {', '.join(program.inputs)}",
             f"facts   {', '.join(sorted(program.facts)) or 'none'}",
-            *(f"{role:<7} {counts[role]} tensors, {roles[role]:,} bytes" for role in Role if counts[role]),
+            *(
+                f"{role:<7} {counts[role]} tensors, {roles[role]:,} bytes"
+                for role in Role
+                if counts[role]
+            ),
             "ops",
             *(f"  {count:>5}  {name}" for name, count in sorted(ops.items())),
         ]
@@ -73,7 +83,9 @@ def _symbols(program: Program) -> dict[str, str]:
     """Trace symbols (s43) → axis letters (N)."""
     table: dict[str, str] = {}
     for node in placeholders(program.graph):
-        for letter, size in zip(AXES.get(str(node.target), ""), node.meta["val"].shape, strict=False):
+        for letter, size in zip(
+            AXES.get(str(node.target), ""), node.meta["val"].shape, strict=False
+        ):
             if letter != " " and not isinstance(size, int):
                 table.setdefault(str(size), letter)
     return table
@@ -84,32 +96,47 @@ def _table(program: Program, symbols: dict[str, str]) -> Sequence[str]:
     for node in placeholders(program.graph):
         spec = program.tensors.get(str(node.target))
         about = f"{spec.form} of {spec.origin}" if spec and spec.origin else ""
-        rows.append((spec.role if spec else "input", str(node.target), _type(node.meta["val"], symbols), about))
+        rows.append(
+            (
+                spec.role if spec else "input",
+                str(node.target),
+                _type(node.meta["val"], symbols),
+                about,
+            )
+        )
     order = {"input": 0}
-    rows.sort(key=lambda row: (order.get(row[0], 1), INPUTS.index(row[1]) if row[1] in INPUTS else 9))
+    rows.sort(
+        key=lambda row: (order.get(row[0], 1), INPUTS.index(row[1]) if row[1] in INPUTS else 9)
+    )
     wide = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-    return [f"  {r[0]:<{wide[0]}}  {r[1]:<{wide[1]}}  {r[2]:<{wide[2]}}  {r[3]}".rstrip() for r in rows]
+    return [
+        f"  {r[0]:<{wide[0]}}  {r[1]:<{wide[1]}}  {r[2]:<{wide[2]}}  {r[3]}".rstrip() for r in rows
+    ]
 
 
 def _type(value: Any, symbols: dict[str, str]) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{SHORT.get(value.dtype, str(value.dtype))}[{', '.join(_size(s, symbols) for s in value.shape)}]"
+        sizes = ", ".join(_size(size, symbols) for size in value.shape)
+        return f"{SHORT.get(value.dtype, str(value.dtype))}[{sizes}]"
     if isinstance(value, (tuple, list)):
         return f"({', '.join(_type(v, symbols) for v in value)})"
     return _size(value, symbols)
 
 
 def _size(size: Any, symbols: dict[str, str]) -> str:
-    text = str(size)
-    for symbol, letter in symbols.items():
-        text = text.replace(symbol, letter)
+    """An axis by its letter; a product in the order of LETTERS, whatever order torch keeps."""
+    text = re.sub(r"\w+", lambda word: symbols.get(word[0], word[0]), str(size))
+    if re.fullmatch(r"[A-Z](\*[A-Z])+", text):
+        return "*".join(sorted(text.split("*"), key=LETTERS.index))
     return text
 
 
 def _op_name(node: fx.Node) -> str:
     if isinstance(node.target, torch._ops.OpOverload):
         return str(node.target).removesuffix(".default")
-    return f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', node.target)}"
+    return (
+        f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', node.target)}"
+    )
 
 
 def _call(node: fx.Node, names: dict[fx.Node, str]) -> str:

@@ -1,11 +1,15 @@
-"""Quantized storage of frozen matrices: what the codes mean, and how to make them. Pure functions on W: f32[out, in].
+"""Quantized storage of frozen matrices: what the codes mean, and how to make them.
 
-    nf4       W ≈ absmax[block] · NF4[code]                 16 normal quantiles; blocks run along the flattened matrix
-    int       W ≈ scale[row, block] · (code − zero[row, block])   4 or 8 bits, blocks along `in`; 0 is represented exactly
-    codebook  W ≈ centroid[row, code]                        16 free values per row, k-means weighted by sensitivity
+    nf4       W ≈ absmax[block] · NF4[code]            16 normal quantiles; blocks run along the
+                                                       flattened matrix
+    int       W ≈ scale[row, block] · (code − zero[row, block])
+                                                       4 or 8 bits, blocks along `in`; 0 is exact
+    codebook  W ≈ centroid[row, code]                  16 free values per row, k-means weighted by
+                                                       sensitivity
 
-Byte layouts are the ones stock ONNX Runtime kernels read: `MatMulBnb4` (bitsandbytes' packing, high nibble first) and
-`MatMulNBits` (low nibble first, [out, blocks, bytes]), so both runtimes share one file.
+Pure functions on W: f32[out, in]. Byte layouts are the ones stock ONNX Runtime kernels read:
+`MatMulBnb4` (bitsandbytes' packing, high nibble first) and `MatMulNBits` (low nibble first,
+[out, blocks, bytes]), so both runtimes share one file.
 """
 
 from typing import NamedTuple
@@ -25,7 +29,7 @@ class Nf4(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """u8[out, blocks, block·bits/8] codes, f32[out, blocks] scales, u8[out, ⌈blocks·bits/8⌉] zero points."""
+    """u8[out, blocks, block·bits/8] codes, f32[out, blocks] scales, u8[out, ⌈blocks·bits/8⌉]."""
 
     codes: Tensor
     scales: Tensor
@@ -64,13 +68,17 @@ def dequantize_nf4(q: Nf4, out: int, block: int) -> Tensor:
     import bitsandbytes  # noqa: F401  (registers torch.ops.bitsandbytes)
 
     size = q.codes.numel() * 2
-    return torch.ops.bitsandbytes.dequantize_4bit(
+    weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
         q.codes.view(-1, 1), q.absmax, block, "nf4", [out, size // out], torch.float32
     )
+    return weight
 
 
 def quantize_int(weight: Tensor, bits: int, block: int) -> Affine:
-    """Round to the nearest of 2^bits levels between min(W, 0) and max(W, 0) of the block; |W − Ŵ| ≤ scale/2."""
+    """Round to the nearest of 2^bits levels between min(W, 0) and max(W, 0) of the block.
+
+    |W − Ŵ| ≤ scale/2.
+    """
     out, width = weight.shape
     groups = weight.float().view(out, width // block, block)
     top = 2**bits - 1
@@ -95,10 +103,11 @@ def dequantize_int(q: Affine, bits: int) -> Tensor:
 
 
 def quantize_codebook(weight: Tensor, importance: Tensor, rows: int = 256) -> Codebook:
-    """Per row, 1-D k-means with 16 centroids, each weight counted `importance` times (Kim et al. 2023, arXiv 2306.07629).
+    """Per row, 1-D k-means with 16 centroids, each weight counted `importance` times.
 
-    Zero weights count nothing (they are the places a slice was cut from); a row without any importance is clustered
-    uniformly. Lloyd's iterations from equal-mass quantiles; each one lowers Σ importance·(W − Ŵ)².
+    Kim et al. 2023, arXiv 2306.07629. Zero weights count nothing (they are the places a slice was
+    cut from); a row without any importance is clustered uniformly. Lloyd's iterations from
+    equal-mass quantiles; none of them raises Σ importance·(W − Ŵ)².
 
     Args:
         weight: f32[out, in].
@@ -107,10 +116,14 @@ def quantize_codebook(weight: Tensor, importance: Tensor, rows: int = 256) -> Co
     """
     parts = [
         _kmeans_rows(w, i)
-        for w, i in zip(weight.float().split(rows), importance.float().split(rows), strict=True)
+        for w, i in zip(_parts(weight, rows), _parts(importance, rows), strict=True)
     ]
     codes, centroids = (torch.cat(column) for column in zip(*parts, strict=True))
     return Codebook(pack_nibbles(codes), centroids)
+
+
+def _parts(matrix: Tensor, rows: int) -> list[Tensor]:
+    return [matrix[start : start + rows].float() for start in range(0, len(matrix), rows)]
 
 
 def _kmeans_rows(weight: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +131,7 @@ def _kmeans_rows(weight: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
     mass = torch.where(mass.sum(1, keepdim=True) > 0, mass, torch.ones_like(mass))
     values, order = weight.double().sort(dim=1)
     mass = mass.gather(1, order)
-    # In one dimension clusters are intervals of the sorted row, so sums over a cluster are differences of prefix sums.
+    # Clusters are intervals of the sorted row: a sum over one is a difference of prefix sums.
     weight_sums = _prefix(mass)
     value_sums = _prefix(mass * values)
     quantiles = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
@@ -127,7 +140,10 @@ def _kmeans_rows(weight: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
     for _ in range(KMEANS_ITERATIONS):
         edges = _edges(values, centroids)
         total = weight_sums.gather(1, edges).diff(dim=1)
-        mean = value_sums.gather(1, edges).diff(dim=1) / total
+        # A cluster of next to no mass leaves only round-off in both sums: keep it in its interval.
+        low = values.gather(1, edges[:, :-1].clamp(max=values.shape[1] - 1))
+        high = values.gather(1, (edges[:, 1:] - 1).clamp(min=0))
+        mean = (value_sums.gather(1, edges).diff(dim=1) / total).clamp(low, high)
         centroids = torch.where(total > 0, mean, centroids).sort(dim=1).values
     centroids = centroids.float()
     boundary = (centroids[:, 1:] + centroids[:, :-1]) / 2

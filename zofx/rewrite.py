@@ -1,7 +1,8 @@
 """The only place that edits programs: an Editor works on a copy and gives back a new Program.
 
-Edits never touch the program they start from. Nodes made here carry no shape; `done` infers the shapes of new nodes and of
-everything downstream whose shape changed, once per pass, then drops dead code and tensors nobody reads.
+Edits never touch the program they start from. Nodes made here carry no shape; `done` infers the
+shapes of new nodes and of everything downstream whose shape changed, once per pass, then drops dead
+code and tensors nobody reads.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,10 +69,12 @@ class Editor:
 
     def new_axis(self) -> torch.SymInt:
         """A size that is known only at run time and equals no other axis."""
-        context = StatelessSymbolicContext([DimDynamic.DYNAMIC])
+        context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext([DimDynamic.DYNAMIC])
         source = ConstantSource(f"axis{len(self.graph.nodes)}")
         hint = torch.empty(AXIS_HINT)
-        return _mode(self.graph).from_tensor(hint, symbolic_context=context, source=source).shape[0]
+        made = _mode(self.graph).from_tensor(hint, symbolic_context=context, source=source)
+        size: torch.SymInt = made.shape[0]
+        return size
 
     def change_input(self, name: str, shape: Sequence[Any]) -> fx.Node:
         """Give an input another shape; what reads it is inferred again."""
@@ -88,7 +91,9 @@ class Editor:
         node.meta["val"] = value
         return node
 
-    def call(self, before: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+    def call(
+        self, before: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> fx.Node:
         """A new op, placed before a node."""
         with self.graph.inserting_before(before):
             return self.graph.call_function(target, args, kwargs)
@@ -130,11 +135,15 @@ def _fake(graph: fx.Graph, shape: Sequence[Any], dtype: torch.dtype) -> torch.Te
 
 
 def infer_shapes(graph: fx.Graph, everything: bool = False) -> None:
-    """Annotate nodes that have no shape, and those downstream of a change; all of them if `everything`."""
+    """Annotate nodes without a shape and those downstream of a change; all if `everything`."""
     changed: set[fx.Node] = set()
     with _mode(graph):
         for node in graph.nodes:
-            stale = everything or "val" not in node.meta or any(a in changed for a in node.all_input_nodes)
+            stale = (
+                everything
+                or "val" not in node.meta
+                or any(a in changed for a in node.all_input_nodes)
+            )
             if node.op != "call_function" or not stale:
                 continue
             value = run_node(node, lambda n: n.meta["val"])

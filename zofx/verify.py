@@ -1,21 +1,24 @@
-"""The rules every program obeys, checked after every pass. A failure shows the node and its neighbourhood.
+"""The rules every program obeys, checked after every pass. A failure shows the node and its lines.
 
-    well formed     defined before used, every placeholder is an input or a tensor of the table, every tensor is read
-    functional      no op writes to its arguments
-    forward only    no autograd op (law 8)
-    annotated       every call carries its shape; with ZOFX_VERIFY=full they are inferred again and compared
+well formed    defined before used; a placeholder is an input or a tensor of the table, once; every
+               tensor is read and has data
+functional     no op writes to its arguments
+forward only   no autograd op (law 8)
+annotated      every call carries its shape; ZOFX_VERIFY=full infers them again and compares
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from torch import fx
 
 from zofx.errors import InvariantError
-from zofx.program import INPUTS, Program, placeholders
+from zofx.program import COEFFICIENTS, INPUTS, KEYS, Program, placeholders
 from zofx.rewrite import infer_shapes, same_type
 
 WINDOW = 5
+KNOWN_INPUTS = {*INPUTS, KEYS, COEFFICIENTS}
 FORBIDDEN = ("backward", "autograd", "grad_enabled")
 
 
@@ -29,24 +32,32 @@ def verify(program: Program, after: str) -> None:
     Raises:
         InvariantError: which rule, which node, its neighbours.
     """
-    names = [str(node.target) for node in placeholders(program.graph)]
-    if len(set(names)) != len(names):
-        raise InvariantError(f"after {after}: a placeholder is there twice")
-    missing = set(program.tensors) - set(names)
-    if missing:
-        raise InvariantError(f"after {after}: tensors nobody reads: {sorted(missing)}")
-    without = set(program.tensors) - set(program.data)
-    if without:
-        raise InvariantError(f"after {after}: tensors without data: {sorted(without)}")
-    lost = set(INPUTS) - set(program.inputs)
-    if lost:
-        raise InvariantError(f"after {after}: inputs lost: {sorted(lost)}")
+    for complaint in _table_complaints(program):
+        raise InvariantError(f"after {after}: {complaint}")
+    made: set[fx.Node] = set()
     for node in program.graph.nodes:
         why = _violation(node)
+        if not made.issuperset(node.all_input_nodes):
+            why = "an op that reads a value made later"
         if why:
             raise InvariantError(f"after {after}: {why}\n{neighbourhood(node)}")
+        made.add(node)
     if os.environ.get("ZOFX_VERIFY") == "full":
         _check_shapes(program.graph, after)
+
+
+def _table_complaints(program: Program) -> Iterator[str]:
+    """Where the placeholders and the tensor table disagree."""
+    names = [str(node.target) for node in placeholders(program.graph)]
+    read = {str(node.target) for node in placeholders(program.graph) if node.users}
+    rules = {
+        "placeholders that are there twice": {name for name in names if names.count(name) > 1},
+        "placeholders that are no input and no tensor": set(program.inputs) - KNOWN_INPUTS,
+        "inputs lost": set(INPUTS) - set(program.inputs),
+        "tensors nobody reads": set(program.tensors) - read,
+        "tensors without data": set(program.tensors) - set(program.data),
+    }
+    return (f"{what}: {', '.join(sorted(found))}" for what, found in rules.items() if found)
 
 
 def _violation(node: fx.Node) -> str | None:
@@ -72,7 +83,8 @@ def _check_shapes(graph: fx.Graph, after: str) -> None:
     for old, new in moved.items():
         if not same_type(old.meta["val"], new.meta["val"]):
             raise InvariantError(
-                f"after {after}: annotated {old.meta['val']}, inferred {new.meta['val']}\n{neighbourhood(old)}"
+                f"after {after}: annotated {old.meta['val']}, inferred {new.meta['val']}\n"
+                f"{neighbourhood(old)}"
             )
 
 
