@@ -6,6 +6,7 @@ A value that carries probes has them outermost: a slice is [P, k], an activation
 These meanings are what every runtime is tested against; a runtime may replace a kernel, never a meaning.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -62,12 +63,14 @@ def sparse_linear(x: Tensor, values: Tensor, index: Tensor, out: int) -> Tensor:
     starts = torch.searchsorted(rows, torch.arange(out + 1, device=x.device))
     probes = values.reshape(-1, index.numel())
     parts = x.reshape(probes.shape[0], -1, width)
-    results = [
-        torch.sparse_csr_tensor(starts, columns, value, (out, width), check_invariants=False)
-        .matmul(part.t())
-        .t()
-        for value, part in zip(probes, parts, strict=True)
-    ]
+    with warnings.catch_warnings():  # that CSR is in beta: torch says so once a process
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+        results = [
+            torch.sparse_csr_tensor(starts, columns, value, (out, width), check_invariants=False)
+            .matmul(part.t())
+            .t()
+            for value, part in zip(probes, parts, strict=True)
+        ]
     return torch.stack(results).reshape(*x.shape[:-1], out)
 
 
