@@ -1,7 +1,8 @@
 """Facts: invariants of a program with a name and a check. They guard the order of passes.
 
-A pass says which facts it requires, establishes and destroys. A pipeline checks the order before running anything, and every held fact
-again after each pass; so a pass that breaks what an earlier one achieved is caught where it happens.
+A pass says which facts it requires, establishes and destroys. A pipeline checks the order before
+running anything, and every held fact again after each pass; so a pass that breaks what an earlier
+one achieved is caught where it happens.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from zofx import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.program import COEFFICIENTS, KEYS, Program, is_call, output_node, shape_of
 
 aten = torch.ops.aten
