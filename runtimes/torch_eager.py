@@ -59,7 +59,10 @@ class TorchSession:
             keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
         words = key_words(tuple(keys)).view(np.int64)
         fed = {**batch.named(), **self._slices.theta, KEYS: words, COEFFICIENTS: coefficients}
-        inputs = {name: torch.from_numpy(value).to(self._device) for name, value in fed.items()}
+        inputs = {
+            name: torch.from_numpy(np.ascontiguousarray(value)).to(self._device)
+            for name, value in fed.items()
+        }
         scores: FloatArray = self._run({**self._weights, **inputs}).cpu().numpy()
         return scores
 

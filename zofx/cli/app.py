@@ -1,0 +1,99 @@
+"""The application: global options, and how every error ends."""
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from zofx import __version__
+from zofx.cli import compiling, explaining, looking, running
+from zofx.cli.options import unwrapped
+from zofx.errors import ZofxError
+
+DEBUG = "ZOFX_DEBUG"
+
+HELP = """Zeroth-order fine-tuning of language models: compile once, train with forward passes only.
+
+A first session:
+
+    zofx compile MODEL --method senszoq -o art    the model as a forward-only graph
+    zofx eval art --task sst2                     how good it is now
+    zofx tune art --task sst2 -o run              train 0.1 % of its weights
+    zofx eval art --run run                       how good it is then
+    zofx export art --run run --to hf -o out      a checkpoint for transformers
+
+`zofx VERB --help` explains a verb; `zofx list tasks` and its kin say what there is."""
+
+app = typer.Typer(
+    name="zofx",
+    help=unwrapped(HELP),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for group in (compiling, running, looking, explaining):
+    group.register(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"zofx {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=unwrapped(HELP))
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help=f"Show tracebacks; so does {DEBUG}=1.")
+    ] = False,
+) -> None:
+    """Options before the verb."""
+    if debug:
+        os.environ[DEBUG] = "1"
+    if not os.environ.get(DEBUG):
+        _quieten()
+
+
+def _quieten() -> None:
+    """Keep other libraries' remarks to themselves: they are about their internals."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Run a command line; ends the process."""
+    try:
+        app()
+    except Exception as error:  # the last place that can say something useful
+        if os.environ.get(DEBUG):
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    """One clear message on stderr, and the exit code."""
+    code = error.exit_code if isinstance(error, ZofxError) else 1
+    if isinstance(error, ZofxError):
+        said = str(error)
+    elif isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        said = f"{error.strerror or error}{where}"
+    elif isinstance(error, MemoryError):
+        said = "not enough memory; use a smaller --batch-size, or a machine with more"
+    else:
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        said = (
+            f"{type(error).__name__}: {first}\nThis is a bug in zofx, or in a library it uses; "
+            f"`{DEBUG}=1 zofx …` shows where"
+        )
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,47 @@
+"""What several verbs share: options, and how a docstring becomes a help text."""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+Artifact: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A compiled artifact: what `zofx compile` made.")
+]
+Data: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--data", metavar="DIR", help="Read the task's records from files in DIR."),
+]
+Runtime: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime", metavar="NAME", help="torch or ort; ort where onnxruntime is installed."
+    ),
+]
+Device: TypeAlias = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="cpu (the default) or cuda.")
+]
+Threads: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Of the runtime; its own choice if absent."),
+]
+Truncate: TypeAlias = Annotated[
+    bool,
+    typer.Option("--truncate", help="Cut prompts longer than the model's positions, on the left."),
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+INDENTED = re.compile(r"\n+((?: {4}.*\n?)+)")
+
+
+def teach(app: typer.Typer, name: str, verb: Callable[..., None]) -> None:
+    """Add a verb; its docstring is its help, where indented blocks keep their lines."""
+    app.command(name, help=unwrapped(inspect.getdoc(verb) or ""))(verb)
+
+
+def unwrapped(text: str) -> str:
+    """Mark the indented blocks of a help text as not to be wrapped."""
+    return INDENTED.sub("\n\n\b\n\\1\n", text)

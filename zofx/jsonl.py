@@ -1,0 +1,54 @@
+"""A log of JSON objects, one per line, that survives a kill.
+
+append   one line, flushed          a kill leaves at most one torn line, the last
+read     every whole line           a torn last line is passed over
+keep     rewrite beside, rename     when a run goes back to an earlier step
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from zofx.errors import ArtifactError
+
+Row: TypeAlias = dict[str, Any]
+
+
+def append(path: Path, row: Row) -> None:
+    """Add one line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> list[Row]:
+    """Every whole line; none where there is no file.
+
+    Raises:
+        ArtifactError: a line before the last one is damaged.
+    """
+    if not path.is_file():
+        return []
+    # What follows the last line break was being written when the run was killed.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def keep(path: Path, wanted: Callable[[Row], bool]) -> None:
+    """Drop all other lines, and a torn one."""
+    if not path.is_file():
+        return
+    kept = "".join(json.dumps(row) + "\n" for row in read(path) if wanted(row))
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(kept, encoding="utf-8")
+    beside.replace(path)
+
+
+def _row(path: Path, number: int, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path}:{number} is damaged ({error.msg}); delete that line") from None
+    if not isinstance(row, dict):
+        raise ArtifactError(f"{path}:{number} is damaged: it is no JSON object; delete that line")
+    return row

@@ -1,0 +1,53 @@
+"""Snapshots of θ: caches of the journal, deletable at any time.
+
+    snapshot   slices, f32 + metadata (step, SHA-256 of the journal up to it, SHA-256 of the values)
+
+A snapshot is used only if all three are what they should be; otherwise the journal is replayed,
+which gives the same bits.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from zofx.zo.types import FloatArray
+
+
+def save(path: Path, theta: Mapping[str, FloatArray], step: int, journal: str) -> None:
+    """Write θ after so many steps; the file is whole or not there.
+
+    Args:
+        path: the file.
+        theta: the slices.
+        step: how many steps led here.
+        journal: hash of the journal up to this step.
+    """
+    about = {"step": str(step), "journal": journal, "values": _digest(theta)}
+    beside = path.with_name(path.name + ".new")
+    save_file(dict(theta), beside, metadata=about)
+    beside.chmod(0o644)  # safetensors makes it private
+    beside.replace(path)
+
+
+def load(path: Path, step: int, journal: str) -> dict[str, FloatArray] | None:
+    """θ after so many steps, if this file holds exactly that."""
+    try:
+        with safe_open(path, framework="np") as file:
+            about = file.metadata() or {}
+            if (about.get("step"), about.get("journal")) != (str(step), journal):
+                return None
+            theta = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    except (SafetensorError, OSError):
+        return None
+    return theta if about.get("values") == _digest(theta) else None
+
+
+def _digest(theta: Mapping[str, FloatArray]) -> str:
+    said = hashlib.sha256()
+    for name in sorted(theta):
+        said.update(f"{name}{theta[name].shape}".encode())
+        said.update(theta[name].tobytes())
+    return said.hexdigest()
