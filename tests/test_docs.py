@@ -1,0 +1,53 @@
+"""The documentation runs: its Python is executed, its sessions print what the pages say."""
+
+import doctest
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["docs/jsonl.md", "docs/methods.md", "docs/randomness.md", "passes/README.md"]
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+
+
+def pages() -> list[str]:
+    """Every page of the repository."""
+    folders = (ROOT, ROOT / "docs", ROOT / "passes", ROOT / "runtimes", ROOT / "benchmarks")
+    return [str(page.relative_to(ROOT)) for folder in folders for page in folder.glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_python_of_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks share their names from top to bottom; sessions are compared with what they print."""
+    monkeypatch.chdir(tmp_path)
+    blocks = PYTHON.findall((ROOT / page).read_text())
+    names: dict[str, Any] = {"__name__": "page"}
+    runner = doctest.DocTestRunner(verbose=False)
+    for block in blocks:
+        if block.startswith(">>>"):
+            session = doctest.DocTestParser().get_doctest(block, names, page, page, 0)
+            runner.run(session, clear_globs=False)
+            names = session.globs
+        else:
+            exec(compile(block, page, "exec"), names)
+    assert blocks
+    assert runner.summarize(verbose=False).failed == 0
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    """Every relative link names a file of the repository."""
+    targets = LINK.findall((ROOT / page).read_text())
+    assert [t for t in targets if not ((ROOT / page).parent / t).exists()] == []
+
+
+def test_the_op_table_is_complete() -> None:
+    """Every zofx:: op has its line in the runtimes' page, and every line its op."""
+    ops = re.findall(r'custom_op\("(zofx::\w+)"', (ROOT / "zofx" / "ops.py").read_text())
+    page = (ROOT / "runtimes" / "README.md").read_text()
+    assert sorted(ops) == sorted(re.findall(r"^\| `(zofx::\w+)`", page, re.MULTILINE))
