@@ -85,7 +85,7 @@ def test_import_zofx_imports_nothing_else() -> None:
     assert not held & (HEAVY | {"numpy", "tokenizers", "safetensors", "typer", "rich"})
 
 
-@pytest.mark.parametrize("module", LIGHT)
+@pytest.mark.parametrize("module", [*LIGHT, "zofx.cli"])
 def test_what_drives_a_run_imports_no_engine(module: str) -> None:
     """Law 9: each can be the first import, and brings neither torch nor any other heavy library."""
     assert modules_after(f"import {module}") & HEAVY == set()

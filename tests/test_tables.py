@@ -14,7 +14,7 @@ from zofx.tasks import TASKS
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", tuple(PASSES))
 def test_a_pass_is_where_and_what_its_name_says(name: str) -> None:
     """Module and class carry the name; the page opens with the equation and names its source."""
     item = PASSES[name]
@@ -28,7 +28,7 @@ def test_a_pass_is_where_and_what_its_name_says(name: str) -> None:
     assert item.exact or "Source: " in page
 
 
-@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("name", tuple(PASSES))
 def test_a_pass_has_a_test_file(name: str) -> None:
     """tests/passes/test_NAME.py."""
     assert (ROOT / "tests" / "passes" / f"test_{name.replace('-', '_')}.py").is_file()
@@ -40,13 +40,13 @@ def test_every_module_of_passes_is_a_row() -> None:
     assert modules == {name.replace("-", "_") for name in PASSES}
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", tuple(RUNTIMES))
 def test_a_runtime_loads(name: str) -> None:
     """Loading the row imports the engine's module, not an artifact."""
     assert RUNTIMES[name].name == name
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", tuple(METHODS))
 def test_a_method_is_ready_to_use(name: str) -> None:
     """Its pipeline reads back and is in order, its settings make a recipe, it has a source."""
     method = METHODS[name]
@@ -58,7 +58,7 @@ def test_a_method_is_ready_to_use(name: str) -> None:
     assert "arXiv" in method.source
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", tuple(TASKS))
 def test_a_task_says_what_it_is(name: str) -> None:
     """Name, summary, source and licence are there; no record is read."""
     task = TASKS[name]
