@@ -3,10 +3,14 @@
 if __name__ != "zofx.runtimes":  # from the repository root this folder also answers to "runtimes"
     raise ImportError("import zofx.runtimes, not runtimes")
 
-from zofx.registry import Table, lazy
-from zofx.runtime import Runtime
+from typing import TYPE_CHECKING
 
-RUNTIMES: Table[Runtime] = Table(
+from zofx.registry import Table, lazy
+
+if TYPE_CHECKING:
+    from zofx.runtime import Runtime
+
+RUNTIMES: "Table[Runtime]" = Table(
     "runtime",
     "runtimes",
     {

@@ -9,6 +9,7 @@ Observers see a step after it counts; a run does not depend on what they do.
 import importlib
 import sys
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,20 +83,11 @@ class TensorBoardLog:
 
     Args:
         folder: where they go.
-
-    Raises:
-        UsageError: tensorboardX is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            writer = importlib.import_module("tensorboardX").SummaryWriter
-        except ImportError:
-            raise UsageError(
-                "--tensorboard needs the package tensorboardX; "
-                "run `pip install 'zofx[tensorboard]'`"
-            ) from None
-        self._writer: Any = writer(str(folder))
+        require_tensorboard()
+        self._writer: Any = importlib.import_module("tensorboardX").SummaryWriter(str(folder))
 
     def step(self, metrics: StepMetrics) -> None:
         """Every scalar of the step."""
@@ -112,6 +104,18 @@ class TensorBoardLog:
     def close(self) -> None:
         """Flush."""
         self._writer.close()
+
+
+def require_tensorboard() -> None:
+    """Check that event files can be written.
+
+    Raises:
+        UsageError: tensorboardX is not installed.
+    """
+    if find_spec("tensorboardX") is None:
+        raise UsageError(
+            "--tensorboard needs the package tensorboardX; run `pip install 'zofx[tensorboard]'`"
+        )
 
 
 def peak_memory() -> float | None:

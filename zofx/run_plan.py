@@ -28,7 +28,8 @@ class Plan:
     Attributes:
         artifact: hash of the artifact.
         folder: where the artifact was.
-        choice: its examples, with the numbers that were drawn.
+        choice: its examples, as asked.
+        drawn: how many examples each split got.
         examples: hash of train and dev.
         objective: by name.
         settings: of the method, as given.
@@ -43,6 +44,7 @@ class Plan:
     artifact: str
     folder: str
     choice: TaskChoice
+    drawn: Mapping[str, int]
     examples: str
     objective: str
     settings: Settings

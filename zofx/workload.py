@@ -149,6 +149,11 @@ class Workload:
         return OBJECTIVES[name]
 
     @property
+    def drawn(self) -> dict[str, int]:
+        """How many examples each split has."""
+        return {split: len(getattr(self.splits, split)) for split in SPLITS}
+
+    @property
     def digest(self) -> str:
         """Identity of what a run learns from and is selected by: SHA-256 of train and dev."""
         return digest((*self.splits.train, *self.splits.dev))

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from zofx import __version__
-from zofx.cli import compiling, explaining, looking, running
+from zofx.cli import compiling, explaining, judging, looking, ranking, tuning
 from zofx.cli.options import unwrapped
 from zofx.errors import ZofxError
 
@@ -33,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (compiling, running, looking, explaining):
+for group in (compiling, ranking, tuning, judging, looking, explaining):
     group.register(app)
 
 
@@ -61,12 +61,10 @@ def options(
 
 def _quieten() -> None:
     """Keep other libraries' remarks to themselves: they are about their internals."""
-    import logging
     import warnings
 
     warnings.simplefilter("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 
 def main() -> None:

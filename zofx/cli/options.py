@@ -8,6 +8,13 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+ModelName: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A hub id, a Hugging Face folder, a .gguf file, or package:DISTRIBUTION/FILE.",
+    ),
+]
 Artifact: TypeAlias = Annotated[
     Path, typer.Argument(metavar="DIR", help="A compiled artifact: what `zofx compile` made.")
 ]
@@ -27,6 +34,9 @@ Device: TypeAlias = Annotated[
 Threads: TypeAlias = Annotated[
     int | None,
     typer.Option("--threads", min=1, metavar="N", help="Of the runtime; its own choice if absent."),
+]
+Seed: TypeAlias = Annotated[
+    int | None, typer.Option("--seed", min=0, metavar="N", help="Of data and directions; 0.")
 ]
 Truncate: TypeAlias = Annotated[
     bool,
