@@ -57,6 +57,20 @@ def sources() -> list[Path]:
     )
 
 
+def imported_by(node: ast.AST) -> list[str]:
+    """The modules that a statement, or a call of import_module with a literal, imports."""
+    match node:
+        case ast.Import():
+            return [alias.name for alias in node.names]
+        case ast.ImportFrom(module=str(name)):
+            return [name]
+        case ast.Call(
+            func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]
+        ):
+            return [name]
+    return []
+
+
 def third_party(path: Path) -> Iterator[tuple[str, bool]]:
     """Each import of another distribution, and whether it happens when the module loads."""
     tree = ast.parse(path.read_text())
@@ -67,12 +81,7 @@ def third_party(path: Path) -> Iterator[tuple[str, bool]]:
         for node in ast.walk(outer)
     }
     for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-        for name in names:
+        for name in imported_by(node):
             top = name.partition(".")[0]
             if top != "zofx" and top not in sys.stdlib_module_names:
                 yield distribution(top), id(node) not in inside

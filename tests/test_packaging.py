@@ -2,22 +2,19 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tomllib
 import venv
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import zofx
+from tests.distribution import ROOT, Built, files_of_the_repository, install
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = {"zofx": "zofx", "passes": "zofx/passes", "runtimes": "zofx/runtimes"}
 """Where a folder of the repository sits in the package."""
 DATA = {"zofx/py.typed", "zofx/zo/normal.npy"}
@@ -28,54 +25,6 @@ from importlib.metadata import version
 modules = (zofx, zofx.artifact, zofx.passes, zofx.runtimes.ort, zofx.tasks, zofx.zo)
 print(json.dumps([version("zofx"), *(m.__file__ for m in modules)]))
 """
-
-
-@dataclass(frozen=True)
-class Built:
-    """What the build made.
-
-    Attributes:
-        source: a copy of the repository without anything git ignores.
-        wheel: built from the source folder.
-        sdist: likewise.
-        wheel_of_sdist: built from the unpacked sdist.
-    """
-
-    source: Path
-    wheel: Path
-    sdist: Path
-    wheel_of_sdist: Path
-
-
-def files_of_the_repository() -> list[str]:
-    """Tracked files, and new ones that git does not ignore; links are one entry."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
-
-
-def build(source: Path, out: Path, *kinds: str) -> None:
-    """Run the build front end without a network."""
-    command = [sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", out, source]
-    subprocess.run(command, check=True, capture_output=True)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Wheel and sdist of the repository, and the wheel of the sdist."""
-    folder = tmp_path_factory.mktemp("built")
-    source = folder / "source"
-    for name in files_of_the_repository():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, source / name, follow_symlinks=False)
-    build(source, folder / "dist", "--wheel", "--sdist")
-    (wheel,), (sdist,) = folder.glob("dist/*.whl"), folder.glob("dist/*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
-    (unpacked,) = (folder / "unpacked").iterdir()
-    build(unpacked, folder / "again", "--wheel")
-    (again,) = folder.glob("again/*.whl")
-    return Built(source, wheel, sdist, again)
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
@@ -98,12 +47,6 @@ def environment(folder: Path) -> Path:
     """A virtual environment that borrows this one's libraries but not its zofx; its python."""
     venv.create(folder)
     return folder / "bin" / "python"
-
-
-def install(python: Path, wheel: Path) -> None:
-    """Install a wheel, and nothing else, into an environment."""
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index"]
-    subprocess.run([*pip, wheel], check=True, capture_output=True)
 
 
 def imported_from(python: Path, folder: Path) -> tuple[str, list[Path]]:

@@ -1,0 +1,16 @@
+"""What several folders of tests share."""
+
+import os
+
+import pytest
+
+from tests.compiled import artifact, assets, compiled, mood  # noqa: F401  fixtures
+from tests.distribution import Built, build_all
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Wheel and sdist of this source."""
+    return build_all(tmp_path_factory.mktemp("built"))

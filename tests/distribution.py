@@ -1,0 +1,61 @@
+"""Building what users install, from the files git knows, without a network."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the build made.
+
+    Attributes:
+        source: a copy of the repository without anything git ignores.
+        wheel: built from the source folder.
+        sdist: likewise.
+        wheel_of_sdist: built from the unpacked sdist.
+    """
+
+    source: Path
+    wheel: Path
+    sdist: Path
+    wheel_of_sdist: Path
+
+
+def files_of_the_repository() -> list[str]:
+    """Tracked files, and new ones that git does not ignore; links are one entry."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+
+
+def build_all(folder: Path) -> Built:
+    """Wheel and sdist of the repository, and the wheel of the sdist."""
+    source = folder / "source"
+    for name in files_of_the_repository():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, source / name, follow_symlinks=False)
+    _build(source, folder / "dist", "--wheel", "--sdist")
+    (wheel,), (sdist,) = folder.glob("dist/*.whl"), folder.glob("dist/*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    _build(unpacked, folder / "again", "--wheel")
+    (again,) = folder.glob("again/*.whl")
+    return Built(source, wheel, sdist, again)
+
+
+def _build(source: Path, out: Path, *kinds: str) -> None:
+    command = [sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", out, source]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def install(python: Path, wheel: Path, *options: str | Path) -> None:
+    """Install a wheel, and nothing else, into another environment."""
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip, *options, wheel], check=True, capture_output=True)
