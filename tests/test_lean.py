@@ -11,7 +11,6 @@ installed beside it for the test, so its console script is what a user would run
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.distribution import ROOT, Built, install
-from tests.tiny import calibration_file, task_file, tiny_llama
 from zofx.run_folder import RunFolder
 from zofx.runtimes import RUNTIMES
 from zofx.zo import replay
@@ -67,38 +65,27 @@ def lean(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Lean:
     return Lean(site)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a task and an artifact, compiled in this environment."""
-    folder = tmp_path_factory.mktemp("work")
-    task_file(folder / "task.jsonl")
-    verb = [sys.executable, "-m", "zofx", "compile", tiny_llama(folder / "model"), "-o", "art"]
-    text = calibration_file(folder / "text.txt")
-    options = ["--quant", "int4", "--fraction", "0.02", "--calibration", text]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([*verb, *options], cwd=folder, env=environment, check=True, capture_output=True)
-    return folder
-
-
-def test_help_and_lists_need_no_torch(lean: Lean, folder: Path) -> None:
+def test_help_and_lists_need_no_torch(lean: Lean, tmp_path: Path) -> None:
     """The command line explains itself; what it lists is what there is."""
-    assert "tune" in lean.zofx("--help", cwd=folder)
-    assert "senszoq" in lean.zofx("list", "methods", cwd=folder)
-    assert "trec" in lean.zofx("list", "tasks", cwd=folder)
+    assert "tune" in lean.zofx("--help", cwd=tmp_path)
+    assert "senszoq" in lean.zofx("list", "methods", cwd=tmp_path)
+    assert "trec" in lean.zofx("list", "tasks", cwd=tmp_path)
 
 
-def test_it_trains_and_the_journal_replays_elsewhere(lean: Lean, folder: Path) -> None:
+def test_it_trains_and_the_journal_replays_elsewhere(
+    lean: Lean, artifact: Path, mood: Path, tmp_path: Path
+) -> None:
     """A run made without torch, judged before and after; torch replays it to the same bits of θ."""
-    task = ("--task", "task.jsonl", "--runtime", "ort")
-    before = json.loads(lean.zofx("eval", "art", *task, "--json", cwd=folder))
+    task = ("--task", mood, "--runtime", "ort")
+    before = json.loads(lean.zofx("eval", artifact, *task, "--json", cwd=tmp_path))
     numbers = ("--steps", str(STEPS), "--batch-size", "4", "--lr", "1e-3", "--eps", "1e-2")
-    lean.zofx("tune", "art", *task, *numbers, "-o", "run", cwd=folder)
-    after = json.loads(lean.zofx("eval", "art", "--run", "run", "--json", cwd=folder))
+    lean.zofx("tune", artifact, *task, *numbers, "-o", "run", cwd=tmp_path)
+    after = json.loads(lean.zofx("eval", artifact, "--run", "run", "--json", cwd=tmp_path))
     assert before["examples"] == after["examples"] > 0
 
-    run = RunFolder.open(folder / "run")
-    last = load_file(folder / "run" / "last.safetensors")
-    session = RUNTIMES["torch"].load(folder / "art")
+    run = RunFolder.open(tmp_path / "run")
+    last = load_file(run.path / "last.safetensors")
+    session = RUNTIMES["torch"].load(artifact)
     start = session.read()
     assert replay(session, run.journal()) == STEPS
     for name, values in session.read().items():
@@ -106,9 +93,10 @@ def test_it_trains_and_the_journal_replays_elsewhere(lean: Lean, folder: Path) -
         assert not np.array_equal(values, start[name])
 
 
-def test_compiling_says_what_to_install(lean: Lean, folder: Path) -> None:
+def test_compiling_says_what_to_install(lean: Lean, assets: Path, tmp_path: Path) -> None:
     """A verb that needs torch ends with one clear error, and writes nothing."""
-    result = lean.run(lean.site / "bin" / "zofx", "compile", "model", "-o", "new", cwd=folder)
+    verb = ("compile", assets / "llama", "-o", "new")
+    result = lean.run(lean.site / "bin" / "zofx", *verb, cwd=tmp_path)
     assert result.returncode in (1, 2)
     assert "zofx[compile]" in result.stderr
-    assert not (folder / "new").exists()
+    assert list(tmp_path.iterdir()) == []
