@@ -51,11 +51,29 @@ def build_all(folder: Path) -> Built:
 
 
 def _build(source: Path, out: Path, *kinds: str) -> None:
-    command = [sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", out, source]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        *kinds,
+        "--outdir",
+        out,
+        source,
+    ]
     subprocess.run(command, check=True, capture_output=True)
 
 
 def install(python: Path, wheel: Path, *options: str | Path) -> None:
     """Install a wheel, and nothing else, into another environment."""
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-index",
+    ]
     subprocess.run([*pip, *options, wheel], check=True, capture_output=True)

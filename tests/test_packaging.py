@@ -92,7 +92,7 @@ def test_the_wheel_runs_where_the_repository_is_not(built: Built, tmp_path: Path
 def test_an_editable_install_runs_the_source(built: Built, tmp_path: Path) -> None:
     """Modules come from the source folder; passes and runtimes from the repository's top."""
     hook = "from setuptools import build_meta as b; import sys; b.build_editable(sys.argv[1])"
-    command = [sys.executable, "-c", hook, tmp_path]
+    command: list[str | Path] = [sys.executable, "-c", hook, tmp_path]
     subprocess.run(command, cwd=built.source, check=True, capture_output=True)
     python = environment(tmp_path / "env")
     install(python, next(tmp_path.glob("*.whl")))
