@@ -3,6 +3,7 @@
     addmm(b, x, W), matmul(x, W), matmul(x, Wᵀ)   →   linear(x, W or its transpose, b)    W a weight
     addmm(b, x, y)                                →   b + matmul(x, y)                     y is not
     dropout(x), alias(x), contiguous(x), x.to(own dtype), x + 0, assertions   →   x
+    x.to(dtype), x & y                                                         →   _to_copy(x, dtype=dtype), bitwise_and(x, y)
 
 A weight stored as [in, out] (GPT-2's Conv1D) becomes a frozen tensor `NAME.T` of shape [out, in];
 `merge` turns it back.
@@ -35,10 +36,17 @@ CASTS = (
     aten.to.dtype_layout,
     aten.to.device,
     aten._to_copy.default,
+)
+RESHAPES = (
     aten.expand.default,
     aten.view.default,
     aten.reshape.default,
 )
+# Python's operators on masks, in aten's own names.
+SPELLINGS = {
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+}
 PRODUCTS = (aten.addmm.default, aten.mm.default, aten.matmul.default)
 TRANSPOSES = (aten.t.default, aten.numpy_T.default)
 
@@ -60,13 +68,26 @@ class Canonicalize(Pass):
                 edit.replace(node, node.all_input_nodes[0])
             elif is_call(node, *PRODUCTS) and not node.kwargs:
                 _product(edit, program, node, remark)
+            elif is_call(node, *CASTS):
+                dtype = node.meta["val"].dtype
+                _respell(edit, node, aten._to_copy.default, node.args[0], dtype=dtype)
+            elif node.target in SPELLINGS:
+                _respell(edit, node, SPELLINGS[node.target], *node.args)
         return edit.done()
+
+
+def _respell(edit: Editor, node: fx.Node, target: Any, *args: Any, **kwargs: Any) -> None:
+    """The same value by another op."""
+    new = edit.call(node, target, *args, **kwargs)
+    new.meta["val"] = node.meta["val"]
+    edit.replace(node, new)
+    edit.graph.erase_node(node)
 
 
 def _is_identity(node: fx.Node) -> bool:
     if is_call(node, *ALWAYS_IDENTITY):
         return True
-    if is_call(node, *CASTS):
+    if is_call(node, *CASTS, *RESHAPES):
         return _keeps_type(node)
     addend = node.args[1] if is_call(node, aten.add.Tensor) else None
     return isinstance(addend, (int, float)) and addend == 0 and _keeps_type(node)
@@ -79,8 +100,9 @@ def _keeps_type(node: fx.Node) -> bool:
 def _product(edit: Editor, program: Program, node: fx.Node, remark: Remarker) -> None:
     """A product with a weight becomes a linear; a product of activations stays one."""
     bias, x, weight = node.args if len(node.args) == 3 else (None, *node.args)
-    stored = _stored_by_rows(edit, program, weight, remark)
-    if stored is not None and (bias is None or len(shape_of(bias)) == 1):  # type: ignore[arg-type]
+    is_vector = bias is None or len(shape_of(bias)) == 1  # type: ignore[arg-type]
+    stored = _stored_by_rows(edit, program, weight, remark) if is_vector else None
+    if stored is not None:
         result = edit.call(node, aten.linear.default, x, stored, bias)
     elif bias is not None:
         product = edit.call(node, aten.matmul.default, x, weight)

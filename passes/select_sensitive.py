@@ -6,15 +6,17 @@
 scope=global ranks all linear weights together (density differs between matrices by orders of
 magnitude); scope=matrix takes the same fraction of each. Equal scores rank by weight, then
 position. The graph is not touched, so the meaning is the same. Memory: one matrix of scores, and
-2·fraction of all of them.
+the fraction of all of them.
 Skips, each with a remark: a weight without scores, a weight that is also used outside a linear (a
 tied embedding).
 Source: Guo et al. 2024, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity,
 arXiv 2406.02913.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,9 +28,6 @@ from zofx.pipeline import Pass, Remarker
 from zofx.program import Program
 
 INDEX_LIMIT = 2**31  # positions are int32
-
-# Scores of one weight, their positions, and which weight: the best of a pool so far.
-Entry: TypeAlias = tuple[Tensor, Tensor, int]
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,32 @@ class SelectSensitive(Pass):
                 for name in weights
             }
         budget = round(self.fraction * sum(program.tensors[name].size for name in weights))
-        pool: list[Entry] = []
-        for number, name in enumerate(weights):
+        least, ties = _threshold((_scores(program, name) for name in weights), budget)
+        chosen = {}
+        for name in weights:
             scores = _scores(program, name)
-            best = _top(scores, min(budget, scores.numel()))
-            pool.append((scores[best], best, number))
-            if sum(len(values) for values, _, _ in pool) > 2 * budget:
-                pool = _keep_best(pool, budget)
-        found = {number: index.sort().values for _, index, number in _keep_best(pool, budget)}
-        none = torch.empty(0, dtype=torch.int64)
-        return {name: found.get(number, none) for number, name in enumerate(weights)}
+            level = (scores == least).nonzero().flatten()[:ties]
+            ties -= level.numel()
+            chosen[name] = torch.cat(((scores > least).nonzero().flatten(), level)).sort().values
+        return chosen
+
+
+def _threshold(matrices: Iterable[Tensor], budget: int) -> tuple[float, int]:
+    """The score of the last one chosen, and how many with exactly that score are chosen.
+
+    Args:
+        matrices: scores f32[n] of each weight; one is held at a time.
+        budget: how many are chosen in all.
+    """
+    best = torch.empty(0)
+    least = -math.inf
+    for scores in matrices:
+        best = torch.cat((best, scores[scores > least]))
+        if best.numel() > budget:
+            best = best.topk(budget).values
+            least = float(best[-1]) if budget else math.inf
+    least = float(best.min()) if best.numel() else math.inf
+    return least, int((best == least).sum())
 
 
 def _scores(program: Program, name: str) -> Tensor:
@@ -130,16 +145,3 @@ def _top(scores: Tensor, count: int) -> Tensor:
     above = (scores > least).nonzero().flatten()
     level = (scores == least).nonzero().flatten()[: count - len(above)]
     return torch.cat((above, level)).sort().values
-
-
-def _keep_best(pool: list[Entry], budget: int) -> list[Entry]:
-    """The best `budget` entries of the pool; ties go to the earlier weight and position."""
-    values = torch.cat([v for v, _, _ in pool])
-    index = torch.cat([i for _, i, _ in pool])
-    owner = torch.cat([torch.full_like(i, n) for _, i, n in pool])
-    best = values.sort(descending=True, stable=True).indices[:budget]
-    return [
-        (values[mine], index[mine], int(n))
-        for n in sorted(set(owner[best].tolist()))
-        for mine in [best[owner[best] == n]]
-    ]

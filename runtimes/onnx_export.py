@@ -23,6 +23,7 @@ from onnxscript import values
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 from torch.export.graph_signature import (
     ExportGraphSignature,
     InputKind,
@@ -31,6 +32,13 @@ from torch.export.graph_signature import (
     OutputSpec,
     TensorArgument,
 )
+from torch.onnx._internal.exporter._core import _exported_program_to_onnx_program
+from torch.onnx._internal.exporter._decomp import get_onnx_implemented_overloads
+from torch.onnx._internal.exporter._fx_passes import (
+    decompose_with_registry,
+    insert_type_promotion_nodes,
+)
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from zofx.program import KEYS, Program, Role, output_node, placeholders
 from zofx.rewrite import Editor
@@ -39,7 +47,7 @@ aten = torch.ops.aten
 zofx = torch.ops.zofx
 ms = values.Opset("com.microsoft", 1)
 
-OPSET = 23
+OPSET = 23  # the first with Attention
 NF4 = 1  # MatMulBnb4's number for it
 
 
@@ -95,16 +103,7 @@ def to_onnx(program: Program, place: Callable[[str], tuple[int, int]], weights: 
         its directions (`NAME.slice.z`); output `logprob` f32[P, N, C].
     """
     fed = feed_directions(program)
-    exported = torch.onnx.export(
-        exported_program(fed),
-        (),
-        dynamo=True,
-        custom_translation_table=TRANSLATIONS,
-        opset_version=OPSET,
-        verbose=False,
-    )
-    assert exported is not None
-    model = exported.model
+    model = translate(exported_program(fed))
     names = [str(node.target) for node in placeholders(fed.graph)]
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
@@ -118,8 +117,31 @@ def to_onnx(program: Program, place: Callable[[str], tuple[int, int]], weights: 
                 weights, offset, length, value.dtype, shape=value.shape, name=value.name
             )
             model.graph.register_initializer(value)
-    model.opset_imports[ms.domain] = ms.version
+    model.opset_imports.update({"": OPSET, ms.domain: ms.version})
     return ir.to_proto(model)
+
+
+def translate(exported: ExportedProgram) -> ir.Model:
+    """Op by op, through torch.onnx's own functions for aten and ours for zofx.
+
+    `torch.onnx.export` would trace the program again to decompose it, which with P·N rows costs minutes of symbolic algebra; a program
+    is in terms ONNX functions exist for, almost always. Where one is missing, it is decomposed first as torch.onnx does. These
+    entry points are torch's internals: the torch version is pinned.
+    """
+    registry = ONNXRegistry.from_torchlib(opset_version=OPSET)
+    for target, function in TRANSLATIONS.items():
+        registry.register_op(target, function)
+    known = get_onnx_implemented_overloads(registry)
+    calls = {n.target for n in exported.graph.nodes if n.op == "call_function"}
+    if any(isinstance(target, torch._ops.OpOverload) and target not in known for target in calls):
+        exported = decompose_with_registry(exported, registry)
+    insert_type_promotion_nodes(exported.graph_module)
+    model = _exported_program_to_onnx_program(
+        exported, registry=registry, lower="at_conversion"
+    ).model
+    CommonSubexpressionEliminationPass()(model)
+    RemoveUnusedNodesPass()(model)
+    return model
 
 
 def feed_directions(program: Program) -> Program:

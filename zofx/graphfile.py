@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from zofx import ops
+import zofx.ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.errors import ArtifactError
 
-NAMESPACES = ("aten", ops.NAMESPACE)
+NAMESPACES = ("aten", "zofx")
 SIZE_OPERATORS = {
     f"operator.{name}": getattr(operator, name)
     for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
