@@ -33,6 +33,8 @@ from zofx.rewrite import Editor
 zofx = torch.ops.zofx
 
 BLOCKS = {"nf4": 64, "int4": 32, "int8": 32, "codebook": 2}
+SMALLEST = {"nf4": 32}  # bitsandbytes' kernels; MatMulNBits takes 16
+LARGEST = 4096
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,13 @@ class QuantizeFrozen(Pass):
     block: int = 0
 
     def __post_init__(self) -> None:
-        if self.block and (self.block < 16 or self.block & (self.block - 1)):
-            raise PipelineError(
-                f"quantize-frozen{{block={self.block}}}: must be a power of two, 16 or more"
-            )
         if self.block and self.format == "codebook":
             raise PipelineError(
                 f"{self}: a codebook has no blocks, it belongs to a row; drop block"
             )
+        least = SMALLEST.get(self.format, 16)
+        if self.block and (not least <= self.block <= LARGEST or self.block.bit_count() > 1):
+            raise PipelineError(f"{self}: block must be a power of two, {least} to {LARGEST}")
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Replace every linear whose weight qualifies."""

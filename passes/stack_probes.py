@@ -71,8 +71,6 @@ class StackProbes(Pass):
             remark("slices", "applied", f"{len(stacking.copies)} values replicated on the way")
         output = output_node(edit.graph)
         (result,) = output.all_input_nodes
-        if result not in stacking.stacked:
-            result = stacking.copy_of(result, output)
         output.args = (edit.call(output, zofx.split_probes.default, result, coefficients),)
         return edit.done()
 
@@ -91,22 +89,29 @@ class _Stacking:
         self.sizes: dict[fx.Node, fx.Node] = {}
         ids = edit.placeholder("input_ids").meta["val"]
         self.rows = ids.shape[0].node.expr
+        self.turned = self._turned()
 
     def addresses_rows(self) -> fx.Node | None:
-        """The first op below a slice that may address rows by number, or has them inside."""
+        """The first op below a slice that may address rows by number, or has turned them."""
         below: set[fx.Node] = set()
         for node in self.edit.nodes:
             if any(a in below or a in self.with_probes for a in node.all_input_nodes):
                 below.add(node)
-                near = (node, *node.all_input_nodes)
-                if is_call(node, *ADDRESSES_ROWS) or any(map(self._rows_inside, near)):
+                if is_call(node, *ADDRESSES_ROWS) or not self.turned.isdisjoint(
+                    (node, *node.all_input_nodes)
+                ):
                     return node
         return None
 
-    def _rows_inside(self, node: fx.Node) -> bool:
-        """Whether an axis that counts rows is not the first: [T, N, …]."""
-        value = node.meta.get("val")
-        return isinstance(value, torch.Tensor) and any(map(self._counts_rows, value.shape[1:]))
+    def _turned(self) -> set[fx.Node]:
+        """Values with rows on another axis than the first, [T, N, …], and all made from them."""
+        turned: set[fx.Node] = set()
+        for node in self.edit.nodes:
+            value = node.meta.get("val")
+            sizes = value.shape[1:] if isinstance(value, torch.Tensor) else ()
+            if any(map(self._counts_rows, sizes)) or not turned.isdisjoint(node.all_input_nodes):
+                turned.add(node)
+        return turned
 
     def replicate_inputs(self) -> None:
         """Every row of every input becomes P rows; sizes follow by themselves."""
@@ -145,8 +150,8 @@ class _Stacking:
                 f"{node.target} reads one, and stack-probes knows no form of it with probes"
             )
         x = node.all_input_nodes[0]
-        if x not in self.stacked and not self._counts_rows(x.meta["val"]):
-            self._refuse(f"{node.format_node()} multiplies a value that is shared by all rows")
+        if x in self.turned or not (x in self.stacked or self._counts_rows(x.meta.get("val"))):
+            self._refuse(f"{node.target} multiplies a value whose first axis is not its rows")
         return True
 
     def _refuse(self, why: str) -> NoReturn:

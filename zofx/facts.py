@@ -63,7 +63,9 @@ def _narrowed(program: Program) -> str | None:
     logits, targets = scores.args[0], scores.args[1]
     if not (isinstance(logits, fx.Node) and isinstance(targets, fx.Node)):
         return "the scores have no logits"
-    if is_call(logits, zofx.select_positions.default):
+    if is_call(logits, zofx.select_positions.default) and is_call(
+        logits.args[0], aten.linear.default
+    ):
         return "the head runs at every position, scored or not"
     return None
 

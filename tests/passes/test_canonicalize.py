@@ -1,0 +1,182 @@
+# ruff: noqa: E501  (lines of printed programs)
+"""canonicalize: one spelling for products with a weight, nothing that does nothing."""
+
+import torch
+
+from tests.golden import (
+    apply,
+    assert_golden,
+    assert_same_meaning,
+    batch,
+    captured,
+    logits,
+    run,
+    summation_bound,
+)
+from tests.passes.toys import (
+    Cluttered,
+    Gpt2Linear,
+    MatrixBias,
+    OneLinear,
+    Products,
+    Tied,
+)
+from zofx.printer import show
+
+
+def test_drops_what_does_nothing() -> None:
+    """Dropout, contiguous, a cast to the own type, + 0, detach and a view of the own shape go."""
+    before = captured(Cluttered())
+    after, remarks = apply("canonicalize", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  embed.weight    f32[7, 4]
+  frozen  fc.weight       f32[7, 4]
+  frozen  fc.bias         f32[7]
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %1 = aten.linear(%0, fc.weight, fc.bias)   : f32[N, T, 7]
+  %2 = zofx.select_positions(%1, positions)   : f32[N, S, 7]
+  %3 = zofx.score_targets(%2, targets)   : f32[N, C]
+  return %3
+""",
+    )
+    assert_same_meaning(before, after, batch())
+
+
+def test_turns_a_transposed_weight_over() -> None:
+    """GPT-2 stores [in, out]: addmm becomes a linear with a frozen NAME.T that is made on demand."""
+    before = captured(Gpt2Linear(width=3))
+    after, remarks = apply("canonicalize", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  embed.weight    f32[7, 3]
+  frozen  fc.bias         f32[7]
+  frozen  fc.weight.T     f32[7, 3]     transposed of fc.weight
+body
+  %0 = aten.sym_size.int(attention_mask, 1)   : T
+  %1 = aten.sym_size.int(targets, 0)   : N
+  %2 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 3]
+  %3 = aten.view(%2, [-1, 3])   : f32[N*T, 3]
+  %4 = aten.linear(%3, fc.weight.T, fc.bias)   : f32[N*T, 7]
+  %5 = aten.view(%4, [%1, %0, 7])   : f32[N, T, 7]
+  %6 = zofx.select_positions(%5, positions)   : f32[N, S, 7]
+  %7 = zofx.score_targets(%6, targets)   : f32[N, C]
+  return %7
+remarks
+  applied  fc.weight   stored [in, out], kept as [out, in]
+""",
+    )
+    assert torch.equal(after.load("fc.weight.T"), before.load("fc.weight").t())
+    assert_same_meaning(before, after, batch())
+
+
+def test_a_turned_weight_stays_within_round_off() -> None:
+    """The same product, in whatever order an engine sums it."""
+    before = captured(Gpt2Linear(width=48), integers=False)
+    after, _ = apply("canonicalize", before)
+    x = before.load("embed.weight")[batch()["input_ids"].gather(1, batch()["positions"])]
+    bound = summation_bound(x, after.load("fc.weight.T"), before.load("fc.bias"))
+    assert_same_meaning(before, after, batch(), bound)
+
+
+def test_turns_a_weight_over_once() -> None:
+    """A layer used twice reads one transpose; one remark."""
+    after, remarks = apply("canonicalize", captured(Gpt2Linear(width=7, times=2)))
+    assert list(map(str, remarks)) == ["applied  fc.weight   stored [in, out], kept as [out, in]"]
+    assert sorted(after.tensors) == ["embed.weight", "fc.bias", "fc.weight.T"]
+
+
+def test_tells_weights_from_activations() -> None:
+    """x·Wᵀ becomes a linear with W as stored; addmm of activations a product and a sum."""
+    before = captured(Products())
+    after, remarks = apply("canonicalize", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  weight          f32[7, 4]
+  frozen  embed.weight    f32[7, 4]
+body
+  %0 = aten.sym_size.int(attention_mask, 1)   : T
+  %1 = aten.sym_size.int(targets, 0)   : N
+  %2 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %3 = aten.flatten.using_ints(%2, 0, 1)   : f32[N*T, 4]
+  %4 = aten.t(%3)   : f32[4, N*T]
+  %5 = aten.matmul(%3, %4)   : f32[N*T, N*T]
+  %6 = aten.matmul(%5, %3)   : f32[N*T, 4]
+  %7 = aten.add.Tensor(%3, %6)   : f32[N*T, 4]
+  %8 = aten.view(%7, [%1, %0, 4])   : f32[N, T, 4]
+  %9 = aten.linear(%8, weight, None)   : f32[N, T, 7]
+  %10 = zofx.select_positions(%9, positions)   : f32[N, S, 7]
+  %11 = zofx.score_targets(%10, targets)   : f32[N, C]
+  return %11
+""",
+    )
+    assert_same_meaning(before, after, batch())
+
+
+def test_a_matrix_is_not_a_bias() -> None:
+    """addmm with a weight and a 2-D addend: no linear takes that."""
+    before = captured(MatrixBias())
+    after, remarks = apply("canonicalize", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  weight          f32[4, 7]
+  frozen  embed.weight    f32[7, 4]
+body
+  %0 = aten.sym_size.int(attention_mask, 1)   : T
+  %1 = aten.sym_size.int(targets, 0)   : N
+  %2 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %3 = aten.flatten.using_ints(%2, 0, 1)   : f32[N*T, 4]
+  %4 = aten.slice.Tensor(%3, 1, 1, 9223372036854775807)   : f32[N*T, 3]
+  %5 = aten.cat([%3, %4], 1)   : f32[N*T, 7]
+  %6 = aten.matmul(%3, weight)   : f32[N*T, 7]
+  %7 = aten.add.Tensor(%5, %6)   : f32[N*T, 7]
+  %8 = aten.view(%7, [%1, %0, 7])   : f32[N, T, 7]
+  %9 = zofx.select_positions(%8, positions)   : f32[N, S, 7]
+  %10 = zofx.score_targets(%9, targets)   : f32[N, C]
+  return %10
+""",
+    )
+    assert_same_meaning(before, after, batch())
+
+
+def test_leaves_canonical_programs_alone() -> None:
+    """Linears as transformers' newer models write them: the same text, one fact more."""
+    for toy in (OneLinear(), Tied()):
+        before = captured(toy)
+        after, remarks = apply("canonicalize", before)
+        assert show(after, remarks) == show(before).replace("none", "canonical")
+        assert torch.equal(run(after, batch()), run(before, batch()))
+
+
+def test_running_it_twice_changes_nothing() -> None:
+    """What it made is in its own canonical form."""
+    once, _ = apply("canonicalize", captured(Products()))
+    twice, remarks = apply("canonicalize", once)
+    assert show(twice) == show(once)
+    assert not remarks
+    assert torch.equal(logits(twice, batch()), logits(once, batch()))

@@ -1,0 +1,127 @@
+"""narrow-positions: the choice of positions sinks to where positions are mixed."""
+
+import torch
+
+from tests.golden import apply, assert_golden, assert_same_meaning, batch, captured
+from tests.passes.toys import Block, MixedLogits, Norms, OneLinear
+from zofx.printer import show
+
+
+def test_sinks_to_the_last_op_that_mixes_positions() -> None:
+    """Head, MLP, norm and residual run at scored positions; the running sum keeps all of them."""
+    before, _ = apply("canonicalize", captured(Block()))
+    after, remarks = apply("narrow-positions", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, narrowed
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  embed.weight    f32[7, 4]
+  frozen  up.weight       f32[6, 4]
+  frozen  up.bias         f32[6]
+  frozen  down.weight     f32[4, 6]
+  frozen  head.weight     f32[7, 4]
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %1 = aten.cumsum(%0, 1)   : f32[N, T, 4]
+  %2 = zofx.select_positions(%1, positions)   : f32[N, S, 4]
+  %3 = aten.linear(%2, up.weight, up.bias)   : f32[N, S, 6]
+  %4 = aten.relu(%3)   : f32[N, S, 6]
+  %5 = aten.linear(%4, down.weight)   : f32[N, S, 4]
+  %6 = aten.add.Tensor(%2, %5)   : f32[N, S, 4]
+  %7 = aten.linear(%6, head.weight)   : f32[N, S, 7]
+  %8 = zofx.score_targets(%7, targets)   : f32[N, C]
+  return %8
+remarks
+  applied  logits   5 ops run at scored positions only
+""",
+    )
+    assert_same_meaning(before, after, batch())
+
+
+def test_norms_act_on_each_position() -> None:
+    """LayerNorm and RMSNorm reduce over features, so they narrow."""
+    before, _ = apply("canonicalize", captured(Norms(), integers=False))
+    after, remarks = apply("narrow-positions", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, narrowed
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  gain            f32[7]
+  frozen  embed.weight    f32[7, 7]
+  frozen  norm.weight     f32[7]
+  frozen  norm.bias       f32[7]
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 7]
+  %1 = aten.cumsum(%0, 1)   : f32[N, T, 7]
+  %2 = zofx.select_positions(%1, positions)   : f32[N, S, 7]
+  %3 = aten.layer_norm(%2, [7], norm.weight, norm.bias, 1e-05, False)   : f32[N, S, 7]
+  %4 = aten.pow.Tensor_Scalar(%3, 2)   : f32[N, S, 7]
+  %5 = aten.mean.dim(%4, [-1], True)   : f32[N, S, 1]
+  %6 = aten.add.Tensor(%5, 0.5)   : f32[N, S, 1]
+  %7 = aten.rsqrt(%6)   : f32[N, S, 1]
+  %8 = aten.mul.Tensor(%3, %7)   : f32[N, S, 7]
+  %9 = aten.mul.Tensor(%8, gain)   : f32[N, S, 7]
+  %10 = zofx.score_targets(%9, targets)   : f32[N, C]
+  return %10
+remarks
+  applied  logits   7 ops run at scored positions only
+""",
+    )
+    assert_same_meaning(before, after, batch())
+
+
+def test_selects_the_embedding_itself() -> None:
+    """Where nothing mixes positions, unscored tokens are looked up and dropped."""
+    before, _ = apply("canonicalize", captured(OneLinear()))
+    after, remarks = apply("narrow-positions", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, narrowed
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  embed.weight    f32[7, 4]
+  frozen  fc.weight       f32[7, 4]
+  frozen  fc.bias         f32[7]
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %1 = zofx.select_positions(%0, positions)   : f32[N, S, 4]
+  %2 = aten.linear(%1, fc.weight, fc.bias)   : f32[N, S, 7]
+  %3 = zofx.score_targets(%2, targets)   : f32[N, C]
+  return %3
+remarks
+  applied  logits   1 ops run at scored positions only
+""",
+    )
+    assert_same_meaning(before, after, batch())
+
+
+def test_stays_where_the_logits_mix_positions() -> None:
+    """Nothing can move, so nothing does, and the remark says which op is in the way."""
+    before, _ = apply("canonicalize", captured(MixedLogits()))
+    after, remarks = apply("narrow-positions", before)
+    said = "skipped  logits   aten.cumsum.default is not known to act on each position alone"
+    assert show(after, remarks) == show(before, [said]).replace("canonical", "canonical, narrowed")
+    assert_same_meaning(before, after, batch())
+
+
+def test_one_position_and_many() -> None:
+    """A scored position may repeat, and be the only one."""
+    before, _ = apply("canonicalize", captured(Block()))
+    after, _ = apply("narrow-positions", before)
+    inputs = batch()
+    for positions in ([[4], [4], [0]], [[1, 1, 1, 0], [2, 3, 2, 3], [4, 4, 4, 4]]):
+        width = len(positions[0])
+        targets = torch.zeros(3, width, 2, dtype=torch.int64)
+        some = {**inputs, "positions": torch.tensor(positions), "targets": targets}
+        assert_same_meaning(before, after, some)

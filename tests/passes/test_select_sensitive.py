@@ -1,0 +1,182 @@
+"""select-sensitive: the largest scores, against sorting all of them."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.golden import apply, assert_same_meaning, batch, captured, with_scores
+from tests.passes.toys import OneLinear, Tied, TwoLinears
+from zofx.errors import PipelineError, UsageError
+from zofx.printer import show
+from zofx.program import Program
+
+FC, HEAD = "fc.weight", "head.weight"
+
+
+@pytest.fixture(scope="module")
+def two() -> Program:
+    """16 and 28 weights."""
+    program, _ = apply("canonicalize", captured(TwoLinears()))
+    return with_scores(program, FC, HEAD)
+
+
+def brute_force(scores: Mapping[str, Tensor], budget: int) -> dict[str, list[int]]:
+    """Sort every entry by score, then weight, then position; take the first ones."""
+    entries = [
+        (-value, number, place, name)
+        for number, (name, score) in enumerate(scores.items())
+        for place, value in enumerate(score.flatten().tolist())
+    ]
+    chosen: dict[str, list[int]] = {}
+    for _, _, place, name in sorted(entries)[:budget]:
+        chosen.setdefault(name, []).append(place)
+    return {name: sorted(places) for name, places in chosen.items()}
+
+
+def loaded(program: Program) -> dict[str, Tensor]:
+    return {name: recipe() for name, recipe in program.scores.items()}
+
+
+def chosen(program: Program) -> dict[str, list[int]]:
+    assert all(index.dtype == torch.int32 for index in program.selection.values())
+    return {name: index.tolist() for name, index in program.selection.items()}
+
+
+@pytest.mark.parametrize("fraction", [0.03, 0.2, 0.5, 1.0])
+def test_global_takes_the_largest_of_all(two: Program, fraction: float) -> None:
+    """Weights compete: the same entries as sorting both matrices together."""
+    after, _ = apply(f"select-sensitive{{fraction={fraction}}}", two)
+    assert chosen(after) == brute_force(loaded(two), round(fraction * 44))
+
+
+@pytest.mark.parametrize("fraction", [0.07, 0.2, 1.0])
+def test_matrix_takes_the_same_share_of_each(two: Program, fraction: float) -> None:
+    """Each weight on its own."""
+    after, _ = apply(f"select-sensitive{{fraction={fraction} scope=matrix}}", two)
+    for name, score in loaded(two).items():
+        alone = brute_force({name: score}, round(fraction * score.numel()))
+        assert chosen(after)[name] == alone[name]
+
+
+@pytest.mark.parametrize("scope", ["global", "matrix"])
+def test_equal_scores_rank_by_place(two: Program, scope: str) -> None:
+    """Where scores tie the choice is still one: earlier weight, earlier position."""
+    steps = {
+        FC: torch.arange(16).remainder(3).float().reshape(4, 4),
+        HEAD: torch.arange(28).remainder(4).float().reshape(7, 4),
+    }
+    tied = two.with_(scores={name: partial(torch.clone, score) for name, score in steps.items()})
+    after, _ = apply(f"select-sensitive{{fraction=0.25 scope={scope}}}", tied)
+    if scope == "global":
+        assert chosen(after) == brute_force(steps, 11)
+    else:
+        assert chosen(after) == brute_force({FC: steps[FC]}, 4) | brute_force(
+            {HEAD: steps[HEAD]}, 7
+        )
+
+
+def test_many_weights_share_a_small_pool() -> None:
+    """Matrices that leave the pool again and again: the same choice as sorting everything."""
+    program, _ = apply("canonicalize", captured(TwoLinears()))
+    random = torch.Generator().manual_seed(3)
+    for _ in range(20):
+        scores = {
+            FC: torch.rand(4, 4, generator=random) ** 8,
+            HEAD: torch.rand(7, 4, generator=random) ** 8,
+        }
+        scored = program.with_(scores={n: partial(torch.clone, s) for n, s in scores.items()})
+        after, _ = apply("select-sensitive{fraction=0.05}", scored)
+        assert chosen(after) == brute_force(scores, 2)
+
+
+def test_remarks_name_the_share_of_each_weight(two: Program) -> None:
+    """What was chosen, and that the graph is as it was."""
+    after, remarks = apply("select-sensitive{fraction=0.25 scope=matrix}", two)
+    assert list(map(str, remarks)) == [
+        "applied  fc.weight   4 of 16 weights (25.000%)",
+        "applied  head.weight   7 of 28 weights (25.000%)",
+    ]
+    assert show(after) == show(two).replace("canonical", "canonical, selected")
+    assert_same_meaning(two, after, batch())
+
+
+def test_a_weight_with_small_scores_trains_nothing(two: Program) -> None:
+    """Under scope=global a matrix may get none; it is remarked and gets no index."""
+    scores = {FC: lambda: torch.zeros(4, 4), HEAD: two.scores[HEAD]}
+    after, remarks = apply("select-sensitive{fraction=0.1}", two.with_(scores=scores))
+    assert set(after.selection) == {HEAD}
+    assert str(remarks[0]) == "skipped  fc.weight   none of its weights is among the chosen"
+
+
+def test_a_tied_weight_is_never_chosen() -> None:
+    """Training it would train the embedding; a weight without scores is left out as well."""
+    program, _ = apply("canonicalize", captured(Tied()))
+    scored = with_scores(program, FC, "embed.weight")
+    after, remarks = apply("select-sensitive{fraction=0.5}", scored)
+    assert list(map(str, remarks)) == [
+        "skipped  embed.weight   also used by aten.embedding.default: it stays whole",
+        "applied  fc.weight   8 of 16 weights (50.000%)",
+    ]
+    assert set(after.selection) == {FC}
+
+
+def test_a_weight_without_scores_is_left_out(two: Program) -> None:
+    """A partial file selects from what it has."""
+    after, remarks = apply("select-sensitive{fraction=0.5}", two.with_(scores={FC: two.scores[FC]}))
+    assert set(after.selection) == {FC}
+    assert str(remarks[0]) == "skipped  head.weight   no sensitivity scores for it"
+
+
+def test_a_weight_too_large_for_int32_is_left_out() -> None:
+    """2³¹ + 2¹⁶ entries; only shapes are needed to see that."""
+
+    class Huge(OneLinear):
+        def __init__(self) -> None:
+            with torch.device("meta"):
+                super().__init__(width=2**16)
+                self.fc = torch.nn.Linear(2**16, 2**15 + 1)
+
+    from zofx.capture import capture
+
+    model = Huge().eval()
+    recipes = {name: partial(torch.empty, 0) for name, _ in model.named_parameters()}
+    program, _ = apply("canonicalize", capture(model, recipes, causal=True))
+    with pytest.raises(UsageError, match="needs sensitivity scores"):
+        apply("select-sensitive", program.with_(scores={FC: lambda: torch.empty(0)}))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("fraction=0", "select-sensitive{fraction=0.0}: fraction must be in (0, 1]"),
+        ("fraction=1.5", "select-sensitive{fraction=1.5}: fraction must be in (0, 1]"),
+        ("fraction=nan", "select-sensitive{fraction=nan}: fraction must be in (0, 1]"),
+        ("fraction=few", "select-sensitive{fraction=few}: must be of type float"),
+        ("scope=row", "select-sensitive{scope=row}: must be one of global, matrix"),
+        ("share=1", "select-sensitive has no option 'share'; it has ['fraction', 'scope']"),
+    ],
+)
+def test_options_out_of_range(two: Program, option: str, message: str) -> None:
+    """A wrong option stops before anything runs."""
+    with pytest.raises(PipelineError) as caught:
+        apply(f"select-sensitive{{{option}}}", two)
+    assert str(caught.value) == message
+
+
+def test_a_fraction_that_rounds_to_none(two: Program) -> None:
+    """The user's fraction, not a bug of the pass."""
+    with pytest.raises(UsageError) as caught:
+        apply("select-sensitive{fraction=0.01}", two)
+    assert str(caught.value) == (
+        "select-sensitive{fraction=0.01}: that fraction of 44 weights rounds to none, and nothing "
+        "would train; take a larger one"
+    )
+
+
+def test_scores_of_another_shape(two: Program) -> None:
+    """They were made for another model."""
+    with pytest.raises(UsageError, match=r"'fc.weight' have 9 entries and the weight has 16"):
+        apply("select-sensitive", two.with_(scores={FC: lambda: torch.ones(3, 3)}))

@@ -1,0 +1,225 @@
+# ruff: noqa: E501  (lines of printed programs)
+"""stack-probes: P probes in one forward are P forwards."""
+
+import pytest
+import torch
+
+from tests.golden import apply, assert_golden, batch, captured, run
+from tests.passes.test_split_sparse import selected
+from tests.passes.toys import (
+    OneLinear,
+    ReversedRows,
+    SharedByRows,
+    TokensFirst,
+    Toy,
+    TwoLinears,
+    WithSizes,
+)
+from zofx.errors import PipelineError, UnsupportedError
+from zofx.printer import show
+from zofx.program import Program
+
+# Powers of two on integers: every sum is exact, so one row at a time has to give the same bits.
+PROBES = [[0.5, 0.0], [-0.5, 0.0], [0.25, 2.0], [0.0, 0.0]]
+
+
+def perturbed(toy: Toy, **places: list[int]) -> Program:
+    text = "split-sparse, insert-perturbation{noise=rademacher}"
+    after, _ = apply(text, selected(captured(toy), **places))
+    return after
+
+
+def assert_equals_single_probes(single: Program, stacked: Program, rows: int = 3) -> None:
+    """Row p of the stacked result is the program before, evaluated with row p of the matrix."""
+    together = run(stacked, batch(rows=rows, coefficients=PROBES))
+    assert together.shape == (len(PROBES), rows, 4)
+    alone = [run(single, batch(rows=rows, coefficients=probe)) for probe in PROBES]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=0)
+    assert not torch.equal(alone[0], alone[1])
+
+
+def test_replicates_where_the_first_slice_is_read() -> None:
+    """The embedding runs once; from the sparse product on there are P·N rows."""
+    before = perturbed(OneLinear(), fc_weight=[1, 6, 27])
+    after, remarks = apply("stack-probes", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, perturbed, sliced, stacked
+  input   input_ids        i64[N, T]
+  input   attention_mask   i64[N, T]
+  input   positions        i64[N, S]
+  input   targets          i64[N, S, C]
+  input   keys             i64[Q, 2]
+  input   coefficients     f32[P, Q]
+  frozen  embed.weight     f32[7, 4]
+  frozen  fc.weight        f32[7, 4]
+  frozen  fc.bias          f32[7]
+  index   fc.weight.index  i32[3]        index of fc.weight
+  slice   fc.weight.slice  f32[3]        slice of fc.weight
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %1 = aten.linear(%0, fc.weight, fc.bias)   : f32[N, T, 7]
+  %2 = zofx.direction(keys, None, fc.weight.slice, [3], rademacher)   : f32[Q, 3]
+  %3 = zofx.perturb(fc.weight.slice, %2, coefficients)   : f32[P, 3]
+  %4 = zofx.replicate(%0, coefficients)   : f32[P*N, T, 4]
+  %5 = zofx.sparse_linear(%4, %3, fc.weight.index, 7)   : f32[P*N, T, 7]
+  %6 = zofx.replicate(%1, coefficients)   : f32[P*N, T, 7]
+  %7 = aten.add.Tensor(%6, %5)   : f32[P*N, T, 7]
+  %8 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
+  %9 = zofx.select_positions(%7, %8)   : f32[P*N, S, 7]
+  %10 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
+  %11 = zofx.score_targets(%9, %10)   : f32[P*N, C]
+  %12 = zofx.split_probes(%11, coefficients)   : f32[P, N, C]
+  return %12
+remarks
+  applied  slices   4 values replicated on the way
+""",
+    )
+    assert_equals_single_probes(before, after)
+
+
+def test_a_later_slice_leaves_earlier_layers_alone() -> None:
+    """Only the head trains: the layer before it runs on N rows."""
+    before = perturbed(TwoLinears(), head_weight=[0, 9, 13])
+    after, remarks = apply("stack-probes", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, perturbed, sliced, stacked
+  input   input_ids          i64[N, T]
+  input   attention_mask     i64[N, T]
+  input   positions          i64[N, S]
+  input   targets            i64[N, S, C]
+  input   keys               i64[Q, 2]
+  input   coefficients       f32[P, Q]
+  frozen  embed.weight       f32[7, 4]
+  frozen  fc.weight          f32[4, 4]
+  frozen  head.weight        f32[7, 4]
+  index   head.weight.index  i32[3]        index of head.weight
+  slice   head.weight.slice  f32[3]        slice of head.weight
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %1 = aten.linear(%0, fc.weight)   : f32[N, T, 4]
+  %2 = aten.relu(%1)   : f32[N, T, 4]
+  %3 = aten.linear(%2, head.weight)   : f32[N, T, 7]
+  %4 = zofx.direction(keys, None, head.weight.slice, [3], rademacher)   : f32[Q, 3]
+  %5 = zofx.perturb(head.weight.slice, %4, coefficients)   : f32[P, 3]
+  %6 = zofx.replicate(%2, coefficients)   : f32[P*N, T, 4]
+  %7 = zofx.sparse_linear(%6, %5, head.weight.index, 7)   : f32[P*N, T, 7]
+  %8 = zofx.replicate(%3, coefficients)   : f32[P*N, T, 7]
+  %9 = aten.add.Tensor(%8, %7)   : f32[P*N, T, 7]
+  %10 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
+  %11 = zofx.select_positions(%9, %10)   : f32[P*N, S, 7]
+  %12 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
+  %13 = zofx.score_targets(%11, %12)   : f32[P*N, C]
+  %14 = zofx.split_probes(%13, coefficients)   : f32[P, N, C]
+  return %14
+remarks
+  applied  slices   4 values replicated on the way
+""",
+    )
+    assert_equals_single_probes(before, after)
+
+
+def test_replicates_the_input_when_asked() -> None:
+    """at=input: the same numbers, everything on P·N rows."""
+    before = perturbed(OneLinear(), fc_weight=[1, 6, 27])
+    after, remarks = apply("stack-probes{at=input}", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, perturbed, sliced, stacked
+  input   input_ids        i64[N, T]
+  input   attention_mask   i64[N, T]
+  input   positions        i64[N, S]
+  input   targets          i64[N, S, C]
+  input   keys             i64[Q, 2]
+  input   coefficients     f32[P, Q]
+  frozen  embed.weight     f32[7, 4]
+  frozen  fc.weight        f32[7, 4]
+  frozen  fc.bias          f32[7]
+  index   fc.weight.index  i32[3]        index of fc.weight
+  slice   fc.weight.slice  f32[3]        slice of fc.weight
+body
+  %0 = zofx.replicate(input_ids, coefficients)   : i64[P*N, T]
+  %1 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
+  %2 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
+  %3 = aten.embedding(embed.weight, %0)   : f32[P*N, T, 4]
+  %4 = aten.linear(%3, fc.weight, fc.bias)   : f32[P*N, T, 7]
+  %5 = zofx.direction(keys, None, fc.weight.slice, [3], rademacher)   : f32[Q, 3]
+  %6 = zofx.perturb(fc.weight.slice, %5, coefficients)   : f32[P, 3]
+  %7 = zofx.sparse_linear(%3, %6, fc.weight.index, 7)   : f32[P*N, T, 7]
+  %8 = aten.add.Tensor(%4, %7)   : f32[P*N, T, 7]
+  %9 = zofx.select_positions(%8, %1)   : f32[P*N, S, 7]
+  %10 = zofx.score_targets(%9, %2)   : f32[P*N, C]
+  %11 = zofx.split_probes(%10, coefficients)   : f32[P, N, C]
+  return %11
+remarks
+  applied  input   replicated at the input
+""",
+    )
+    assert_equals_single_probes(before, after)
+
+
+def test_sizes_that_count_rows_grow_with_them() -> None:
+    """Views by N and N·T below a slice, and a mask with rows of its own."""
+    before = perturbed(WithSizes(), fc_weight=[1, 6, 12], head_weight=[0, 9])
+    after, _ = apply("stack-probes", before)
+    assert_equals_single_probes(before, after)
+    assert_equals_single_probes(before, after, rows=1)
+
+
+@pytest.mark.parametrize(("toy", "op"), [(ReversedRows, "index"), (TokensFirst, "transpose")])
+def test_falls_back_to_the_input(toy: type[Toy], op: str) -> None:
+    """Rows addressed by number, or not on the first axis, below a slice: copies at the input."""
+    before = perturbed(toy(), fc_weight=[1, 6, 12])
+    after, (remark,) = apply("stack-probes", before)
+    assert remark.subject == "input"
+    assert op in remark.why
+    assert_equals_single_probes(before, after)
+
+
+@pytest.mark.parametrize("at", ["slice", "input"])
+@pytest.mark.parametrize(
+    ("toy", "weight"), [(SharedByRows, "fc_weight"), (TokensFirst, "head_weight")]
+)
+def test_refuses_a_product_that_rows_do_not_lead(toy: type[Toy], weight: str, at: str) -> None:
+    """Position embeddings [T, D], or [T, N, D]: P slices times these are no P·N rows."""
+    before = perturbed(toy(), **{weight: [1, 6, 12]})
+    with pytest.raises(UnsupportedError) as caught:
+        apply(f"stack-probes{{at={at}}}", before)
+    assert str(caught.value) == (
+        "these slices cannot be evaluated under several probes at once\n"
+        "  - zofx.sparse_linear.default multiplies a value whose first axis is not its rows"
+    )
+
+
+def test_refuses_an_op_that_knows_no_probes() -> None:
+    """The reason names the op; nothing is computed from half-stacked values."""
+    before = perturbed(OneLinear(), fc_weight=[1, 6, 27])
+    from zofx.rewrite import Editor
+
+    edit = Editor(before)
+    (read,) = edit.graph.find_nodes(op="call_function", target=torch.ops.zofx.sparse_linear.default)
+    edit.set_args(read, read.args[0], edit.call(read, torch.neg, read.args[1]), *read.args[2:])
+    with pytest.raises(UnsupportedError, match="stack-probes knows no form of it with probes"):
+        apply("stack-probes", edit.done())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stack-probes{at=head}", "stack-probes{at=head}: must be one of slice, input"),
+        (
+            "stack-probes, insert-perturbation",
+            "pass 0 (stack-probes) needs a program that is 'perturbed', and nothing before it makes "
+            "it so; move insert-perturbation before it",
+        ),
+    ],
+)
+def test_errors(text: str, message: str) -> None:
+    """Options and order, before anything runs."""
+    with pytest.raises(PipelineError) as caught:
+        apply(text, captured(OneLinear()))
+    assert str(caught.value) == message

@@ -1,0 +1,198 @@
+"""The smallest models that show a case: vocabulary 7, widths that fit on a line."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+VOCABULARY = 7
+
+
+class Toy(nn.Module):
+    """A language model: subclasses say what happens between embedding and logits."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, width)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        """Logits [N, T, V], as transformers' models return them."""
+        return SimpleNamespace(logits=self.logits(self.embed(input_ids)))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """From embeddings [N, T, D]."""
+        raise NotImplementedError
+
+
+class OneLinear(Toy):
+    """x·Wᵀ + b."""
+
+    def __init__(self, width: int = 4, bias: bool = True) -> None:
+        super().__init__(width)
+        self.fc = nn.Linear(width, VOCABULARY, bias=bias)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+class TwoLinears(Toy):
+    """A layer and a head."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__(width)
+        self.fc = nn.Linear(width, width, bias=False)
+        self.head = nn.Linear(width, VOCABULARY, bias=False)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.head(self.fc(x).relu())
+
+
+class Tied(Toy):
+    """A layer, and a head that is the embedding."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__(width)
+        self.fc = nn.Linear(width, width, bias=False)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.fc(x), self.embed.weight)
+
+
+class Shared(Toy):
+    """One layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__(VOCABULARY)
+        self.fc = nn.Linear(VOCABULARY, VOCABULARY, bias=False)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.fc(self.fc(x))
+
+
+class Gpt2Linear(Toy):
+    """A layer whose weight is stored [in, out]; used once or twice."""
+
+    def __init__(self, width: int = 4, times: int = 1) -> None:
+        super().__init__(width)
+        self.fc = Conv1D(VOCABULARY if times == 1 else width, width)
+        self.times = times
+
+    def logits(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = self.fc(x)
+        return x
+
+
+class Cluttered(Toy):
+    """One linear among things that do nothing in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, VOCABULARY)
+        self.dropout = nn.Dropout(0.5)
+
+    def logits(self, x: Tensor) -> Tensor:
+        x = self.dropout(x).contiguous().to(torch.float32) + 0
+        return self.fc(x.detach().view(x.shape))
+
+
+class Products(Toy):
+    """Products with a weight's transpose, with activations, and addmm of either."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(VOCABULARY, 4))
+
+    def logits(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1)
+        mixed = torch.addmm(rows, rows @ rows.t(), rows)
+        return torch.matmul(mixed.view(x.shape), self.weight.t())
+
+
+class MatrixBias(Toy):
+    """addmm whose addend is a matrix: no linear has such a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(4, VOCABULARY))
+
+    def logits(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1)
+        addend = torch.cat((rows, rows[:, 1:]), 1)
+        return torch.addmm(addend, rows, self.weight).view(*x.shape[:2], VOCABULARY)
+
+
+class Norms(Toy):
+    """LayerNorm, then RMSNorm written out."""
+
+    def __init__(self) -> None:
+        super().__init__(VOCABULARY)
+        self.norm = nn.LayerNorm(VOCABULARY)
+        self.gain = nn.Parameter(torch.empty(VOCABULARY))
+
+    def logits(self, x: Tensor) -> Tensor:
+        x = self.norm(x.cumsum(1))
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.5) * self.gain
+
+
+class Block(Toy):
+    """A running sum over positions, then a residual MLP, then the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(4, 6)
+        self.down = nn.Linear(6, 4, bias=False)
+        self.head = nn.Linear(4, VOCABULARY, bias=False)
+
+    def logits(self, x: Tensor) -> Tensor:
+        x = x.cumsum(1)
+        return self.head(x + self.down(self.up(x).relu()))
+
+
+class MixedLogits(Toy):
+    """Logits that sum over positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, VOCABULARY)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.head(x).cumsum(1)
+
+
+class ReversedRows(TwoLinears):
+    """Rows addressed by number below a slice, and put back."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        back = torch.arange(x.shape[0] - 1, -1, -1)
+        return self.head(self.fc(x)[back].relu()[back])
+
+
+class TokensFirst(TwoLinears):
+    """Activations as [T, N, D] between the layer and the head, joined with untouched ones."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        joined = self.fc(x).transpose(0, 1) + x.transpose(0, 1)
+        return self.head(joined.transpose(0, 1))
+
+
+class SharedByRows(TwoLinears):
+    """A layer that multiplies position embeddings [T, D], which no row owns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Embedding(16, 4)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.head(x + self.fc(self.place(torch.arange(x.shape[1]))))
+
+
+class WithSizes(TwoLinears):
+    """Sizes that count rows below a slice, and a mask with rows of its own."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        n, t = input_ids.shape
+        y = self.fc(self.embed(input_ids)).view(n, t, 2, 2)
+        y = y * attention_mask.view(n, t, 1, 1)
+        return SimpleNamespace(logits=self.head(y.reshape(n * t, 4)).view(n, t, VOCABULARY))
