@@ -1,4 +1,4 @@
-"""The runtimes: engines that evaluate and train a compiled artifact. README.md says how to write one."""
+"""The runtimes: engines that evaluate and train an artifact. README.md says how to write one."""
 
 if __name__ != "zofx.runtimes":  # from the repository root this folder also answers to "runtimes"
     raise ImportError("import zofx.runtimes, not runtimes")

@@ -1,15 +1,15 @@
-"""ONNX Runtime: trains a compiled artifact on the stock inference engine, with numpy and nothing else.
+"""ONNX Runtime: trains an artifact on the stock inference engine, with numpy and nothing else.
 
     graph.onnx   batch, C f32[P, Q], and per slice θ and z f32[Q, …]   →   logprob f32[P, N, C]
 
-θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.noise`), once per step, and shared by the forward and the move.
-CPU provider; the CUDA provider is chosen by device="cuda" where the wheel has it. CUDA was never run on the machine this was written on.
+θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.noise`), once per step, and
+shared by the forward and the move. CPU provider; the CUDA provider is chosen by device="cuda" where
+the wheel has it. CUDA was never run on the machine this was written on.
 """
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-
 
 from zofx import artifact
 from zofx.artifact import Manifest
@@ -87,7 +87,10 @@ class OrtRuntime:
         """Whether onnxruntime is here and the artifact has its graph."""
         reasons = []
         if find_spec("onnxruntime") is None:
-            reasons.append("onnxruntime is not installed: pip install 'zofx[ort]' (or 'zofx[ort-gpu]', never both)")
+            reasons.append(
+                "onnxruntime is not installed: "
+                "pip install 'zofx[ort]' (or 'zofx[ort-gpu]', never both)"
+            )
         if not (folder / artifact.ONNX).is_file():
             reasons.append(f"{folder} has no {artifact.ONNX}")
         return Support(tuple(reasons))
@@ -112,9 +115,11 @@ def _provider_missing(device: str) -> list[str]:
     if device not in PROVIDERS:
         return [f"there is no device '{device}'; there are: {', '.join(PROVIDERS)}"]
     if PROVIDERS[device] not in there:
-        return [f"this onnxruntime has no {PROVIDERS[device]} (it has {', '.join(there)}); 'zofx[ort-gpu]' brings it"]
+        return [
+            f"this onnxruntime has no {PROVIDERS[device]} (it has {', '.join(there)}); "
+            "'zofx[ort-gpu]' brings it"
+        ]
     return []
 
 
 RUNTIME = OrtRuntime()
-

@@ -1,9 +1,10 @@
 """θ on the host: what every session that keeps its slices in numpy shares.
 
-    probes(keys, C)   z: f32[Q, …] per slice, and C, with at least one direction so that engines need no empty tensors
+    probes(keys, C)   z: f32[Q, …] per slice, and C; never empty, as engines need it
     move(rays)        θ ← θ + coefficient · z(key)      f32, multiply then add, each rounded
 
-The directions of the last keys are kept when they are small, so that a step makes them once for its forward and its move.
+The directions of the last keys are kept when they are small, so that a step makes them once for its
+forward and its move.
 """
 
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,8 @@ class Slices:
         given = {name: np.shape(value) for name, value in values.items()}
         if given != self.shapes:
             wrong = sorted(set(given.items()) ^ set(self.shapes.items()))[:3]
-            raise UsageError(f"these values are not of this artifact's slices: they differ in {wrong}")
+            raise UsageError(
+                f"these values are not of this artifact's slices: they differ in {wrong}"
+            )
         for name, value in values.items():
             self.theta[name][...] = value

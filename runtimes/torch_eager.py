@@ -2,9 +2,10 @@
 
     graph.json + weights.safetensors + θ, keys, C   →   logprob f32[P, N, C]
 
-Weights are mapped, not read; every value is dropped after its last use. On the CPU θ is shared with numpy, and the one piece of arithmetic
-that must be bit-equal everywhere (`zofx.zo.update`) moves it. On CUDA z is computed on the device (`torch_noise`) from the same bits. CUDA
-is chosen by device="cuda" where torch has it; it was never run on the machine this was written on.
+Weights are mapped, not read; every value is dropped after its last use. On the CPU θ is shared with
+numpy, and the one piece of arithmetic that must be bit-equal everywhere (`zofx.zo.update`) moves
+it. On CUDA z is computed on the device (`torch_noise`) from the same bits. CUDA is chosen by
+device="cuda" where torch has it; it was never run on the machine this was written on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,6 @@ from zofx.program import COEFFICIENTS, KEYS, output_node
 from zofx.runtime import Batch, Support
 from zofx.runtimes.slices import Slices
 from zofx.zo.types import FloatArray, Key, Ray, key_words
-
 
 
 class TorchSession:
@@ -132,14 +132,16 @@ class TorchRuntime:
     def support(self, folder: Path) -> Support:
         """Whether what the graph needs is here."""
         reasons = []
-        if not (folder / artifact.GRAPH).is_file():
+        graph = folder / artifact.GRAPH
+        if not graph.is_file():
             reasons.append(f"{folder} has no {artifact.GRAPH}")
-        elif '"zofx.linear_nf4.default"' in (folder / artifact.GRAPH).read_text():
-            if find_spec("bitsandbytes") is None:
-                reasons.append("its nf4 weights need bitsandbytes: pip install 'zofx[torch]'")
+        elif '"zofx.linear_nf4.default"' in graph.read_text() and find_spec("bitsandbytes") is None:
+            reasons.append("its nf4 weights need bitsandbytes: pip install 'zofx[torch]'")
         return Support(tuple(reasons))
 
-    def load(self, folder: Path, *, device: str = "cpu", threads: int | None = None) -> TorchSession:
+    def load(
+        self, folder: Path, *, device: str = "cpu", threads: int | None = None
+    ) -> TorchSession:
         """Open a session.
 
         Raises:

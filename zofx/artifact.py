@@ -7,9 +7,9 @@
     noise.onnx           keys → directions, for engines without numpy
     program.txt          the printed program            tokenizer.json
 
-Loading never unpickles and never executes code from the artifact: JSON, safetensors and ONNX only. (torch's own .pt2 container is not
-used because loading one unpickles.) Folders are written beside and renamed: an artifact exists whole or not at all.
-This module needs numpy only.
+Loading never unpickles and never executes code from the artifact: JSON, safetensors and ONNX only.
+(torch's own .pt2 container is not used because loading one unpickles.) Folders are written beside
+and renamed: an artifact exists whole or not at all. This module needs numpy only.
 """
 
 import hashlib
@@ -121,13 +121,16 @@ class Manifest:
         try:
             said = json.loads(text)
             if said.pop("format") != FORMAT:
-                raise KeyError("format")
+                raise KeyError("format")  # noqa: TRY301  one message for all that is not a manifest
             version, stored = said.pop("version"), said.pop("hash")
-            rows = tuple(TensorRow(**{**r, "shape": tuple(r["shape"])}) for r in said.pop("tensors"))
+            rows = tuple(
+                TensorRow(**{**r, "shape": tuple(r["shape"])}) for r in said.pop("tensors")
+            )
             manifest = cls(tensors=rows, **said) if version == VERSION else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
-                f"{where} is not a zofx manifest ({type(error).__name__}: {error}); compile the model again"
+                f"{where} is not a zofx manifest ({type(error).__name__}: {error}); "
+                "compile the model again"
             ) from error
         if manifest is None:
             raise ArtifactError(
@@ -136,8 +139,8 @@ class Manifest:
             )
         if manifest.hash != stored:
             raise ArtifactError(
-                f"{where} was changed after it was written (hash {manifest.hash[:12]}, recorded {stored[:12]}); "
-                "compile the model again"
+                f"{where} was changed after it was written (hash {manifest.hash[:12]}, "
+                f"recorded {stored[:12]}); compile the model again"
             )
         return manifest
 
@@ -156,7 +159,8 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise UsageError(
-            f"{folder} is not a compiled artifact: it has no {MANIFEST}; make one with `zofx compile MODEL -o {folder}`"
+            f"{folder} is not a compiled artifact: it has no {MANIFEST}; "
+            f"make one with `zofx compile MODEL -o {folder}`"
         )
     manifest = Manifest.from_json(path.read_text(), path)
     for name, digest in manifest.files.items():
@@ -164,8 +168,8 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
             raise ArtifactError(f"{folder} lacks {name}; compile the model again")
         if check and (found := file_digest(folder / name)) != digest:
             raise ArtifactError(
-                f"{folder / name} is damaged: its SHA-256 is {found[:12]}…, recorded is {digest[:12]}…; "
-                "copy the artifact again or compile the model again"
+                f"{folder / name} is damaged: its SHA-256 is {found[:12]}…, recorded is "
+                f"{digest[:12]}…; copy the artifact again or compile the model again"
             )
     return manifest
 
@@ -192,8 +196,8 @@ def file_digest(path: Path) -> str:
 class TensorFile:
     """A safetensors file written tensor by tensor, in any order, holding none of them.
 
-    The layout follows from the table alone: wider elements first, so that every tensor is aligned to its own elements and engines
-    can use the mapped bytes in place.
+    The layout follows from the table alone: wider elements first, so that every tensor is aligned
+    to its own elements and engines can use the mapped bytes in place.
 
     Args:
         path: the file to make.
@@ -244,7 +248,9 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         UsageError: the name is taken.
     """
     if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} exists already; choose another -o, or pass --force to replace it")
+        raise UsageError(
+            f"{target} exists already; choose another -o, or pass --force to replace it"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:

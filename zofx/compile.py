@@ -1,6 +1,7 @@
 """The verb: checkpoint ─capture─▶ Program ─passes─▶ Program ─write─▶ artifact.
 
-Everything between reading and writing is lazy: no pass holds more than one weight, and the writer makes one tensor at a time.
+Everything between reading and writing is lazy: no pass holds more than one weight, and the writer
+makes one tensor at a time.
 """
 
 import time
@@ -29,8 +30,9 @@ from zofx.runtimes.onnx_noise import build_noise_model
 Progress: TypeAlias = Callable[[str, int, int], None]  # (what, done, of how many)
 
 DTYPES = {
-    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.int32: "I32",
-    torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 
 
@@ -80,7 +82,8 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
     """The method's pipeline under these options, checked and ready.
 
     Raises:
-        UsageError: an option or pass that is not there, or an order that cannot work; nothing has run.
+        UsageError: an option or pass that is not there, or an order that cannot work; nothing has
+            run.
     """
     pipeline = Pipeline.parse(method.pipeline, PASSES)
     if options.quant == "none":
@@ -88,9 +91,11 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
     elif options.quant:
         pipeline = pipeline.with_option(f"quantize-frozen.format={options.quant}")
     if options.fraction is not None:
-        (select,) = [p.name for p in pipeline.passes if p.name.startswith("select-")] or [None]
+        select = next((p.name for p in pipeline.passes if p.name.startswith("select-")), None)
         if select is None:
-            raise PipelineError(f"method {method.name} selects no fraction of the weights; leave --fraction out")
+            raise PipelineError(
+                f"method {method.name} selects no fraction of the weights; leave --fraction out"
+            )
         pipeline = pipeline.with_option(f"{select}.fraction={options.fraction}")
     for setting in options.settings:
         pipeline = pipeline.with_option(setting)
@@ -147,7 +152,9 @@ def compile_model(
             config=checkpoint.config.to_dict(),
             noise=noise_of(program),
             tensors=_rows(program),
-            files={name: artifact.file_digest(folder / name) for name in (*files, artifact.TOKENIZER)},
+            files={
+                name: artifact.file_digest(folder / name) for name in (*files, artifact.TOKENIZER)
+            },
             report={"seconds": report.seconds, "remarks": report.remarks},
         )
         (folder / artifact.MANIFEST).write_text(manifest.to_json())
@@ -169,7 +176,7 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
         target = slices if spec.role is Role.SLICE else weights
         # A view of the bytes: numpy has no bfloat16, so no array of the tensor's own type.
         data = program.load(spec.name).contiguous().flatten().view(torch.uint8).numpy()
-        target.write(spec.name, memoryview(data))
+        target.write(spec.name, data.data)
     progress("graphs", 0, 2)
     (folder / artifact.GRAPH).write_text(dump_graph(program.graph))
     (folder / artifact.PROGRAM).write_text(show(program))
@@ -177,7 +184,8 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
     progress("graphs", 1, 2)
     onnx.save(_noise_model(program, weights), folder / artifact.NOISE)
     return [
-        artifact.WEIGHTS, artifact.SLICES, artifact.GRAPH, artifact.PROGRAM, artifact.ONNX, artifact.NOISE,
+        artifact.WEIGHTS, artifact.SLICES, artifact.GRAPH, artifact.PROGRAM, artifact.ONNX,
+        artifact.NOISE,
     ]  # fmt: skip
 
 

@@ -1,9 +1,11 @@
-"""The zofx:: ops: what aten cannot say. Each has a schema, a plain torch meaning, and a rule for shapes.
+"""The zofx:: ops: what aten cannot say; each with a schema, a torch meaning, a rule for shapes.
 
-Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k entries of a slice.
-A value that carries probes has them outermost: a slice is [P, k], an activation is [P·N, …] with probe p in rows p·N … p·N+N−1.
+Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k
+entries of a slice. A value that carries probes has them outermost: a slice is [P, k], an activation
+is [P·N, …] with probe p in rows p·N … p·N+N−1.
 
-These meanings are what every runtime is tested against; a runtime may replace a kernel, never a meaning.
+These meanings are what every runtime is tested against; a runtime may replace a kernel, never a
+meaning.
 """
 
 import warnings
@@ -32,9 +34,10 @@ def _(x: Tensor, positions: Tensor) -> Tensor:
 
 @custom_op("zofx::score_targets", mutates_args=())
 def score_targets(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over scored positions of the log-probability of each alternative: [N, S, V], i64[N, S, C] → f32[N, C].
+    """Mean log-probability of each alternative: [N, S, V], i64[N, S, C] → f32[N, C].
 
-    log p = logit − logsumexp(logits), in f32. A target of −100 is not scored; an alternative scored nowhere gets 0.
+    The mean is over scored positions, log p = logit − logsumexp(logits), in f32. A target of −100
+    is not scored; an alternative scored nowhere gets 0.
     """
     logits = logits.float()
     scored = (targets >= 0).float()
@@ -154,17 +157,16 @@ def direction(
 
 
 @direction.register_fake
-def _(
-    keys: Tensor, table: Tensor | None, name: str, size: Sequence[int], kind: str
-) -> Tensor:
+def _(keys: Tensor, table: Tensor | None, name: str, size: Sequence[int], kind: str) -> Tensor:
     return keys.new_empty((keys.shape[0], *size), dtype=torch.float32)
 
 
 @custom_op("zofx::perturb", mutates_args=())
 def perturb(values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
-    """θ + Σ_q c_q·z_q: f32[*k], f32[Q, *k], f32[Q] → f32[*k]; with f32[P, Q] coefficients, f32[P, *k].
+    """θ + Σ_q c_q·z_q: f32[*k], f32[Q, *k], f32[Q] → f32[*k]; with f32[P, Q] → f32[P, *k].
 
-    A row of `coefficients` with one nonzero entry rounds twice, product then sum, exactly as moving θ by hand does.
+    A row of `coefficients` with one nonzero entry rounds twice, product then sum, exactly as moving
+    θ by hand does.
     """
     step = (coefficients @ z.flatten(1)).reshape(*coefficients.shape[:-1], *values.shape)
     return values + step

@@ -1,11 +1,12 @@
-"""The program: a pure function in data form. An fx graph whose weights are all inputs, and a table that says what each is.
+"""The program: a pure function in data form, an fx graph and a table of its tensors.
 
-    graph     functional aten and zofx:: ops; every node carries its value's shape and dtype in meta["val"]
+    graph     functional aten and zofx:: ops; weights are inputs; meta["val"] has shape and dtype
     tensors   name → what it is (role, shape, dtype, what it was derived from)
-    data      name → a recipe that makes the bytes when asked; shared between programs, never written in place
+    data      name → a recipe that makes the bytes when asked; shared, never written in place
 
-Invariants (checked by `verify`): a placeholder's target is an input name or a tensor name; every tensor the graph reads is in
-the table and has data; the graph is functional, forward-only and dead-code free. Passes build new programs; nothing here mutates.
+Invariants (checked by `verify`): a placeholder's target is an input name or a tensor name; every
+tensor the graph reads is in the table and has data; the graph is functional, forward-only and
+dead-code free. Passes build new programs; nothing here mutates.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -70,8 +71,10 @@ class Program:
         graph: the computation; treated as immutable (`rewrite.Editor` copies it).
         tensors: the table.
         data: recipes for the table's tensors.
-        scores: sensitivity scores f32, by the name of the linear weight they belong to; inputs of passes, never of the graph.
-        selection: chosen coordinates, i32[k] ascending flat positions, by weight; made by a select pass for a split pass.
+        scores: sensitivity scores f32, by the name of the linear weight they belong to; inputs of
+            passes, never of the graph.
+        selection: chosen coordinates, i32[k] ascending flat positions, by weight; made by a select
+            pass for a split pass.
         facts: names of the facts that hold (see `facts`).
         history: the text of every pass run so far.
     """
@@ -87,7 +90,8 @@ class Program:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the run-time inputs, in order."""
-        return tuple(n.target for n in placeholders(self.graph) if n.target not in self.tensors)
+        names = (str(node.target) for node in placeholders(self.graph))
+        return tuple(name for name in names if name not in self.tensors)
 
     @property
     def slices(self) -> tuple[TensorSpec, ...]:
@@ -100,7 +104,8 @@ class Program:
         spec = self.tensors[name]
         if tuple(value.shape) != spec.shape or value.dtype != spec.dtype:
             raise AssertionError(
-                f"{name} is declared {spec.dtype}{list(spec.shape)} and its recipe made {value.dtype}{list(value.shape)}"
+                f"{name} is declared {spec.dtype}{list(spec.shape)} "
+                f"and its recipe made {value.dtype}{list(value.shape)}"
             )
         return value
 
@@ -116,7 +121,8 @@ def placeholders(graph: fx.Graph) -> Iterator[fx.Node]:
 
 def output_node(graph: fx.Graph) -> fx.Node:
     """The graph's one output node."""
-    return next(iter(graph.find_nodes(op="output")))
+    output: fx.Node = next(iter(graph.find_nodes(op="output")))
+    return output
 
 
 def is_call(node: Any, *targets: Any) -> bool:
@@ -130,10 +136,10 @@ def shape_of(node: fx.Node) -> tuple[Any, ...]:
 
 
 class Once:
-    """Several tensors made by one computation: computed at the first request, dropped when each was taken once.
+    """Several tensors made by one computation, at the first request; dropped as each is taken.
 
-    Quantizing a weight gives codes and scales together; a writer that asks for one after the other pays once
-    and holds one layer at a time.
+    Quantizing a weight gives codes and scales together; a writer that asks for one after the other
+    pays once and holds one layer at a time.
     """
 
     def __init__(self, compute: Callable[[], tuple[Tensor, ...]]) -> None:
