@@ -1,9 +1,11 @@
 """Building what users install, from the files git knows, without a network."""
 
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +31,9 @@ class Built:
 
 def files_of_the_repository() -> list[str]:
     """Tracked files, and new ones that git does not ignore; links are one entry."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+    known = ("--cached", "--others", "--exclude-standard", "--deduplicate")
+    listed = run("git", "ls-files", *known, cwd=ROOT)
+    return [name for name in listed.splitlines() if (ROOT / name).exists()]
 
 
 def build_all(folder: Path) -> Built:
@@ -51,29 +53,19 @@ def build_all(folder: Path) -> Built:
 
 
 def _build(source: Path, out: Path, *kinds: str) -> None:
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "build",
-        "--no-isolation",
-        *kinds,
-        "--outdir",
-        out,
-        source,
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    run(sys.executable, "-m", "build", "--no-isolation", *kinds, "--outdir", out, source)
 
 
 def install(python: Path, wheel: Path, *options: str | Path) -> None:
     """Install a wheel, and nothing else, into another environment."""
-    pip: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--no-deps",
-        "--no-index",
-    ]
-    subprocess.run([*pip, *options, wheel], check=True, capture_output=True)
+    # A checkout on PYTHONPATH would look like an installed zofx to pip.
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    run(*pip, "install", "--no-deps", "--no-index", *options, wheel, env=alone)
+
+
+def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """What a command that must succeed prints; what it complains about, if it does not."""
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import zofx
-from tests.distribution import ROOT, Built, files_of_the_repository, install
+from tests.distribution import ROOT, Built, files_of_the_repository, install, run
 
 FOLDERS = {"zofx": "zofx", "passes": "zofx/passes", "runtimes": "zofx/runtimes"}
 """Where a folder of the repository sits in the package."""
@@ -51,15 +51,9 @@ def environment(folder: Path) -> Path:
 
 def imported_from(python: Path, folder: Path) -> tuple[str, list[Path]]:
     """Version and module places that an environment imports, run in an unrelated folder."""
-    result = subprocess.run(
-        [python, "-c", PLACES],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    version, *places = json.loads(result.stdout)
+    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
+    said = run(python, "-c", PLACES, cwd=folder, env=environment)
+    version, *places = json.loads(said)
     return version, [Path(place) for place in places]
 
 
@@ -92,8 +86,7 @@ def test_the_wheel_runs_where_the_repository_is_not(built: Built, tmp_path: Path
 def test_an_editable_install_runs_the_source(built: Built, tmp_path: Path) -> None:
     """Modules come from the source folder; passes and runtimes from the repository's top."""
     hook = "from setuptools import build_meta as b; import sys; b.build_editable(sys.argv[1])"
-    command: list[str | Path] = [sys.executable, "-c", hook, tmp_path]
-    subprocess.run(command, cwd=built.source, check=True, capture_output=True)
+    run(sys.executable, "-c", hook, tmp_path, cwd=built.source)
     python = environment(tmp_path / "env")
     install(python, next(tmp_path.glob("*.whl")))
     version, places = imported_from(python, tmp_path)
