@@ -16,6 +16,7 @@ from tests.golden import (
 from tests.passes.toys import (
     Cluttered,
     Gpt2Linear,
+    Masked,
     MatrixBias,
     OneLinear,
     Products,
@@ -159,6 +160,40 @@ body
   %9 = zofx.select_positions(%8, positions)   : f32[N, S, 7]
   %10 = zofx.score_targets(%9, targets)   : f32[N, C]
   return %10
+""",
+    )
+    assert_same_meaning(before, after, batch())
+
+
+def test_masks_and_casts_have_one_spelling() -> None:
+    """& and | are aten's bitwise ops; a cast that changes the type is _to_copy."""
+    before = captured(Masked())
+    after, remarks = apply("canonicalize", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  embed.weight    f32[7, 4]
+  frozen  fc.weight       f32[7, 4]
+  frozen  fc.bias         f32[7]
+body
+  %0 = aten.gt.Scalar(attention_mask, 0)   : bool[N, T]
+  %1 = aten.gt.Scalar(input_ids, 1)   : bool[N, T]
+  %2 = aten.bitwise_and.Tensor(%0, %1)   : bool[N, T]
+  %3 = aten.eq.Scalar(input_ids, 0)   : bool[N, T]
+  %4 = aten.bitwise_or.Tensor(%2, %3)   : bool[N, T]
+  %5 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %6 = aten._to_copy(%4, dtype=f32)   : f32[N, T]
+  %7 = aten.unsqueeze(%6, 2)   : f32[N, T, 1]
+  %8 = aten.mul.Tensor(%5, %7)   : f32[N, T, 4]
+  %9 = aten.linear(%8, fc.weight, fc.bias)   : f32[N, T, 7]
+  %10 = zofx.select_positions(%9, positions)   : f32[N, S, 7]
+  %11 = zofx.score_targets(%10, targets)   : f32[N, C]
+  return %11
 """,
     )
     assert_same_meaning(before, after, batch())

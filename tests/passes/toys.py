@@ -97,6 +97,15 @@ class Cluttered(Toy):
         return self.fc(x.detach().view(x.shape))
 
 
+class Masked(OneLinear):
+    """Masks by Python's operators, and a cast that changes the type."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        seen = (attention_mask > 0) & (input_ids > 1) | (input_ids == 0)
+        x = self.embed(input_ids) * seen.to(torch.float32)[..., None]
+        return SimpleNamespace(logits=self.fc(x))
+
+
 class Products(Toy):
     """Products with a weight's transpose, with activations, and addmm of either."""
 
