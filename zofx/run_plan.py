@@ -91,7 +91,8 @@ class Plan:
             ) from error
         if found != (FORMAT, VERSION):
             raise ArtifactError(
-                f"{where} is a {found[0]} of version {found[1]}; use the zofx that wrote it"
+                f"{where} is a {found[0]} of version {found[1]}, this zofx reads version {VERSION} "
+                f"of {FORMAT}; use the zofx that wrote it"
             )
         return plan
 

@@ -1,0 +1,435 @@
+"""The command line as a process: the whole way, killed in the middle, and what users get wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import T5Config
+
+from tests import tiny
+from tests.compiled import environment, run_zofx
+from zofx.artifact import read_manifest
+from zofx.cli import main
+from zofx.cli.options import unwrapped
+from zofx.run_folder import RunFolder
+
+TUNE = ("--batch-size", "4", "--lr", "0.03", "--eps", "0.01", "--eval-every", "10")
+
+
+def test_compiling_says_what_was_made(
+    compiled: subprocess.CompletedProcess[str], artifact: Path
+) -> None:
+    """Sizes, what trains, what was skipped, the next command; stages, times and a diff as asked."""
+    said = compiled.stdout
+    assert "781 of 22,112 weights (3.532%)" in said
+    assert "next: zofx tune art --task NAME" in said
+    assert "× select-sensitive: none of its weights is among the chosen" in said
+    assert "+++ after split-sparse" in said
+    assert "quantize-frozen" in said.partition("capture  ")[2]  # the table of times
+    stages = [path.name for path in sorted((artifact / "stages").iterdir())]
+    assert stages[0] == "00-capture.txt"
+    assert stages[-1] == "07-stack-probes.txt"
+    assert read_manifest(artifact).method == "senszoq"  # every hash holds beside the stages
+    assert "Traceback" not in compiled.stderr
+    assert "Warning" not in compiled.stderr
+
+
+def test_the_whole_way(artifact: Path, assets: Path, tmp_path: Path) -> None:
+    """eval → tune → eval --run → inspect, each reading what the one before left."""
+    art, task = str(artifact), str(assets / "mood.jsonl")
+    before = json.loads(run_zofx("eval", art, "--task", task, "--json", cwd=tmp_path).stdout)
+    assert (before["run"], before["examples"], before["split"]) == (None, 9, "test")
+    assert before["interval95"][0] < before["accuracy"] < before["interval95"][1]
+
+    tuned = run_zofx("tune", art, "--task", task, "--steps", "20", *TUNE, cwd=tmp_path)
+    assert tuned.returncode == 0, tuned.stderr
+    run = tmp_path / "runs" / "art-mood-seed0"
+    assert "pre-flight: good" in tuned.stderr
+    assert "step 20  dev accuracy" in tuned.stderr
+    assert f"next: zofx eval {art} --run runs/art-mood-seed0" in tuned.stdout
+
+    after = run_zofx("eval", art, "--run", run, "--step", "last", "--json", cwd=tmp_path)
+    found = json.loads(after.stdout)
+    assert (found["step"], found["task"], found["runtime"]) == (20, "mood", "ort")
+    assert found["loss"] != before["loss"]
+    start = run_zofx("eval", art, "--run", run, "--step", "0", "--json", cwd=tmp_path)
+    assert json.loads(start.stdout)["loss"] == before["loss"]
+
+    looked = json.loads(run_zofx("inspect", run, "--json", cwd=tmp_path).stdout)
+    assert looked["steps_made"] == 20
+    assert [row["step"] for row in looked["evaluations"]] == [0, 10, 20]
+    assert "(best)" in run_zofx("inspect", run, cwd=tmp_path).stdout
+
+
+def test_an_artifact_can_be_looked_into(artifact: Path, assets: Path) -> None:
+    """inspect as text, as JSON and after a pass; diff of two stages, and of equal programs."""
+    text = run_zofx("inspect", "art", cwd=assets).stdout
+    assert "trains     781 weights in 3 slices" in text
+    said = json.loads(run_zofx("inspect", "art", "--json", cwd=assets).stdout)
+    assert said["hash"] == read_manifest(artifact).hash
+    stage = run_zofx("inspect", "art", "--after", "split-sparse", cwd=assets).stdout
+    assert stage == (artifact / "stages" / "04-split-sparse.txt").read_text()
+    last = run_zofx("inspect", "art", "--after", "stack-probes", cwd=assets).stdout
+    assert last == (artifact / "program.txt").read_text()
+    stages = ("art/stages/03-select-sensitive.txt", "art/stages/04-split-sparse.txt")
+    assert "+  slice   " in run_zofx("diff", *stages, cwd=assets).stdout
+    assert run_zofx("diff", "art", "art", cwd=assets).stdout == "the programs are the same\n"
+
+
+def wait_for_records(journal: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Until a journal holds so many records of 32 bytes, or the process ends."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if journal.is_file() and journal.stat().st_size > 800 + 32 * count:
+            return
+        time.sleep(0.005)
+    raise AssertionError("the run ended before it could be stopped")
+
+
+def test_a_killed_run_goes_on_bit_equal(artifact: Path, assets: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle, then --resume: journal bytes, best step and θ of the whole run."""
+    words = ["tune", str(artifact), "--task", str(assets / "mood.jsonl"),
+             "--threads", "1", "--steps", "400", "--eval-every", "100", *TUNE[:6],
+             "--no-preflight"]  # fmt: skip
+    whole = run_zofx(*words, "-o", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zofx", *words, "-o", "killed"],
+        cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_records(tmp_path / "killed" / "journal.bin", 20, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    made = RunFolder.open(tmp_path / "killed").journal().next_step
+    assert 0 < made < 400
+
+    resumed = run_zofx(*words, "--resume", "killed", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    one, other = (RunFolder.open(tmp_path / name) for name in ("whole", "killed"))
+    assert one.journal_path.read_bytes() == other.journal_path.read_bytes()
+    assert one.best() == other.best()
+    manifest = read_manifest(artifact)
+    thetas = [run.theta(artifact, manifest, "last")[1] for run in (one, other)]
+    for name, values in thetas[0].items():
+        np.testing.assert_array_equal(values, thetas[1][name])
+
+
+def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(
+    artifact: Path, assets: Path, tmp_path: Path
+) -> None:
+    """Exit code 130, a whole journal, and the command to resume."""
+    words = ["tune", str(artifact), "--task", str(assets / "mood.jsonl"), "--steps", "100000",
+             *TUNE[:6], "--no-preflight", "-o", "run"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zofx", *words],
+        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    wait_for_records(tmp_path / "run" / "journal.bin", 5, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"to go on: zofx tune {artifact} --resume run" in out.decode()
+    assert "finishing this step" in err.decode()
+    assert RunFolder.open(tmp_path / "run").journal().torn == 0
+
+
+def test_divergence_ends_with_one_and_keeps_the_journal(
+    artifact: Path, assets: Path, tmp_path: Path
+) -> None:
+    """A NaN loss is an error with a way back, not a traceback."""
+    words = ("--task", str(assets / "mood.jsonl"), "--lr", "1e30", "-o", "run", "--steps", "5")
+    said = run_zofx("tune", artifact, *words, cwd=tmp_path)
+    assert said.returncode == 1
+    assert said.stderr.splitlines()[-2].startswith("error: ")
+    assert "keeps every step before" in said.stderr
+    assert "Traceback" not in said.stderr
+    assert (tmp_path / "run" / "journal.bin").is_file()
+
+
+WRONG: list[tuple[Sequence[str], int, str]] = [
+    (["tune", "ART", "--task", "mood.jsonl", "--lr", "-1"], 2, "must be positive"),
+    (["tune", "ART", "--task", "mood.jsonl", "--schedule", "cosin"], 2, "did you mean cosine"),
+    (["tune", "ART", "--task", "mood.jsonl", "--steps", "0"], 2, "--steps"),
+    (["tune", "ART", "--task", "mood.jsonl", "--stepz", "3"], 2, "No such option"),
+    (["tune", "ART", "--task", "mood.jsonl", "--runtime", "orc"], 2, "did you mean torch or ort"),
+    (["tune", "ART", "--task", "mood.jsonl", "--device", "tpu"], 1, "there is no device 'tpu'"),
+    (["tune", "ART", "--task", "mood.jsonl", "--eps", "1e30"], 1, "lower --eps"),
+    (["tune", "ART", "--task", "mood.jsonl", "--tensorboard"], 2, "zofx[tensorboard]"),
+    (["tune", "ART", "--task", "mood.jsonl", "-o", "text.txt"], 2, "choose another folder"),
+    (["tune", "ART", "--task", "nowhere.jsonl"], 2, "there is no such file"),
+    (["tune", "ART", "--task", "fields.jsonl"], 2, "fields.jsonl:2: field 'answer' is missing"),
+    (["tune", "ART", "--task", "long.jsonl"], 2, "do not fit the 48 positions"),
+    (["tune", "ART", "--task", "trec", "--data", "nowhere"], 2, "there is no such folder"),
+    (["tune", "ART"], 2, "name a task"),
+    (["tune", "ART", "--resume", "nowhere"], 2, "is not a run folder"),
+    (["tune", "ART", "--resume", "a", "-o", "b"], 2, "give one of the two"),
+    (["tune", "nowhere", "--task", "mood.jsonl"], 2, "is not a compiled artifact"),
+    (["tune", "broken", "--task", "mood.jsonl"], 1, "weights.safetensors is damaged"),
+    (["eval", "edited", "--task", "mood.jsonl"], 1, "was changed after it was written"),
+    (["eval", "ART", "--task", "trek"], 2, "did you mean trec"),
+    (["eval", "ART"], 2, "name a task"),
+    (["eval", "ART", "--task", "mood.jsonl", "--split", "valid"], 2, "there are train, dev, test"),
+    (["eval", "ART", "--task", "mood.jsonl", "--run", "nowhere"], 2, "is not a run folder"),
+    (["export", "ART", "--to", "gguf", "-o", "x"], 2, "there is no such format"),
+    (["export", "nowhere", "-o", "x"], 2, "is not a compiled artifact"),
+    (["inspect", "nowhere"], 2, "is not a compiled artifact"),
+    (["inspect", "ART", "--after", "split"], 2, "this artifact's passes are"),
+    (["diff", "ART", "nowhere"], 2, "there is no printed program"),
+    (["list", "models"], 2, "there are: methods, passes, runtimes, tasks"),
+    (["compile", "llama", "--method", "mezzo"], 2, "there is no method 'mezzo'"),
+    (["compile", "llama", "--calibration", "t", "--sensitivity", "s"], 2, "give one of the two"),
+    (["compile", "llama", "-o", "text.txt"], 2, "choose another -o"),
+    (["sensitivity", "llama", "-o", "text.txt"], 2, "choose another -o"),
+]
+
+
+@pytest.fixture(scope="module")
+def workplace(artifact: Path, assets: Path) -> Path:
+    """The assets, and beside them what is wrong."""
+    tiny.task_file(assets / "long.jsonl", ask=" and" * 60)
+    good = '{"prompt": "a", "candidates": [" b", " c"], "answer": 0}\n'
+    (assets / "fields.jsonl").write_text(good + good.replace(', "answer": 0', ""))
+    for name, file in (("broken", "weights.safetensors"), ("edited", "manifest.json")):
+        (assets / name).mkdir()
+        for path in artifact.iterdir():
+            if path.is_file():
+                (assets / name / path.name).write_bytes(path.read_bytes())
+        data = bytearray((assets / name / file).read_bytes())
+        where = data.index(b"senszoq") if name == "edited" else len(data) - 1000
+        data[where] ^= 1
+        (assets / name / file).write_bytes(data)
+    config = T5Config(d_model=8, num_layers=1, num_heads=1, vocab_size=16)
+    config.save_pretrained(assets / "t5")
+    return assets
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def run_inside(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """`zofx …` in this process, which has torch already; exit code and stderr."""
+    capsys.readouterr()
+    sys.argv = ["zofx", *words]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+@pytest.fixture
+def inside(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.delenv("ZOFX_DEBUG", raising=False)
+    return workplace
+
+
+@pytest.mark.parametrize(("words", "code", "message"), WRONG, ids=lambda v: str(v)[:60])
+def test_bad_input_is_one_clear_error(
+    inside: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: Sequence[str],
+    code: int,
+    message: str,
+) -> None:
+    """The exit code, a message that says what and what to do, no traceback, nothing written."""
+    before = listing(inside)
+    asked = ("art" if word == "ART" else word for word in words)
+    found, said = run_inside(*asked, capsys=capsys)
+    assert found == code, said
+    assert message in " ".join(said.split()), said
+    assert "Traceback" not in said
+    assert listing(inside) == before
+
+
+@pytest.mark.parametrize(("words", "code", "message"), WRONG[::8], ids=lambda v: str(v)[:60])
+def test_a_process_ends_with_the_error_and_its_code(
+    workplace: Path, words: Sequence[str], code: int, message: str
+) -> None:
+    """A few of the same, as a shell sees them: all of it on stderr, nothing on stdout."""
+    said = run_zofx(*("art" if word == "ART" else word for word in words), cwd=workplace)
+    assert said.returncode == code, said.stderr
+    assert message in " ".join(said.stderr.split()), said.stderr
+    assert said.stdout == ""
+
+
+WRONG_COMPILE: list[tuple[Sequence[str], int, str]] = [
+    (["--set", "split-sparse.fractoin=1"], 2, "has no option 'fractoin'"),
+    (["--set", "select-sensitive.fraction=much"], 2, "must be of type float"),
+    (["--set", "fold.rank=1"], 2, "the pipeline has no pass 'fold'"),
+    (["--set", "fraction"], 2, "write it as PASS.OPTION=VALUE"),
+    (["--quant", "int3"], 2, "must be one of nf4, int4, int8, codebook"),
+    (["--fraction", "2"], 2, "fraction must be in (0, 1]"),
+    (["--print-after", "split"], 2, "the pipeline has no such pass"),
+    (["--calibration", "nowhere.txt"], 2, "there is no such file"),
+    (["--calibration", "wikipedia"], 2, "there is no calibration text 'wikipedia'"),
+    ([], 2, "Give one with --calibration"),
+    (["--sensitivity", "nowhere.st"], 2, "there is no file nowhere.st"),
+    (["--sensitivity", "text.txt"], 1, "text.txt is damaged"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), WRONG_COMPILE, ids=lambda v: str(v)[:60])
+def test_a_wrong_compilation_writes_nothing(
+    inside: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: Sequence[str],
+    code: int,
+    message: str,
+) -> None:
+    """Every mistake in the options of compile is found before anything is written."""
+    before = listing(inside)
+    found, said = run_inside("compile", "llama", "-o", "new", *words, capsys=capsys)
+    assert found == code, said
+    assert message in " ".join(said.split()), said
+    assert listing(inside) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "message"),
+    [
+        ("./nowhere", 2, "no such file or folder"),
+        ("text.txt", 2, "is neither a folder nor a .gguf file"),
+        ("t5", 1, "is an encoder-decoder"),
+    ],
+)
+def test_a_model_that_cannot_be_compiled_says_why(
+    inside: Path, capsys: pytest.CaptureFixture[str], model: str, code: int, message: str
+) -> None:
+    """Nothing there, no model, or one whose graph cannot be made."""
+    words = ("compile", model, "-o", "new", "--calibration", "text.txt")
+    found, said = run_inside(*words, capsys=capsys)
+    assert found == code, said
+    assert message in " ".join(said.split()), said
+    assert not (inside / "new").exists()
+
+
+def test_ranks_are_made_once_and_read_by_compile(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`sensitivity` writes a file that belongs to its model alone."""
+    words = ("llama", "--calibration", "text.txt", "--tokens", "300", "--batches", "4")
+    sys.argv = ["zofx", "sensitivity", *words, "-o", "ranks.st"]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    assert "scores of" in said
+    assert "next: zofx compile llama --sensitivity ranks.st" in said
+    tiny.tiny_roberta(inside / "other")
+    asked = ("compile", "other", "-o", "new", "--sensitivity", "ranks.st")
+    found, wrong = run_inside(*asked, capsys=capsys)
+    assert found == 2
+    assert "were made for" in wrong
+
+
+def test_an_unexpected_error_is_one_line_and_says_how_to_see_more(
+    inside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug names its exception; with ZOFX_DEBUG=1 it is raised; a full disk is told as such."""
+
+    def fail_with(error: Exception) -> Callable[..., None]:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        return fail
+
+    monkeypatch.setattr("zofx.artifact.read_manifest", fail_with(KeyError("layers")))
+    code, said = run_inside("inspect", "art", capsys=capsys)
+    assert code == 1
+    assert said.startswith("error: KeyError: 'layers'\n")
+    assert "ZOFX_DEBUG=1" in said
+    full = OSError(28, "No space left on device", "/mnt/out")
+    monkeypatch.setattr("zofx.artifact.read_manifest", fail_with(full))
+    assert run_inside("inspect", "art", capsys=capsys) == (
+        1,
+        "error: No space left on device: /mnt/out\n",
+    )
+    monkeypatch.setenv("ZOFX_DEBUG", "1")
+    sys.argv = ["zofx", "inspect", "art"]
+    with pytest.raises(OSError, match="No space left"):
+        main()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["tune", "--help"], ["list", "passes"], ["list", "runtimes"], ["list", "tasks"]],
+    ids=" ".join,
+)
+def test_help_and_lists_import_no_engine(words: list[str]) -> None:
+    """Law 12: neither torch nor an engine is imported to say what there is."""
+    code = (
+        "import sys\nfrom zofx.cli import main\n"
+        f"sys.argv = ['zofx', *{words}]\n"
+        "try:\n    main()\n"
+        "except SystemExit as ended:\n    assert not ended.code\n"
+        "heavy = {'torch', 'onnxruntime', 'onnx', 'transformers', 'datasets'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout
+
+
+def test_help_takes_less_than_three_tenths_of_a_second() -> None:
+    """Law 12, in processor time of the whole process: a busy machine does not count."""
+    before = os.times()
+    subprocess.run([sys.executable, "-m", "zofx", "--help"], env=environment(), check=True,
+                   stdout=subprocess.DEVNULL)  # fmt: skip
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user
+    assert used - before.children_system < 0.3
+
+
+VERBS = ("compile", "sensitivity", "tune", "eval", "export", "inspect", "diff", "explain", "list")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_teaches(verb: str, tmp_path: Path) -> None:
+    """Its help has an example that begins with the verb, on a line of its own."""
+    said = run_zofx(verb, "--help", cwd=tmp_path)
+    assert said.returncode == 0
+    lines = [line.strip() for line in said.stdout.splitlines()]
+    assert any(line.startswith(f"zofx {verb} ") for line in lines), said.stdout
+
+
+def test_indented_blocks_of_a_help_text_keep_their_lines() -> None:
+    """The mark goes before an indented block and nowhere else."""
+    text = "One.\n\nExamples:\n    a\n    b\n\nTwo."
+    assert unwrapped(text) == "One.\n\nExamples:\n\n\b\n    a\n    b\n\n\nTwo."
+
+
+def test_explaining(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A method says its source and settings, a pass its options with defaults."""
+    said = {}
+    for name in ("senszoq", "quantize-frozen"):
+        sys.argv = ["zofx", "explain", name]
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        said[name] = capsys.readouterr().out
+    assert "arXiv 2406.02913" in said["senszoq"]
+    assert "lr=1e-06" in said["senszoq"]
+    options = "quantize-frozen.format  nf4 | int4 | int8 | codebook  default nf4"
+    assert options in said["quantize-frozen"]
+    found, wrong = run_inside("explain", "magic", capsys=capsys)
+    assert (found, "there are methods: " in wrong) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["methods", "passes", "runtimes", "tasks"])
+def test_lists_are_for_programs_too(kind: str, tmp_path: Path) -> None:
+    """Every row has a name and a line about it."""
+    rows = json.loads(run_zofx("list", kind, "--json", cwd=tmp_path).stdout)
+    assert rows
+    assert all(row["name"] and row["summary"] for row in rows)
+    assert "provided by a plugin" not in {row["summary"] for row in rows}
