@@ -66,6 +66,13 @@ def with_scores(program: Program, *names: str) -> Program:
     return program.with_(scores=scores)
 
 
+def selected(program: Program, **places: list[int]) -> Program:
+    """Coordinates chosen by hand; a _ in a name stands for a dot."""
+    index = {n.replace("_", "."): torch.tensor(p, dtype=torch.int32) for n, p in places.items()}
+    held = program.facts | {"canonical", "selected"}
+    return program.with_(selection=index, facts=held)
+
+
 def shape(program: Program, name: str) -> tuple[int, ...]:
     """Of a tensor; a name that canonicalize is yet to make gets the shape it will have."""
     if name in program.tensors:

@@ -14,9 +14,9 @@ from tests.golden import (
     batch,
     captured,
     run,
+    selected,
     values,
 )
-from tests.passes.test_split_sparse import selected
 from tests.passes.toys import OneLinear, Shared, TwoLinears
 from zofx.errors import PipelineError
 from zofx.printer import show

@@ -16,10 +16,10 @@ from tests.golden import (
     captured,
     logits,
     run,
+    selected,
     summation_bound,
     with_scores,
 )
-from tests.passes.test_split_sparse import selected
 from tests.passes.toys import Gpt2Linear, OneLinear, Tied, TwoLinears
 from zofx import quant
 from zofx.errors import PipelineError, UsageError

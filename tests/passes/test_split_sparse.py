@@ -9,20 +9,13 @@ from tests.golden import (
     assert_same_meaning,
     batch,
     captured,
+    selected,
     summation_bound,
     with_scores,
 )
 from tests.passes.toys import Gpt2Linear, OneLinear, Shared, TwoLinears
 from zofx.errors import PipelineError
 from zofx.printer import show
-from zofx.program import Program
-
-
-def selected(program: Program, **places: list[int]) -> Program:
-    """A program with coordinates chosen by hand; a _ in a name stands for a dot."""
-    index = {n.replace("_", "."): torch.tensor(p, dtype=torch.int32) for n, p in places.items()}
-    held = program.facts | {"canonical", "selected"}
-    return program.with_(selection=index, facts=held)
 
 
 def test_cuts_a_slice_out_of_a_linear_with_bias() -> None:

@@ -4,8 +4,7 @@
 import pytest
 import torch
 
-from tests.golden import apply, assert_golden, batch, captured, run
-from tests.passes.test_split_sparse import selected
+from tests.golden import apply, assert_golden, batch, captured, run, selected
 from tests.passes.toys import (
     OneLinear,
     ReversedRows,

@@ -1,6 +1,7 @@
 """The smallest models that show a case: vocabulary 7, widths that fit on a line."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class Toy(nn.Module):
         """Logits [N, T, V], as transformers' models return them."""
         return SimpleNamespace(logits=self.logits(self.embed(input_ids)))
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         """From embeddings [N, T, D]."""
         raise NotImplementedError
 
@@ -32,7 +33,7 @@ class OneLinear(Toy):
         super().__init__(width)
         self.fc = nn.Linear(width, VOCABULARY, bias=bias)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         return self.fc(x)
 
 
@@ -44,7 +45,7 @@ class TwoLinears(Toy):
         self.fc = nn.Linear(width, width, bias=False)
         self.head = nn.Linear(width, VOCABULARY, bias=False)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         return self.head(self.fc(x).relu())
 
 
@@ -55,7 +56,7 @@ class Tied(Toy):
         super().__init__(width)
         self.fc = nn.Linear(width, width, bias=False)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         return nn.functional.linear(self.fc(x), self.embed.weight)
 
 
@@ -66,7 +67,7 @@ class Shared(Toy):
         super().__init__(VOCABULARY)
         self.fc = nn.Linear(VOCABULARY, VOCABULARY, bias=False)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         return self.fc(self.fc(x))
 
 
@@ -78,7 +79,7 @@ class Gpt2Linear(Toy):
         self.fc = Conv1D(VOCABULARY if times == 1 else width, width)
         self.times = times
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         for _ in range(self.times):
             x = self.fc(x)
         return x
@@ -92,7 +93,7 @@ class Cluttered(Toy):
         self.fc = nn.Linear(4, VOCABULARY)
         self.dropout = nn.Dropout(0.5)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         x = self.dropout(x).contiguous().to(torch.float32) + 0
         return self.fc(x.detach().view(x.shape))
 
@@ -113,7 +114,7 @@ class Products(Toy):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(VOCABULARY, 4))
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         rows = x.flatten(0, 1)
         mixed = torch.addmm(rows, rows @ rows.t(), rows)
         return torch.matmul(mixed.view(x.shape), self.weight.t())
@@ -126,7 +127,7 @@ class MatrixBias(Toy):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(4, VOCABULARY))
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         rows = x.flatten(0, 1)
         addend = torch.cat((rows, rows[:, 1:]), 1)
         return torch.addmm(addend, rows, self.weight).view(*x.shape[:2], VOCABULARY)
@@ -140,7 +141,7 @@ class Norms(Toy):
         self.norm = nn.LayerNorm(VOCABULARY)
         self.gain = nn.Parameter(torch.empty(VOCABULARY))
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         x = self.norm(x.cumsum(1))
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.5) * self.gain
 
@@ -154,7 +155,7 @@ class Block(Toy):
         self.down = nn.Linear(6, 4, bias=False)
         self.head = nn.Linear(4, VOCABULARY, bias=False)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         x = x.cumsum(1)
         return self.head(x + self.down(self.up(x).relu()))
 
@@ -166,14 +167,14 @@ class MixedLogits(Toy):
         super().__init__()
         self.head = nn.Linear(4, VOCABULARY)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         return self.head(x).cumsum(1)
 
 
 class ReversedRows(TwoLinears):
     """Rows addressed by number below a slice, and put back."""
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         back = torch.arange(x.shape[0] - 1, -1, -1)
         return self.head(self.fc(x)[back].relu()[back])
 
@@ -181,7 +182,7 @@ class ReversedRows(TwoLinears):
 class TokensFirst(TwoLinears):
     """Activations as [T, N, D] between the layer and the head, joined with untouched ones."""
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         joined = self.fc(x).transpose(0, 1) + x.transpose(0, 1)
         return self.head(joined.transpose(0, 1))
 
@@ -193,7 +194,7 @@ class SharedByRows(TwoLinears):
         super().__init__()
         self.place = nn.Embedding(16, 4)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Any:
         return self.head(x + self.fc(self.place(torch.arange(x.shape[1]))))
 
 

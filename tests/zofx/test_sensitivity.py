@@ -67,7 +67,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         if not folder.exists():
             auto = AutoModelForMaskedLM if kind == "roberta" else AutoModelForCausalLM
             with torch.random.fork_rng():
-                torch.random.default_generator.manual_seed(0)
+                torch.default_generator.manual_seed(0)
                 auto.from_config(CONFIGS[kind]).save_pretrained(folder)
             tokenizer(kind).save_pretrained(folder)
         return open_checkpoint(str(folder))
@@ -106,6 +106,11 @@ def masks(sequences: list[list[int]]) -> list[list[int]]:
     return chosen
 
 
+def gradients(loss: Tensor, weights: dict[str, Any]) -> dict[str, Tensor]:
+    """All of them at once, and nowhere else."""
+    return dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
+
+
 def straightforward(checkpoint: Checkpoint, cuts: list[int]) -> dict[str, Tensor]:
     """Σ_batches grad² for every Linear and Conv1D that is not tied to an embedding."""
     masked_lm = checkpoint.architecture == "masked-lm"
@@ -136,10 +141,9 @@ def straightforward(checkpoint: Checkpoint, cuts: list[int]) -> dict[str, Tensor
         logits = model(input_ids=ids, attention_mask=attended).logits
         if not masked_lm:
             logits, targets = logits[:, :-1], targets[:, 1:]
-        model.zero_grad()
-        nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
-        for name, weight in weights.items():
-            squares[name] += weight.grad**2
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        for name, gradient in gradients(loss, weights).items():
+            squares[name] += gradient**2
     return squares
 
 

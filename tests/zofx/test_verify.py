@@ -1,6 +1,7 @@
 """The verifier: a program broken on purpose, and the rule that says so."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ def program() -> Program:
     return Editor(captured(OneLinear())).done()
 
 
-def only(graph: fx.Graph, target: object) -> fx.Node:
+def only(graph: fx.Graph, target: Any) -> fx.Node:
+    node: fx.Node
     (node,) = graph.find_nodes(op="call_function", target=target)
     return node
 
