@@ -3,7 +3,7 @@
     addmm(b, x, W), matmul(x, W), matmul(x, Wᵀ)   →   linear(x, W or its transpose, b)    W a weight
     addmm(b, x, y)                                →   b + matmul(x, y)                     y is not
     dropout(x), alias(x), contiguous(x), x.to(own dtype), x + 0, assertions   →   x
-    x.to(dtype), x & y                                                         →   _to_copy(x, dtype=dtype), bitwise_and(x, y)
+    x.to(dtype), x & y   →   _to_copy(x, dtype=dtype), bitwise_and(x, y)
 
 A weight stored as [in, out] (GPT-2's Conv1D) becomes a frozen tensor `NAME.T` of shape [out, in];
 `merge` turns it back.

@@ -49,7 +49,7 @@ class InsertPerturbation(Pass):
         coefficients = edit.add_input(COEFFICIENTS, (directions,), torch.float32)
         table = None
         if self.noise == "gaussian":
-            spec = TensorSpec(TABLE, Role.FROZEN, (TABLE_SIZE,), torch.float32)
+            spec = TensorSpec(TABLE, Role.FROZEN, (TABLE_SIZE,), torch.float32, form="computed")
             table = edit.add_tensor(spec, lambda: torch.from_numpy(normal_table().copy()))
         for spec in program.slices:
             values = edit.placeholder(spec.name)

@@ -85,7 +85,13 @@ class QuantizeFrozen(Pass):
         parts = [
             edit.add_tensor(
                 TensorSpec(
-                    f"{spec.name}.{part}", Role.FROZEN, shape, dtype, spec.name, self.format
+                    f"{spec.name}.{part}",
+                    Role.FROZEN,
+                    shape,
+                    dtype,
+                    spec.name,
+                    self.format,
+                    origin_shape=spec.shape,
                 ),
                 made.part(place),
             )

@@ -8,7 +8,8 @@
     sparse_linear        Gather · Mul · ScatterND(add), transposed
     direction            an input `SLICE.z` f32[Q, …]; noise.onnx (or the host) makes it
 
-All other ops go through torch.onnx. The model holds no weights: its initializers point into weights.safetensors by offset.
+All other ops go through torch.onnx. The model holds no weights: its initializers point into
+weights.safetensors by offset.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,12 +19,12 @@ import onnx
 import onnx_ir as ir
 import torch
 import torch.utils._pytree as pytree
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 from onnxscript import opset21 as op
 from onnxscript import values
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
-from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 from torch.export.graph_signature import (
     ExportGraphSignature,
     InputKind,
@@ -87,10 +88,14 @@ def _register(name: str, inputs: str, attributes: str) -> None:
 
 _register("FusedMatMul", "A B", "transA transB")
 _register("MatMulBnb4", "A B absmax", "K N block_size quant_type training_mode")
-_register("MatMulNBits", "A B scales zero_points? g_idx? bias?", "K N bits block_size accuracy_level")
+_register(
+    "MatMulNBits", "A B scales zero_points? g_idx? bias?", "K N bits block_size accuracy_level"
+)
 
 
-def to_onnx(program: Program, place: Callable[[str], tuple[int, int]], weights: str) -> onnx.ModelProto:
+def to_onnx(
+    program: Program, place: Callable[[str], tuple[int, int]], weights: str
+) -> onnx.ModelProto:
     """Lower a compiled program.
 
     Args:
@@ -99,8 +104,8 @@ def to_onnx(program: Program, place: Callable[[str], tuple[int, int]], weights: 
         weights: name of that file, next to the model's.
 
     Returns:
-        A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per slice θ (`NAME.slice`) and
-        its directions (`NAME.slice.z`); output `logprob` f32[P, N, C].
+        A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per slice
+        θ (`NAME.slice`) and its directions (`NAME.slice.z`); output `logprob` f32[P, N, C].
     """
     fed = feed_directions(program)
     model = translate(exported_program(fed))
@@ -111,22 +116,29 @@ def to_onnx(program: Program, place: Callable[[str], tuple[int, int]], weights: 
     frozen = {s.name: s for s in program.tensors.values() if s.role is not Role.SLICE}
     for value in list(model.graph.inputs):
         if value.name in frozen:
-            offset, length = place(str(value.name))
+            _refer(value, weights, *place(str(value.name)))
             model.graph.inputs.remove(value)
-            value.const_value = ir.ExternalTensor(
-                weights, offset, length, value.dtype, shape=value.shape, name=value.name
-            )
             model.graph.register_initializer(value)
     model.opset_imports.update({"": OPSET, ms.domain: ms.version})
     return ir.to_proto(model)
 
 
+def _refer(value: ir.Value, weights: str, offset: int, length: int) -> None:
+    """Make an input an initializer whose bytes are elsewhere."""
+    assert value.dtype is not None
+    assert value.shape is not None
+    value.const_value = ir.ExternalTensor(
+        weights, offset, length, value.dtype, shape=value.shape, name=str(value.name)
+    )
+
+
 def translate(exported: ExportedProgram) -> ir.Model:
     """Op by op, through torch.onnx's own functions for aten and ours for zofx.
 
-    `torch.onnx.export` would trace the program again to decompose it, which with P·N rows costs minutes of symbolic algebra; a program
-    is in terms ONNX functions exist for, almost always. Where one is missing, it is decomposed first as torch.onnx does. These
-    entry points are torch's internals: the torch version is pinned.
+    `torch.onnx.export` would trace the program again to decompose it, which with P·N rows costs
+    minutes of symbolic algebra. Almost always there is a function for every op already; where one
+    is missing, the program is decomposed as torch.onnx does. These entry points are internals of
+    torch, whose version is pinned.
     """
     registry = ONNXRegistry.from_torchlib(opset_version=OPSET)
     for target, function in TRANSLATIONS.items():
@@ -158,8 +170,8 @@ def feed_directions(program: Program) -> Program:
 
 def exported_program(program: Program) -> ExportedProgram:
     """A program as torch.export's container, every tensor a user input."""
-    graph, moved = fx.Graph(), {}
-    graph.output((graph.graph_copy(program.graph, moved),))
+    graph = fx.Graph()
+    graph.output((graph.graph_copy(program.graph, {}),))
     inputs = list(placeholders(graph))
     for number, node in enumerate(inputs):
         node.target = node.name = f"input_{number}"
@@ -199,10 +211,12 @@ def _add_bias(y: Any, bias: Any) -> Any:
 
 
 def select_positions(x: Any, positions: Any) -> Any:
+    """Row n of the indices picks from row n of x."""
     return op.GatherND(x, op.Unsqueeze(positions, _ints(2)), batch_dims=1)
 
 
 def score_targets(logits: Any, targets: Any) -> Any:
+    """The chosen logits less the log of the sum, never the whole log-softmax."""
     zero = op.Constant(value_int=0)
     scored = op.Cast(op.GreaterOrEqual(targets, zero), to=onnx.TensorProto.FLOAT)
     chosen = op.GatherElements(logits, op.Max(targets, zero), axis=-1)
@@ -219,8 +233,12 @@ def sparse_linear(x: Any, values: Any, index: Any, out: int) -> Any:
     row = op.Div(position, width)
     column = op.Sub(position, op.Mul(row, width))
     probes = _head(values, 1)
-    x_cols = op.Transpose(op.Reshape(x, op.Concat(probes, _ints(-1), width, axis=0)), perm=[2, 0, 1])
-    products = op.Mul(op.Gather(x_cols, column, axis=0), op.Unsqueeze(op.Transpose(values), _ints(-1)))
+    x_cols = op.Transpose(
+        op.Reshape(x, op.Concat(probes, _ints(-1), width, axis=0)), perm=[2, 0, 1]
+    )
+    products = op.Mul(
+        op.Gather(x_cols, column, axis=0), op.Unsqueeze(op.Transpose(values), _ints(-1))
+    )
     sizes = op.Concat(_ints(out), op.Shape(x_cols, start=1, end=3), axis=0)
     empty = op.ConstantOfShape(sizes)
     y = op.ScatterND(empty, op.Unsqueeze(row, _ints(-1)), products, reduction="add")
@@ -228,6 +246,7 @@ def sparse_linear(x: Any, values: Any, index: Any, out: int) -> Any:
 
 
 def linear_nf4(x: Any, codes: Any, absmax: Any, bias: Any, out: int, block: int) -> Any:
+    """Bitsandbytes' codes as they are."""
     y = ms.MatMulBnb4(
         x, codes, absmax, K=x.shape[-1], N=out, block_size=block, quant_type=NF4, training_mode=0
     )
@@ -235,7 +254,8 @@ def linear_nf4(x: Any, codes: Any, absmax: Any, bias: Any, out: int, block: int)
 
 
 def linear_int(x: Any, codes: Any, scales: Any, zeros: Any, bias: Any, bits: int) -> Any:
-    out, blocks, stored = codes.shape
+    """Accuracy level 0: activations stay f32."""
+    out, _, stored = codes.shape
     y = ms.MatMulNBits(
         x, codes, scales, zeros, K=x.shape[-1], N=out, bits=bits, block_size=stored * 8 // bits
     )  # fmt: skip
@@ -243,6 +263,7 @@ def linear_int(x: Any, codes: Any, scales: Any, zeros: Any, bias: Any, bits: int
 
 
 def linear_codebook(x: Any, codes: Any, centroids: Any, bias: Any) -> Any:
+    """No engine kernel reads a codebook: ONNX Runtime folds this into an f32 weight at load."""
     out, pairs = codes.shape
     low = op.BitwiseAnd(codes, op.Cast(_ints(0xF), to=onnx.TensorProto.UINT8))
     high = op.BitShift(codes, op.Cast(_ints(4), to=onnx.TensorProto.UINT8), direction="RIGHT")
@@ -253,22 +274,26 @@ def linear_codebook(x: Any, codes: Any, centroids: Any, bias: Any) -> Any:
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """W stays [out, in], as torch reads it."""
     return _add_bias(ms.FusedMatMul(x, weight, transB=1), bias)
 
 
 def perturb(values: Any, z: Any, coefficients: Any) -> Any:
+    """One product per probe, then one sum: the same roundings as moving θ by hand."""
     step = op.MatMul(coefficients, op.Flatten(z, axis=1))
     shape = op.Concat(_head(coefficients, 1), op.Shape(values), axis=0)
     return op.Add(values, op.Reshape(step, shape))
 
 
 def replicate(x: Any, coefficients: Any) -> Any:
+    """P copies of the rows, one after the other."""
     ones = _ints(*[1] * (len(x.shape) - 1)) if len(x.shape) > 1 else None
     probes = _head(coefficients, 1)
     return op.Tile(x, probes if ones is None else op.Concat(probes, ones, axis=0))
 
 
 def split_probes(x: Any, coefficients: Any) -> Any:
+    """[P·N, …] as [P, N, …]."""
     return op.Reshape(x, op.Concat(_head(coefficients, 1), _ints(-1), op.Shape(x, start=1), axis=0))
 
 

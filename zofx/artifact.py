@@ -59,6 +59,7 @@ class TensorRow:
         dtype: safetensors spelling, such as "F32" or "U8".
         origin: the checkpoint tensor it was derived from, or None.
         form: how it was derived ("int4", "slice", "transposed", …).
+        origin_shape: the shape of the origin, where the tensor itself does not tell it.
     """
 
     name: str
@@ -67,6 +68,7 @@ class TensorRow:
     dtype: str
     origin: str | None
     form: str
+    origin_shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,7 @@ class Manifest:
             if said.pop("format") != FORMAT:
                 raise KeyError("format")  # noqa: TRY301  one message for all that is not a manifest
             version, stored = said.pop("version"), said.pop("hash")
-            rows = tuple(
-                TensorRow(**{**r, "shape": tuple(r["shape"])}) for r in said.pop("tensors")
-            )
+            rows = tuple(_row(**row) for row in said.pop("tensors"))
             manifest = cls(tensors=rows, **said) if version == VERSION else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
@@ -143,6 +143,11 @@ class Manifest:
                 f"recorded {stored[:12]}); compile the model again"
             )
         return manifest
+
+
+def _row(shape: list[int], origin_shape: list[int] | None, **said: Any) -> TensorRow:
+    whole = None if origin_shape is None else tuple(origin_shape)
+    return TensorRow(shape=tuple(shape), origin_shape=whole, **said)
 
 
 def read_manifest(folder: Path, *, check: bool = True) -> Manifest:

@@ -2,9 +2,10 @@
 
     input_ids[N, T], attention_mask[N, T], positions[N, S], targets[N, S, C]  →  logprob[N, C]
 
-The model's logits are narrowed to the scored positions and scored there; everything else (cross-entropy over candidates,
-accuracy, F1, a reward) is arithmetic on these numbers, so one graph serves every objective. Works for any transformers
-architecture that torch.export takes; there is no code here for a particular one.
+The model's logits are narrowed to the scored positions and scored there; everything else
+(cross-entropy over candidates, accuracy, F1, a reward) is arithmetic on these numbers, so one graph
+serves every objective. Works for any transformers architecture that torch.export takes; there is
+no code here for a particular one.
 """
 
 import inspect
@@ -13,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -47,15 +48,16 @@ class Scorer(nn.Module):
         if self.gives_positions:
             options["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         logits = self.model(input_ids=input_ids, attention_mask=attention_mask, **options).logits
-        return ops.score_targets(ops.select_positions(logits, positions), targets)
+        scores: Tensor = ops.score_targets(ops.select_positions(logits, positions), targets)
+        return scores
 
 
 def capture(model: nn.Module, loaders: Mapping[str, Lazy], *, causal: bool) -> Program:
     """Trace a model into a program.
 
     Args:
-        model: in eval mode; parameters may be on the meta device already, buffers hold their values. It is
-            left with shapes only.
+        model: in eval mode; parameters may be on the meta device already, buffers hold their
+            values. It is left with shapes only.
         loaders: a recipe for every parameter, by its name in the model.
         causal: whether it predicts the next token (else: the masked one).
 
@@ -75,7 +77,8 @@ def capture(model: nn.Module, loaders: Mapping[str, Lazy], *, causal: bool) -> P
         if name in INPUTS:
             continue
         value = node.meta["val"]
-        tensors[name] = TensorSpec(name, Role.FROZEN, tuple(value.shape), value.dtype)
+        form = "" if name in loaders else "computed"
+        tensors[name] = TensorSpec(name, Role.FROZEN, tuple(value.shape), value.dtype, form=form)
         data[name] = _recipe(name, value.dtype, loaders, buffers, exported.constants)
     program = Program(graph, tensors, data)
     verify(program, "capture")
@@ -116,12 +119,14 @@ def _export(scorer: Scorer, mode: FakeTensorMode) -> ExportedProgram:
             exported = torch.export.export(scorer, examples, dynamic_shapes=axes, strict=False)
             if _needs_functionalization(exported):
                 exported = exported.run_decompositions({})
-    except Exception as error:  # torch.export raises many kinds; all of them mean the same to the user
+    except (
+        Exception
+    ) as error:  # torch.export raises many kinds; all of them mean the same to the user
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CaptureError(
             f"torch.export cannot trace {kind}: {first}\n"
             "zofx compiles what torch.export takes with dynamic batch and sequence; "
-            "check `torch.export.export(model, …, strict=False)` on its own, or use another model class"
+            "check `torch.export.export(model, …, strict=False)` on its own, or take another model"
         ) from error
     return exported
 
@@ -149,7 +154,7 @@ def _input_names(exported: ExportedProgram, model: nn.Module) -> dict[str, str]:
 
 
 def _lift(exported: ExportedProgram, names: Mapping[str, str]) -> fx.Graph:
-    """The exported graph with placeholders renamed, unread weights dropped and metadata reduced to shapes."""
+    """The exported graph: placeholders renamed, unread weights dropped, only shapes kept."""
     graph = fx.Graph()
     moved: dict[fx.Node, fx.Node] = {}
     made: dict[str, fx.Node] = {}
@@ -169,7 +174,8 @@ def _lift(exported: ExportedProgram, names: Mapping[str, str]) -> fx.Graph:
             moved[node].meta = {"val": node.meta.get("val")}
         else:
             raise CaptureError(
-                f"the traced model holds a {node.op} node ({node.target}), which zofx cannot rewrite; "
+                f"the traced model holds a {node.op} node ({node.target}), which cannot be "
+                "rewritten; "
                 "control flow and nested modules inside forward are not supported"
             )
     return graph
@@ -189,6 +195,6 @@ def _recipe(
     key = name.removeprefix("constant.")
     if key in constants:
         return lambda: constants[key]
-    raise CaptureError(f"no data for '{name}': the checkpoint has no such tensor and the model computes none")
-
-
+    raise CaptureError(
+        f"no data for '{name}': the checkpoint has no such tensor and the model computes none"
+    )

@@ -209,7 +209,7 @@ def _noise_model(program: Program, weights: TensorFile) -> onnx.ModelProto:
 
 def _rows(program: Program) -> tuple[TensorRow, ...]:
     return tuple(
-        TensorRow(s.name, str(s.role), s.shape, DTYPES[s.dtype], s.origin, s.form)
+        TensorRow(s.name, str(s.role), s.shape, DTYPES[s.dtype], s.origin, s.form, s.origin_shape)
         for s in program.tensors.values()
     )
 

@@ -44,7 +44,8 @@ def export_hf(
     Args:
         config: `PreTrainedConfig.to_dict()` of the model.
         tokenizer_json: tokenizer.json; None to write no tokenizer.
-        tensors: every parameter and persistent buffer, under the model's names.
+        tensors: every parameter and persistent buffer, under the model's names; buffers that
+            are not persistent may be among them.
         out: the folder to make.
         special: ids to name in the tokenizer and generation configurations.
         dtype: of the floating-point weights: float32, bfloat16 or float16.
@@ -90,7 +91,10 @@ def _checked(
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     ties: dict[str, str] = model.all_tied_weights_keys
     written: dict[str, bytes] = {}
+    rebuilt = {name for name, _ in model.named_buffers()} - shapes.keys()
     for name, value in tensors:
+        if name in rebuilt:
+            continue  # the constructor makes it (rotary tables); no checkpoint holds it
         if shapes.get(name) != value.shape:
             wanted = list(shapes[name]) if name in shapes else "no such tensor"
             raise ArtifactError(

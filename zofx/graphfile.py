@@ -2,7 +2,8 @@
 
     [{"op": "call", "target": "aten.linear.default", "args": [{"node": 3}, …], "kwargs": {…}}, …]
 
-Only aten and zofx ops and a few size operators can be named, and nothing else runs: reading a file resolves names, it never executes code from it.
+Only aten and zofx ops and a few size operators can be named, and nothing else runs: reading a file
+resolves names, it never executes code from it.
 """
 
 import json
@@ -19,8 +20,8 @@ from zofx.errors import ArtifactError
 NAMESPACES = ("aten", "zofx")
 SIZE_OPERATORS = {
     f"operator.{name}": getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
-} | {"torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min, "math.trunc": int}  # fmt: skip
+    for name in "add sub mul floordiv truediv mod neg getitem eq ne lt le gt ge".split()
+} | {"torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min}
 NAMES = {function: name for name, function in SIZE_OPERATORS.items()}
 KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 OP = {"placeholder": "placeholder", "call_function": "call", "output": "output"}
@@ -69,7 +70,8 @@ def _target_name(node: fx.Node) -> str:
         return str(node.target)
     if isinstance(node.target, torch._ops.OpOverload):
         return f"{node.target.namespace}.{node.target.__name__}"
-    return NAMES[node.target]  # type: ignore[index]  # a function
+    name: str = NAMES[node.target]
+    return name
 
 
 def _target(name: str) -> Any:
@@ -111,5 +113,5 @@ def _decode(value: Any, nodes: list[fx.Node]) -> Any:
         return torch.device(content)
     found = getattr(torch, content)
     if not isinstance(found, KINDS[kind]):
-        raise ValueError(f"{content} is not a {kind}")
+        raise TypeError(f"{content} is not a {kind}")
     return found

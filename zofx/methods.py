@@ -1,7 +1,7 @@
-"""Methods as data: what to compile, how to drive it, where it comes from. `zofx explain NAME` prints one.
+"""Methods as data: what to compile, how to drive it, where it comes from.
 
-Noise and selection are compiled in (pipeline text); estimator and update rule are driven (recipe). A new method is a row here and,
-at most, one pass and one rule.
+Noise and selection are compiled in (pipeline text); estimator and update rule are driven (recipe).
+A new method is a row here and, at most, one pass and one rule.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.lr > 0 or self.steps < 1 or self.batch_size < 1:
             raise UsageError(
-                f"lr={self.lr}, steps={self.steps}, batch_size={self.batch_size}: all must be positive"
+                f"lr={self.lr}, steps={self.steps}, batch_size={self.batch_size}: "
+                "all must be positive"
             )
 
     @classmethod
@@ -54,9 +55,11 @@ class Settings:
 
     def recipe(self) -> Recipe:
         """The driver's recipe."""
-        kinds: dict[str, type[Spsa] | type[OneSided]] = {"two-point": Spsa, "one-sided": OneSided}
+        kinds: dict[str, type[Spsa | OneSided]] = {"two-point": Spsa, "one-sided": OneSided}
         if self.estimator not in kinds:
-            raise UsageError(f"there is no estimator '{self.estimator}'; there are: {', '.join(kinds)}")
+            raise UsageError(
+                f"there is no estimator '{self.estimator}'; there are: {', '.join(kinds)}"
+            )
         estimator: Estimator = kinds[self.estimator](self.eps, self.queries)
         return Recipe(estimator, Schedule(self.schedule, self.lr, self.steps))
 
@@ -85,11 +88,18 @@ class Method:
 
 SENSZOQ = Method(
     name="senszoq",
-    summary="train the 0.1 % most sensitive weights as a sparse slice by two probes in one forward; the rest is frozen and quantized",
-    source="Guo et al. 2025, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, ICLR, arXiv 2406.02913",
+    summary=(
+        "train the 0.1 % most sensitive weights as a sparse slice by two probes in one forward; "
+        "the rest is frozen and quantized"
+    ),
+    source=(
+        "Guo et al. 2025, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, "
+        "ICLR, arXiv 2406.02913"
+    ),
     pipeline=(
-        "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global}, split-sparse, "
-        "quantize-frozen{format=nf4}, insert-perturbation{noise=gaussian}, stack-probes"
+        "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global}, "
+        "split-sparse, quantize-frozen{format=nf4}, insert-perturbation{noise=gaussian}, "
+        "stack-probes"
     ),
     settings=Settings(eps=1e-3, lr=1e-6, steps=1000, batch_size=16),
 )

@@ -42,7 +42,9 @@ class TensorSpec:
         shape: its shape.
         dtype: its element type.
         origin: the checkpoint tensor it was derived from, if it is not one itself.
-        form: how it was derived ("transposed", "int4", "slice", …), so that `merge` can undo it.
+        form: how it was derived ("transposed", "int4", "slice", …), so that `merge` can undo
+            it; "computed" if it is in no checkpoint.
+        origin_shape: the shape of the origin, where the tensor itself does not tell it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class TensorSpec:
     dtype: torch.dtype
     origin: str | None = None
     form: str = ""
+    origin_shape: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import T5Config
+import torch
+from transformers import AutoModelForCausalLM, T5Config
 
 from tests import tiny
 from tests.compiled import environment, run_zofx
@@ -19,6 +20,8 @@ from zofx.artifact import read_manifest
 from zofx.cli import main
 from zofx.cli.options import unwrapped
 from zofx.run_folder import RunFolder
+from zofx.runtime import unperturbed
+from zofx.workload import TaskChoice, open_model, open_session, open_workload
 
 TUNE = ("--batch-size", "4", "--lr", "0.03", "--eps", "0.01", "--eval-every", "10")
 
@@ -433,3 +436,35 @@ def test_lists_are_for_programs_too(kind: str, tmp_path: Path) -> None:
     assert rows
     assert all(row["name"] and row["summary"] for row in rows)
     assert "provided by a plugin" not in {row["summary"] for row in rows}
+
+
+def test_the_exported_checkpoint_answers_as_the_run_does(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers loads it, and scores the answers as the session with the run's θ does."""
+    words = ("tune", "art", "--task", "mood.jsonl", "--steps", "20", *TUNE, "-o", "to-export")
+    assert run_zofx(*words, cwd=inside).returncode == 0
+    sys.argv = ["zofx", "export", "art", "--run", "to-export", "--step", "last", "-o", "exported"]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "exported: step 20 of to-export, merged, float32" in capsys.readouterr().out
+
+    model = open_model(inside / "art")
+    workload = open_workload(model, TaskChoice("mood.jsonl"))
+    batch = workload.encoder.encode(workload.examples("test")).batch
+    session = open_session(model, "ort", "cpu", 1)
+    session.write(RunFolder.open(inside / "to-export").theta(inside / "art", model.manifest, 20)[1])
+    wanted = session.evaluate(batch, [], unperturbed())[0]
+
+    loaded = AutoModelForCausalLM.from_pretrained(inside / "exported")
+    with torch.no_grad():
+        logits = loaded(
+            input_ids=torch.from_numpy(batch.input_ids),
+            attention_mask=torch.from_numpy(batch.attention_mask),
+        ).logits
+    rows = torch.arange(len(logits))
+    scores = logits[rows, torch.from_numpy(batch.positions[:, 0])].log_softmax(-1)
+    found = scores.gather(1, torch.from_numpy(batch.targets[:, 0])).numpy()
+    # Both compute in float32; the exported weight is the sum of two, rounded once more.
+    np.testing.assert_allclose(found, wanted, atol=1e-4)

@@ -3,7 +3,7 @@
 import torch
 
 from tests.golden import apply, assert_golden, assert_same_meaning, batch, captured
-from tests.passes.toys import Block, MixedLogits, Norms, OneLinear
+from tests.passes.toys import Block, Broadcasts, MixedLogits, Norms, OneLinear, ReadTwice
 from zofx.printer import show
 
 
@@ -103,6 +103,47 @@ remarks
   applied  logits   1 ops run at scored positions only
 """,
     )
+    assert_same_meaning(before, after, batch())
+
+
+def test_keeps_all_positions_of_what_another_op_needs() -> None:
+    """The layer feeds a sum over positions too: it stays whole, its result is selected from."""
+    before, _ = apply("canonicalize", captured(ReadTwice()))
+    after, remarks = apply("narrow-positions", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, narrowed
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  embed.weight    f32[7, 4]
+  frozen  fc.weight       f32[4, 4]
+  frozen  head.weight     f32[7, 4]
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %1 = aten.linear(%0, fc.weight)   : f32[N, T, 4]
+  %2 = aten.relu(%1)   : f32[N, T, 4]
+  %3 = aten.cumsum(%2, 1)   : f32[N, T, 4]
+  %4 = zofx.select_positions(%2, positions)   : f32[N, S, 4]
+  %5 = zofx.select_positions(%3, positions)   : f32[N, S, 4]
+  %6 = aten.add.Tensor(%4, %5)   : f32[N, S, 4]
+  %7 = aten.linear(%6, head.weight)   : f32[N, S, 7]
+  %8 = zofx.score_targets(%7, targets)   : f32[N, C]
+  return %8
+remarks
+  applied  logits   2 ops run at scored positions only
+""",
+    )
+    assert_same_meaning(before, after, batch())
+
+
+def test_stops_where_an_operand_has_positions_in_another_layout() -> None:
+    """[T, D] and [N, 1, D] cannot be selected from; a vector of features is the same everywhere."""
+    before, _ = apply("canonicalize", captured(Broadcasts()))
+    after, remarks = apply("narrow-positions", before)
+    assert_golden(show(after, remarks), """""")
     assert_same_meaning(before, after, batch())
 
 

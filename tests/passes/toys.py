@@ -160,6 +160,27 @@ class Block(Toy):
         return self.head(x + self.down(self.up(x).relu()))
 
 
+class ReadTwice(TwoLinears):
+    """A layer whose result goes to the head and to a sum over positions."""
+
+    def logits(self, x: Tensor) -> Any:
+        y = self.fc(x).relu()
+        return self.head(y + y.cumsum(1))
+
+
+class Broadcasts(TwoLinears):
+    """Sums of [N, T, D] with [T, D] and with [N, 1, D], then with [D]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.empty(5, 4))
+        self.shift = nn.Parameter(torch.empty(4))
+
+    def logits(self, x: Tensor) -> Any:
+        x = self.fc(x) + self.places[: x.shape[1]] + x.amax(1, keepdim=True)
+        return self.head(x - self.shift)
+
+
 class MixedLogits(Toy):
     """Logits that sum over positions."""
 

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -11,9 +11,14 @@ from zofx.console import Progress, say
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from zofx.evaluate import Evaluation
     from zofx.run_folder import At, RunFolder
     from zofx.workload import TaskChoice, Workload
+
+
+T = TypeVar("T")
 
 
 def register(app: typer.Typer) -> None:
@@ -78,6 +83,7 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     examples = workload.examples(chosen)[:limit]
     named = objective or (folder.plan.objective if folder and task is None else None)
     engine = runtime or (folder.plan.runtime if folder else default_runtime())
+    say(f"loading {artifact} on {engine}, every file checked")
     session = open_session(model, engine, device or "cpu", threads)
     try:
         if theta is not None:
@@ -136,16 +142,25 @@ def export(
     from zofx.merge import merged_tensors
     from zofx.tokenization import SpecialTokens
 
-    export_hf(
-        manifest.config,
-        (artifact / stored.TOKENIZER).read_bytes(),
-        merged_tensors(artifact, theta),
-        out,
-        SpecialTokens(**manifest.model["special"]),
-        dtype=dtype,
-    )
+    weights = len({row.origin or row.name for row in manifest.tensors})
+    with Progress("export") as bar:
+        export_hf(
+            manifest.config,
+            (artifact / stored.TOKENIZER).read_bytes(),
+            _counted(merged_tensors(artifact, theta), weights, bar),
+            out,
+            SpecialTokens(**manifest.model["special"]),
+            dtype=dtype,
+        )
     whose = f"step {taken} of {run}" if theta is not None else "the model as compiled"
     print(f"{out}: {whose}, merged, {dtype}")
+
+
+def _counted(items: "Iterable[T]", total: int, bar: Progress) -> "Iterator[T]":
+    """The items, counted as they are taken."""
+    for done, item in enumerate(items, start=1):
+        bar(done, total)
+        yield item
 
 
 def _at(step: str) -> "At":

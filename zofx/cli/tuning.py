@@ -151,7 +151,7 @@ def _announcement(prepared: "Prepared") -> str:
         f"task {prepared.workload.task.name}: {plan.drawn['train']} examples to train on, "
         f"{plan.eval_size} of {plan.drawn['dev']} dev examples every {plan.eval_every} steps\n"
         f"settings: {plan.settings}, seed={plan.choice.seed}, objective={plan.objective}\n"
-        f"runtime: {plan.runtime} on {plan.device}"
+        f"loading {plan.folder} on {plan.runtime} ({plan.device}), every file checked"
     )
 
 

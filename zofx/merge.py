@@ -1,0 +1,79 @@
+"""Artifact + θ → the checkpoint's own tensors: what passes took apart is put together again.
+
+    W = Ŵ + scatter(θ, index)          Ŵ from the artifact's codes: the model that was trained
+    W = (W.T)ᵀ                         where canonicalize stored a transpose
+
+One tensor at a time: memory is that of the largest.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from zofx import artifact, quant
+from zofx.artifact import Manifest, TensorRow
+from zofx.zo.types import FloatArray
+
+FORMATS = frozenset({"nf4", "int4", "int8", "codebook"})
+
+
+def merged_tensors(
+    folder: Path, theta: Mapping[str, FloatArray] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the checkpoint an artifact was compiled from, with θ merged in.
+
+    Args:
+        folder: the artifact.
+        theta: slices after a run; None takes their initial values.
+
+    Yields:
+        (name in the transformers model, f32 or as stored), every tensor the program reads.
+    """
+    manifest = artifact.read_manifest(folder)
+    slices = artifact.read_slices(folder) if theta is None else theta
+    with safe_open(folder / artifact.WEIGHTS, framework="pt") as file:
+        for name, rows in _by_weight(manifest).items():
+            yield _restored(name, rows, slices, file.get_tensor)
+
+
+def _by_weight(manifest: Manifest) -> dict[str, list[TensorRow]]:
+    """The rows of the table that make up each weight, by the name passes knew it under."""
+    groups: dict[str, list[TensorRow]] = {}
+    for row in manifest.tensors:
+        if row.form != "computed":
+            derived = row.origin if row.origin and row.form != "transposed" else row.name
+            groups.setdefault(derived, []).append(row)
+    return groups
+
+
+def _restored(
+    name: str,
+    rows: list[TensorRow],
+    slices: Mapping[str, FloatArray],
+    load: Callable[[str], Tensor],
+) -> tuple[str, Tensor]:
+    by_form = {row.form: row for row in rows}
+    parts = [row for row in rows if row.form in FORMATS]
+    weight = _dequantized(parts, load) if parts else load(name)
+    if "slice" in by_form:
+        index = load(by_form["index"].name).long()
+        weight = weight.clone()
+        weight.view(-1)[index] += torch.from_numpy(slices[by_form["slice"].name])
+    # canonicalize's suffix for a weight it keeps as [out, in]
+    return (name.removesuffix(".T"), weight.t()) if name.endswith(".T") else (name, weight)
+
+
+def _dequantized(parts: list[TensorRow], load: Callable[[str], Tensor]) -> Tensor:
+    """f32[out, in]; the parts are in the order of the format's tuple."""
+    form, shape = parts[0].form, parts[0].origin_shape
+    tensors = [load(row.name) for row in parts]
+    if form == "nf4":
+        assert shape is not None
+        out, width = shape
+        return quant.dequantize_nf4(quant.Nf4(*tensors), out, out * width // tensors[1].numel())
+    if form == "codebook":
+        return quant.dequantize_codebook(quant.Codebook(*tensors))
+    return quant.dequantize_int(quant.Affine(*tensors), int(form.removeprefix("int")))
