@@ -20,7 +20,22 @@ from zofx.errors import ArtifactError
 NAMESPACES = ("aten", "zofx")
 SIZE_OPERATORS = {
     f"operator.{name}": getattr(operator, name)
-    for name in "add sub mul floordiv truediv mod neg getitem eq ne lt le gt ge".split()
+    for name in [
+        "add",
+        "sub",
+        "mul",
+        "floordiv",
+        "truediv",
+        "mod",
+        "neg",
+        "getitem",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+    ]
 } | {"torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min}
 NAMES = {function: name for name, function in SIZE_OPERATORS.items()}
 KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}

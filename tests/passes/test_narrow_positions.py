@@ -143,7 +143,37 @@ def test_stops_where_an_operand_has_positions_in_another_layout() -> None:
     """[T, D] and [N, 1, D] cannot be selected from; a vector of features is the same everywhere."""
     before, _ = apply("canonicalize", captured(Broadcasts()))
     after, remarks = apply("narrow-positions", before)
-    assert_golden(show(after, remarks), """""")
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, narrowed
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  shift           f32[4]
+  frozen  embed.weight    f32[7, 4]
+  frozen  fc.weight       f32[4, 4]
+  frozen  head.weight     f32[7, 4]
+  frozen  place.weight    f32[16, 4]
+body
+  %0 = aten.sym_size.int(attention_mask, 1)   : T
+  %1 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %2 = aten.linear(%1, fc.weight)   : f32[N, T, 4]
+  %3 = aten.arange(%0, device=cpu, pin_memory=False)   : i64[T]
+  %4 = aten.embedding(place.weight, %3)   : f32[T, 4]
+  %5 = aten.add.Tensor(%2, %4)   : f32[N, T, 4]
+  %6 = aten.amax(%1, [1], True)   : f32[N, 1, 4]
+  %7 = aten.add.Tensor(%5, %6)   : f32[N, T, 4]
+  %8 = zofx.select_positions(%7, positions)   : f32[N, S, 4]
+  %9 = aten.sub.Tensor(%8, shift)   : f32[N, S, 4]
+  %10 = aten.linear(%9, head.weight)   : f32[N, S, 7]
+  %11 = zofx.score_targets(%10, targets)   : f32[N, C]
+  return %11
+remarks
+  applied  logits   2 ops run at scored positions only
+""",
+    )
     assert_same_meaning(before, after, batch())
 
 
