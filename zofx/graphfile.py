@@ -18,24 +18,10 @@ import zofx.ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.errors import ArtifactError
 
 NAMESPACES = ("aten", "zofx")
+SIZE_ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem")
+SIZE_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 SIZE_OPERATORS = {
-    f"operator.{name}": getattr(operator, name)
-    for name in [
-        "add",
-        "sub",
-        "mul",
-        "floordiv",
-        "truediv",
-        "mod",
-        "neg",
-        "getitem",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-    ]
+    f"operator.{name}": getattr(operator, name) for name in SIZE_ARITHMETIC + SIZE_COMPARISONS
 } | {"torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min}
 NAMES = {function: name for name, function in SIZE_OPERATORS.items()}
 KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
