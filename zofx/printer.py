@@ -25,6 +25,7 @@ SHORT = {
     torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8", torch.int8: "i8", torch.bool: "bool",
 }  # fmt: skip
 AXES = {"input_ids": "NT", "positions": " S", "targets": "  C", "keys": "Q", "coefficients": "PQ"}
+PLACEMENT = {"device", "layout", "pin_memory"}  # where, not what
 LETTERS = "PQNTSC"
 
 
@@ -141,7 +142,11 @@ def _op_name(node: fx.Node) -> str:
 
 def _call(node: fx.Node, names: dict[fx.Node, str]) -> str:
     said = [_argument(a, names) for a in node.args]
-    said += [f"{key}={_argument(value, names)}" for key, value in node.kwargs.items()]
+    said += [
+        f"{key}={_argument(value, names)}"
+        for key, value in node.kwargs.items()
+        if key not in PLACEMENT
+    ]
     return f"{_op_name(node)}({', '.join(said)})"
 
 

@@ -160,7 +160,7 @@ body
   %0 = aten.sym_size.int(attention_mask, 1)   : T
   %1 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %2 = aten.linear(%1, fc.weight)   : f32[N, T, 4]
-  %3 = aten.arange(%0, device=cpu, pin_memory=False)   : i64[T]
+  %3 = aten.arange(%0)   : i64[T]
   %4 = aten.embedding(place.weight, %3)   : f32[T, 4]
   %5 = aten.add.Tensor(%2, %4)   : f32[N, T, 4]
   %6 = aten.amax(%1, [1], True)   : f32[N, 1, 4]
