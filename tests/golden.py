@@ -10,9 +10,11 @@ what a pass merely reorders has to stay bit-equal.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import expecttest
@@ -43,6 +45,8 @@ def assert_golden(actual: str, expected: str) -> None:
     except AssertionError as error:
         error.add_note("If the new text is right: ZOFX_ACCEPT=1 pytest, then read the diff.")
         raise
+    if os.environ.get("ZOFX_ACCEPT"):  # the diff to read is git's; leave no copies
+        Path(f"{sys._getframe(1).f_code.co_filename}.bak").unlink(missing_ok=True)
 
 
 def captured(model: nn.Module, *, integers: bool = True) -> Program:
