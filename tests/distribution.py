@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +57,13 @@ def _build(source: Path, out: Path, *kinds: str) -> None:
 
 def install(python: Path, wheel: Path, *options: str | Path) -> None:
     """Install a wheel, and nothing else, into another environment."""
-    # A checkout on PYTHONPATH would look like an installed zofx to pip.
-    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     pip = (sys.executable, "-m", "pip", "--python", python)
-    run(*pip, "install", "--no-deps", "--no-index", *options, wheel, env=alone)
+    run(*pip, "install", "--no-deps", "--no-index", *options, wheel)
 
 
-def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """What a command that must succeed prints; what it complains about, if it does not."""
-    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """What a command prints, or fails with; it finds no checkout through PYTHONPATH."""
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(command, cwd=cwd, env=alone, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -1,7 +1,6 @@
 """What users install: the wheel, the sdist and the editable install are the same package."""
 
 import json
-import os
 import subprocess
 import sys
 import sysconfig
@@ -46,14 +45,15 @@ def expected_modules() -> set[str]:
 def environment(folder: Path) -> Path:
     """A virtual environment that borrows this one's libraries but not its zofx; its python."""
     venv.create(folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    # Last on the path, and without its .pth files: those would bring an editable zofx along.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin" / "python"
 
 
 def imported_from(python: Path, folder: Path) -> tuple[str, list[Path]]:
     """Version and module places that an environment imports, run in an unrelated folder."""
-    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
-    said = run(python, "-c", PLACES, cwd=folder, env=environment)
-    version, *places = json.loads(said)
+    version, *places = json.loads(run(python, "-c", PLACES, cwd=folder))
     return version, [Path(place) for place in places]
 
 
