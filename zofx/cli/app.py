@@ -13,6 +13,9 @@ from zofx.errors import ZofxError
 
 DEBUG = "ZOFX_DEBUG"
 
+COMPILER = ("gguf", "huggingface_hub", "onnx", "onnx_ir", "onnxscript", "torch", "transformers")
+"""What the extra `compile` brings; a machine that only trains has none of it."""
+
 HELP = """Zeroth-order fine-tuning of language models: compile once, train with forward passes only.
 
 A first session:
@@ -79,19 +82,26 @@ def main() -> None:
 
 def _fail(error: Exception) -> NoReturn:
     """One clear message on stderr, and the exit code."""
-    code = error.exit_code if isinstance(error, ZofxError) else 1
+    print(f"error: {_said(error)}", file=sys.stderr)
+    sys.exit(error.exit_code if isinstance(error, ZofxError) else 1)
+
+
+def _said(error: Exception) -> str:
+    """What happened and what to do, for an error of any origin."""
     if isinstance(error, ZofxError):
-        said = str(error)
-    elif isinstance(error, OSError):
+        return str(error)
+    if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
-        said = f"{error.strerror or error}{where}"
-    elif isinstance(error, MemoryError):
-        said = "not enough memory; use a smaller --batch-size, or a machine with more"
-    else:
-        first = (str(error).strip().splitlines() or ["no message"])[0]
-        said = (
-            f"{type(error).__name__}: {first}\nThis is a bug in zofx, or in a library it uses; "
-            f"`{DEBUG}=1 zofx …` shows where"
+        return f"{error.strerror or error}{where}"
+    if isinstance(error, MemoryError):
+        return "not enough memory; use a smaller --batch-size, or a machine with more"
+    if isinstance(error, ModuleNotFoundError) and error.name in COMPILER:
+        return (
+            f"this verb works on a model itself and needs the package {error.name}, "
+            "which is not installed; run `pip install 'zofx[compile]'`"
         )
-    print(f"error: {said}", file=sys.stderr)
-    sys.exit(code)
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return (
+        f"{type(error).__name__}: {first}\nThis is a bug in zofx, or in a library it uses; "
+        f"`{DEBUG}=1 zofx …` shows where"
+    )
