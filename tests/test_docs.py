@@ -1,6 +1,7 @@
 """The documentation runs: its Python is executed, its sessions print what the pages say."""
 
 import doctest
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,18 @@ def test_the_op_table_is_complete() -> None:
     ops = re.findall(r'custom_op\("(zofx::\w+)"', (ROOT / "zofx" / "ops.py").read_text())
     page = (ROOT / "runtimes" / "README.md").read_text()
     assert sorted(ops) == sorted(re.findall(r"^\| `(zofx::\w+)`", page, re.MULTILINE))
+
+
+def test_every_field_of_an_artifact_is_described(artifact: Path) -> None:
+    """Each table of the page lists the fields that a real artifact has, and no others."""
+    page = (ROOT / "docs" / "artifact.md").read_text()
+    tables = re.split(r"^#+ ", page, flags=re.MULTILINE)
+    rows = {part.partition("\n")[0]: re.findall(r"^\| `([\w.]+)`", part, re.M) for part in tables}
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    files = {path.name for path in artifact.iterdir() if path.is_file()}
+    assert set(rows["The artifact"]) == files
+    assert set(rows["manifest.json"]) == manifest.keys()
+    assert set(rows["model"]) == manifest["model"].keys()
+    assert set(rows["tensors"]) == manifest["tensors"][0].keys()
+    for inner in (manifest["recipe"], manifest["model"]["special"], manifest["report"]):
+        assert all(f"`{field}`" in page for field in inner)

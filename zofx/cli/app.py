@@ -97,8 +97,8 @@ def _said(error: Exception) -> str:
         return "not enough memory; use a smaller --batch-size, or a machine with more"
     if isinstance(error, ModuleNotFoundError) and error.name in COMPILER:
         return (
-            f"this verb works on a model itself and needs the package {error.name}, "
-            "which is not installed; run `pip install 'zofx[compile]'`"
+            f"this needs the package {error.name}, which is not installed; "
+            "run `pip install 'zofx[compile]'`"
         )
     first = (str(error).strip().splitlines() or ["no message"])[0]
     return (
