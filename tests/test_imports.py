@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +58,13 @@ def sources() -> list[Path]:
     )
 
 
+def module(path: Path) -> str:
+    """Its name in the package, wherever the folder is."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    inside = parts if parts[0] == "zofx" else ("zofx", *parts)
+    return ".".join(part for part in inside if part != "__init__")
+
+
 def imported_by(node: ast.AST) -> list[str]:
     """The modules that a statement, or a call of import_module with a literal, imports."""
     match node:
@@ -98,6 +106,15 @@ def test_import_zofx_imports_nothing_else() -> None:
 def test_what_drives_a_run_imports_no_engine(module: str) -> None:
     """Law 9: each can be the first import, and brings neither torch nor any other heavy library."""
     assert modules_after(f"import {module}") & HEAVY == set()
+
+
+def test_who_names_an_op_imports_the_ops() -> None:
+    """torch.ops.zofx is filled by importing zofx.ops: none relies on another having done it."""
+    graph = grimp.build_graph("zofx", cache_dir=None)
+    users = [module(path) for path in sources() if "torch.ops.zofx" in path.read_text()]
+    assert users
+    for user in set(users) - {"zofx.ops"}:
+        assert "zofx.ops" in graph.find_upstream_modules(user), user
 
 
 def test_listing_the_tables_loads_no_row() -> None:
