@@ -28,6 +28,8 @@ from zofx.runtime import Batch, Support
 from zofx.runtimes.slices import Slices
 from zofx.zo.types import FloatArray, Key, Ray, key_words
 
+NF4 = b'"zofx.linear_nf4.default"'
+
 
 class TorchSession:
     """One artifact on PyTorch.
@@ -135,7 +137,7 @@ class TorchRuntime:
         graph = folder / artifact.GRAPH
         if not graph.is_file():
             reasons.append(f"{folder} has no {artifact.GRAPH}")
-        elif '"zofx.linear_nf4.default"' in graph.read_text() and find_spec("bitsandbytes") is None:
+        elif NF4 in graph.read_bytes() and find_spec("bitsandbytes") is None:
             reasons.append("its nf4 weights need bitsandbytes: pip install 'zofx[torch]'")
         return Support(tuple(reasons))
 

@@ -114,7 +114,7 @@ class Manifest:
         return json.dumps(said, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: Path) -> Self:
+    def from_json(cls, text: str | bytes, where: Path) -> Self:
         """Read it back.
 
         Raises:
@@ -167,7 +167,7 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
             f"{folder} is not a compiled artifact: it has no {MANIFEST}; "
             f"make one with `zofx compile MODEL -o {folder}`"
         )
-    manifest = Manifest.from_json(path.read_text(), path)
+    manifest = Manifest.from_json(path.read_bytes(), path)
     for name, digest in manifest.files.items():
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder} lacks {name}; compile the model again")

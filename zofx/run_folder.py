@@ -72,7 +72,7 @@ class RunFolder:
         file = path / RUN
         if not file.is_file():
             raise UsageError(f"{path} is not a run folder: it has no {RUN}; `zofx tune` makes one")
-        return cls(path, Plan.from_json(file.read_text(encoding="utf-8"), file))
+        return cls(path, Plan.from_json(file.read_bytes(), file))
 
     @property
     def journal_path(self) -> Path:

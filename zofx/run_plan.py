@@ -72,7 +72,7 @@ class Plan:
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: Path) -> Self:
+    def from_json(cls, text: str | bytes, where: Path) -> Self:
         """Read it back.
 
         Raises:

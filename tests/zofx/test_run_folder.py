@@ -59,11 +59,12 @@ def test_a_plan_reads_back(run: RunFolder) -> None:
         ("{", "JSONDecodeError"),
         ("[]", "does not describe a run"),
         ('{"format": "zofx-run", "version": 1}', "KeyError"),
+        ("{é}", "UnicodeDecodeError"),
     ],
 )
 def test_a_damaged_plan_is_told(run: RunFolder, text: str, message: str) -> None:
     """Whatever is wrong with run.json is one ArtifactError that names the file."""
-    (run.path / "run.json").write_text(text)
+    (run.path / "run.json").write_text(text, encoding="latin-1")
     with pytest.raises(ArtifactError, match=message):
         RunFolder.open(run.path)
 
