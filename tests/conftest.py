@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tests.artifacts import case, engine, family, session  # noqa: F401  fixtures
 from tests.compiled import artifact, assets, compiled, mood  # noqa: F401  fixtures
 from tests.distribution import Built, build_all
 

@@ -49,13 +49,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_llama(folder: Path) -> Path:
-    """A one-layer causal model whose rows quantize in blocks of 32; returns the folder."""
+def tiny_llama(folder: Path, layers: int = 1) -> Path:
+    """A causal model whose rows quantize in blocks of 32; returns the folder."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=POSITIONS,
@@ -67,13 +67,13 @@ def tiny_llama(folder: Path) -> Path:
     return _saved(LlamaForCausalLM(config), folder)
 
 
-def tiny_roberta(folder: Path) -> Path:
-    """A one-layer masked model; returns the folder."""
+def tiny_roberta(folder: Path, layers: int = 1) -> Path:
+    """A masked model; returns the folder."""
     config = RobertaConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=POSITIONS + 2,
         type_vocab_size=1,

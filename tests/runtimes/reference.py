@@ -1,0 +1,282 @@
+"""What a program means, in float64, and how far float32 may be from it.
+
+    y = f(v₁, v₂, …)      every value v of the graph is computed from earlier ones
+    |y₃₂ − y| ≤ Σᵢ |∂y/∂vᵢ| · localᵢ + O(u²)        localᵢ = γₙ · (what vᵢ adds up, absolutely)
+
+An op that makes n roundings is off by at most γₙ = n·u / (1 − n·u), u = 2⁻²⁴, of the sum of the
+absolute values of its terms, whatever the order of summation (Higham 2002, chapter 3). To first
+order these errors add up in the result, each weighed by the derivative of the result with respect
+to the value (Linnainmaa 1976, "Taylor expansion of the accumulated rounding error"). So a kernel
+that computes the meaning of its op, in any order and with any fusion, stays within the bound; and
+the bound is that of this program on this batch, a few parts in 10⁵ here.
+
+The zofx:: ops are spelled out again, densely, so that this is not the code it judges.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, fx
+from torch.fx.node import map_aggregate, map_arg
+from torch.nn import functional
+
+from zofx import artifact, quant
+from zofx.graphfile import load_graph
+from zofx.program import output_node
+from zofx.runtime import Batch
+from zofx.zo.noise import sample
+from zofx.zo.types import QUERY_BITS, FloatArray, Key, key_words
+
+aten = torch.ops.aten
+zofx = torch.ops.zofx
+
+UNIT = 2.0**-24
+ARITHMETIC = 4
+"""Roundings of +, ·, /, √ and small powers, also when an engine makes one of two of them."""
+FUNCTION = 8
+"""Of cos, erf, exp, …: vendors state up to 4 units in the last place, 8 u."""
+
+EXACT = {
+    aten._to_copy, aten.cat, aten.embedding, aten.expand, aten.gather, aten.index, aten.neg,
+    aten.permute, aten.reshape, aten.slice, aten.transpose, aten.unsqueeze, aten.view,
+}  # fmt: skip
+ROUNDED = {aten.add, aten.div, aten.mul, aten.pow, aten.rsqrt, aten.sub}
+FUNCTIONS = {aten.cos, aten.gelu, aten.sin, aten.silu, aten.tanh}
+
+
+@dataclass
+class Rounding:
+    """Collects the values at which something was rounded, and by how much at most."""
+
+    values: list[Tensor] = field(default_factory=list)
+    local: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, value: Tensor, magnitude: Tensor, roundings: int) -> Tensor:
+        """The value, noted with γ_roundings · magnitude."""
+        gamma = roundings * UNIT / (1 - roundings * UNIT)
+        self.values.append(value)
+        self.local.append((gamma * magnitude).detach().expand_as(value))
+        return value
+
+    def bound(self, result: Tensor) -> Tensor:
+        """Σᵢ |∂result/∂vᵢ| · localᵢ, in the shape of the result."""
+        each = torch.eye(result.numel(), dtype=result.dtype).view(-1, *result.shape)
+        slopes = torch.autograd.grad(
+            result, self.values, each, is_grads_batched=True, allow_unused=True
+        )
+        parts = [
+            (slope.abs() * local).flatten(1).sum(1)
+            for slope, local in zip(slopes, self.local, strict=True)
+            if slope is not None
+        ]
+        return torch.stack(parts).sum(0).view(result.shape)
+
+
+def evaluate(
+    folder: Path, batch: Batch, keys: Sequence[Key], coefficients: FloatArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What an artifact's graph means on a batch.
+
+    Returns:
+        logprob f64[P, N, C] at the initial θ, and the bound on an engine's error, likewise.
+    """
+    if not keys:
+        keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
+    words = key_words(tuple(keys)).view(np.int64)
+    given = {**batch.named(), "keys": words, "coefficients": coefficients}
+    inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in given.items()}
+    stored = load_file(folder / artifact.WEIGHTS) | load_file(folder / artifact.SLICES)
+    rounding = Rounding()
+    result = _run(load_graph(folder / artifact.GRAPH), {**stored, **inputs}, rounding)
+    return result.detach().numpy(), rounding.bound(result).numpy()
+
+
+def _run(graph: fx.Graph, given: Mapping[str, Tensor], rounding: Rounding) -> Tensor:
+    values: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            value = given[str(node.target)]
+            values[node] = value.double().requires_grad_() if value.is_floating_point() else value
+        elif node.op == "call_function":
+            args = map_arg(node.args, values.__getitem__)
+            kwargs = map_aggregate(map_arg(node.kwargs, values.__getitem__), _wide)
+            values[node] = _call(node.target, args, kwargs, rounding)
+    result: Tensor = values[output_node(graph).all_input_nodes[0]]
+    return result
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+def _call(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], rounding: Rounding) -> Any:
+    """One op: spelled out below, or torch's own in float64 and what its kind of op rounds."""
+    if target in MEANINGS:
+        return MEANINGS[target](rounding, *args, **kwargs)
+    value = target(*args, **kwargs)
+    kind = getattr(target, "overloadpacket", None)
+    if not isinstance(value, Tensor) or not value.is_floating_point() or kind in EXACT:
+        return value
+    if kind in ROUNDED:
+        return rounding(value, value.abs(), ARITHMETIC)
+    if kind in FUNCTIONS:
+        return rounding(value, args[0].abs().clamp(min=1), FUNCTION)
+    raise NotImplementedError(f"say what {target} rounds, in {__file__}")
+
+
+def linear(rounding: Rounding, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x·Wᵀ + b; one rounding more for a W that is a product itself."""
+    size = functional.linear(x.abs(), weight.abs(), None if bias is None else bias.abs())
+    return rounding(functional.linear(x, weight, bias), size, weight.shape[1] + 3)
+
+
+def linear_nf4(
+    rounding: Rounding, x: Tensor, codes: Tensor, absmax: Tensor, bias: Tensor | None,
+    out: int, block: int,
+) -> Tensor:  # fmt: skip
+    """bitsandbytes' high nibble comes first."""
+    levels = quant.dequantize_nf4(
+        quant.Nf4(torch.arange(16, dtype=torch.uint8), torch.ones(1)), 1, 32
+    )[0, 1::2]
+    nibbles = torch.stack((codes >> 4, codes & 0xF), -1).view(-1, block)
+    weight = levels.double()[nibbles.long()] * absmax[:, None]
+    return linear(rounding, x, weight.view(out, -1), bias)
+
+
+def linear_int(
+    rounding: Rounding, x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor,
+    bias: Tensor | None, bits: int,
+) -> Tensor:  # fmt: skip
+    """scale · (code − zero), the low nibble first."""
+    blocks = scales.shape[1]
+    wide, zero = (_nibbles(codes), _nibbles(zeros)[:, :blocks]) if bits == 4 else (codes, zeros)
+    weight = (wide.double() - zero.double()[..., None]) * scales[..., None]
+    return linear(rounding, x, weight.flatten(1), bias)
+
+
+def linear_codebook(
+    rounding: Rounding, x: Tensor, codes: Tensor, centroids: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Row r reads centroid[r, code]."""
+    rows = torch.arange(len(codes))[:, None]
+    return linear(rounding, x, centroids[rows, _nibbles(codes).long()], bias)
+
+
+def _nibbles(codes: Tensor) -> Tensor:
+    return torch.stack((codes & 0xF, codes >> 4), -1).flatten(-2)
+
+
+def sparse_linear(
+    rounding: Rounding, x: Tensor, values: Tensor, index: Tensor, out: int, *_: int
+) -> Tensor:
+    """A dense S per probe."""
+    width = x.shape[-1]
+    dense = torch.zeros(len(values), out * width, dtype=torch.float64)
+    dense = dense.index_copy(1, index.long(), values).view(-1, out, width).transpose(1, 2)
+    parts = x.reshape(len(values), -1, width)
+    size = parts.abs() @ dense.abs()
+    return rounding(parts @ dense, size, width + 2).reshape(*x.shape[:-1], out)
+
+
+def direction(
+    rounding: Rounding, keys: Tensor, table: Tensor | None, name: str, size: list[int], kind: Any
+) -> Tensor:
+    """Bits, so nothing is rounded."""
+    words = [(seed % 2**64, low % 2**64) for seed, low in keys.tolist()]
+    named = [Key(seed, low >> QUERY_BITS, low % 2**QUERY_BITS) for seed, low in words]
+    z = np.stack([sample(kind, key, name, tuple(size)) for key in named])
+    return torch.from_numpy(z).double()
+
+
+def perturb(rounding: Rounding, values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
+    """θ + Σ_q c_q·z_q for every probe."""
+    size = values.abs() + torch.einsum("pq,qk->pk", coefficients.abs(), z.abs())
+    moved = values + torch.einsum("pq,qk->pk", coefficients, z)
+    return rounding(moved, size, len(z) + 1)
+
+
+def replicate(rounding: Rounding, x: Tensor, coefficients: Tensor) -> Tensor:
+    """Probe p in rows p·N … p·N+N−1."""
+    return torch.cat([x] * len(coefficients))
+
+
+def split_probes(rounding: Rounding, x: Tensor, coefficients: Tensor) -> Tensor:
+    """The probes as an axis."""
+    return torch.stack(x.chunk(len(coefficients)))
+
+
+def select_positions(rounding: Rounding, x: Tensor, positions: Tensor) -> Tensor:
+    """Row n at its own positions."""
+    return torch.stack([row[place] for row, place in zip(x, positions, strict=True)])
+
+
+def attention(
+    rounding: Rounding, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, scale: float
+) -> Tensor:
+    """softmax(scale · q·kᵀ)·v over what the mask allows; 0 where it allows nothing."""
+    assert mask.dtype is torch.bool
+    raw = scale * q @ k.transpose(-1, -2)
+    size = scale * q.abs() @ k.abs().transpose(-1, -2)
+    score = rounding(raw, size, q.shape[-1] + 2).masked_fill(~mask, -1e9)
+    below = score - score.amax(-1, keepdim=True)
+    p = torch.softmax(score, -1) * mask
+    # exp of a difference d that is off by u·|d|, then a sum over T and a division
+    p = rounding(p, p * (1 + below.abs()), FUNCTION + k.shape[-2] + 1)
+    return rounding(p @ v, p @ v.abs(), k.shape[-2])
+
+
+def layer_norm(
+    rounding: Rounding, x: Tensor, size: list[int], weight: Tensor, bias: Tensor, eps: float,
+    *_: bool,
+) -> Tensor:  # fmt: skip
+    """Mean and variance may be taken in one pass: E[x²] − E[x]² loses what they have in common."""
+    n = x.shape[-1]
+    mean = rounding(x.mean(-1, keepdim=True), x.abs().mean(-1, keepdim=True), n)
+    square = (x**2).mean(-1, keepdim=True)
+    variance = rounding(((x - mean) ** 2).mean(-1, keepdim=True), square + mean**2, n + 2)
+    scaled = (x - mean) * (variance + eps).rsqrt() * weight
+    return rounding(scaled + bias, scaled.abs() + bias.abs(), 2 * ARITHMETIC)
+
+
+def mean(rounding: Rounding, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
+    """Over some axes."""
+    value, size = x.mean(axes, keep), x.abs().mean(axes, keep)
+    return rounding(value, size, x.numel() // value.numel() + 1)
+
+
+def score_targets(rounding: Rounding, logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean of log-probabilities over scored positions, 0 where there is none."""
+    top = logits.amax(-1, keepdim=True).detach()
+    spread = (logits - top).abs().amax(-1, keepdim=True)
+    total = rounding(
+        logits.logsumexp(-1, keepdim=True), 1 + top.abs() + spread, FUNCTION + logits.shape[-1]
+    )
+    scored = targets >= 0
+    chosen = logits.gather(-1, targets.clamp(min=0)) - total
+    chosen = rounding(chosen, chosen.abs(), 1) * scored
+    count = scored.sum(1).clamp(min=1)
+    return rounding(chosen.sum(1) / count, chosen.abs().sum(1) / count, targets.shape[1] + 1)
+
+
+MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
+    aten.layer_norm.default: layer_norm,
+    aten.linear.default: linear,
+    aten.mean.dim: mean,
+    aten.scaled_dot_product_attention.default: attention,
+    zofx.direction.default: direction,
+    zofx.linear_codebook.default: linear_codebook,
+    zofx.linear_int.default: linear_int,
+    zofx.linear_nf4.default: linear_nf4,
+    zofx.perturb.default: perturb,
+    zofx.replicate.default: replicate,
+    zofx.score_targets.default: score_targets,
+    zofx.select_positions.default: select_positions,
+    zofx.sparse_linear.default: sparse_linear,
+    zofx.split_probes.default: split_probes,
+}
