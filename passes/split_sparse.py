@@ -55,9 +55,11 @@ def _split(edit: Editor, program: Program, name: str, positions: Tensor) -> None
         lambda: _cut(program.load(name), positions),
     )
     edit.replace_data(spec, lambda: _rest(program.load(name), positions))
+    out, width = spec.shape
+    columns = (positions % width).unique().numel()
     for linear in linears_of(edit.graph, name):
         after = linear.next
-        extra = edit.call(after, sparse_linear, linear.args[0], values, index, spec.shape[0])
+        extra = edit.call(after, sparse_linear, linear.args[0], values, index, out, columns)
         edit.replace(linear, edit.call(after, aten.add.Tensor, linear, extra))
 
 

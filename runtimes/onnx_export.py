@@ -5,7 +5,7 @@
     linear_int           com.microsoft.MatMulNBits
     linear_codebook      unpack · GatherElements · MatMul
     aten.linear          com.microsoft.FusedMatMul, so that W stays [out, in] for both runtimes
-    sparse_linear        Gather · Mul · ScatterND(add), transposed
+    sparse_linear        MatMul over the columns it touches, or Gather · Mul · ScatterND(add)
     direction            an input `SLICE.z` f32[Q, …]; noise.onnx (or the host) makes it
 
 All other ops go through torch.onnx. The model holds no weights: its initializers point into
@@ -41,6 +41,7 @@ from torch.onnx._internal.exporter._fx_passes import (
 )
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from zofx.ops import as_block
 from zofx.program import KEYS, Program, Role, output_node, placeholders
 from zofx.rewrite import Editor
 
@@ -226,23 +227,39 @@ def score_targets(logits: Any, targets: Any) -> Any:
     return op.Div(total, op.Max(count, op.Constant(value_float=1.0)))
 
 
-def sparse_linear(x: Any, values: Any, index: Any, out: int) -> Any:
-    """y[r, p, m] += values[j, p] · x[c, p, m] for every entry j at (r, c)."""
-    width = _ints(x.shape[-1])
+def sparse_linear(x: Any, values: Any, index: Any, out: int, columns: int) -> Any:
+    """Where the entries are depends on `index` alone: the engine folds that part at load."""
+    width = x.shape[-1]
     position = op.Cast(index, to=onnx.TensorProto.INT64)
-    row = op.Div(position, width)
-    column = op.Sub(position, op.Mul(row, width))
-    probes = _head(values, 1)
-    x_cols = op.Transpose(
-        op.Reshape(x, op.Concat(probes, _ints(-1), width, axis=0)), perm=[2, 0, 1]
+    row = op.Div(position, _ints(width))
+    column = op.Sub(position, op.Mul(row, _ints(width)))
+    parts = op.Reshape(x, op.Concat(_head(values, 1), _ints(-1, width), axis=0))
+    way = _times_block if as_block(index.shape[0], columns, out, width) else _times_entries
+    return op.Reshape(
+        way(parts, values, row, column, out), op.Concat(_leading(x), _ints(out), axis=0)
     )
-    products = op.Mul(
-        op.Gather(x_cols, column, axis=0), op.Unsqueeze(op.Transpose(values), _ints(-1))
+
+
+def _times_block(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
+    """[P, M, in] → [P, M, out] by a dense product over the columns with entries."""
+    touched, _, inverse, _ = op.Unique(column, sorted=1)
+    place = op.Unsqueeze(op.Add(op.Mul(inverse, _ints(out)), row), _ints(0))
+    block = op.ConstantOfShape(
+        op.Concat(_head(values, 1), op.Mul(op.Shape(touched), _ints(out)), axis=0)
     )
-    sizes = op.Concat(_ints(out), op.Shape(x_cols, start=1, end=3), axis=0)
-    empty = op.ConstantOfShape(sizes)
+    block = op.ScatterElements(block, op.Expand(place, op.Shape(values)), values, axis=1)
+    block = op.Reshape(block, op.Concat(_head(values, 1), _ints(-1, out), axis=0))
+    return op.MatMul(op.Gather(x, touched, axis=2), block)
+
+
+def _times_entries(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
+    """[P, M, in] → [P, M, out]: y[r, p, m] += v[p, j] · x[c, p, m] for every entry j at (r, c)."""
+    x_cols = op.Transpose(x, perm=[2, 0, 1])
+    weights = op.Unsqueeze(op.Transpose(values), _ints(-1))
+    products = op.Mul(op.Gather(x_cols, column, axis=0), weights)
+    empty = op.ConstantOfShape(op.Concat(_ints(out), op.Shape(x_cols, start=1, end=3), axis=0))
     y = op.ScatterND(empty, op.Unsqueeze(row, _ints(-1)), products, reduction="add")
-    return op.Reshape(op.Transpose(y, perm=[1, 2, 0]), op.Concat(_leading(x), _ints(out), axis=0))
+    return op.Transpose(y, perm=[1, 2, 0])
 
 
 def linear_nf4(x: Any, codes: Any, absmax: Any, bias: Any, out: int, block: int) -> Any:

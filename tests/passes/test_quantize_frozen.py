@@ -176,7 +176,7 @@ program                                  facts: canonical, quantized, sliced
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 32]
   %1 = zofx.linear_int(%0, fc.weight.codes, fc.weight.scales, fc.weight.zeros, fc.bias, 4)   : f32[N, T, 7]
-  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7)   : f32[N, T, 7]
+  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 3)   : f32[N, T, 7]
   %3 = aten.add.Tensor(%1, %2)   : f32[N, T, 7]
   %4 = zofx.select_positions(%3, positions)   : f32[N, S, 7]
   %5 = zofx.score_targets(%4, targets)   : f32[N, C]
@@ -243,7 +243,7 @@ program                                  facts: canonical, quantized, sliced
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = zofx.linear_codebook(%0, fc.weight.codes, fc.weight.centroids, fc.bias)   : f32[N, T, 7]
-  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7)   : f32[N, T, 7]
+  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 2)   : f32[N, T, 7]
   %3 = aten.add.Tensor(%1, %2)   : f32[N, T, 7]
   %4 = zofx.select_positions(%3, positions)   : f32[N, S, 7]
   %5 = zofx.score_targets(%4, targets)   : f32[N, C]

@@ -1,0 +1,91 @@
+"""Lowerings of zofx:: ops that depend on what is lowered."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.zofx.test_ops import CLUSTERED, OUT, SCATTERED, WIDTH
+from zofx.capture import capture
+from zofx.compile import write_program
+from zofx.facts import SELECTED
+from zofx.passes import PASSES
+from zofx.pipeline import Pipeline
+from zofx.program import Program
+
+
+class Wide(nn.Module):
+    """An embedding, one square linear, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(16, WIDTH)
+        self.fc = nn.Linear(WIDTH, OUT, bias=False)
+        self.head = nn.Linear(OUT, 16, bias=False)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        """Logits f32[N, T, 16]."""
+        return SimpleNamespace(logits=self.head(self.fc(self.embed(input_ids))))
+
+
+def compiled(index: Tensor) -> Program:
+    """The toy with these coordinates of its square weight trainable."""
+    model = Wide().eval()
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    program = capture(model, {n: (lambda v=v: v) for n, v in weights.items()}, causal=False)
+    selection = {"fc.weight": index.int()}
+    program = program.with_(selection=selection, facts=program.facts | {SELECTED.name})
+    text = "split-sparse, insert-perturbation, stack-probes"
+    return Pipeline.parse(text, PASSES).run(program)
+
+
+@pytest.mark.parametrize(
+    ("index", "op"), [(SCATTERED, "ScatterND"), (CLUSTERED, "ScatterElements")]
+)
+def test_a_sparse_product_is_lowered_by_where_its_entries_are(
+    index: Tensor, op: str, tmp_path: Path
+) -> None:
+    """Scattered entries go one by one, clustered ones as a block; both score as moved weights do."""
+    program = compiled(index)
+    write_program(program, tmp_path)
+    ops = {
+        n.op_type for n in onnx.load(tmp_path / "graph.onnx", load_external_data=False).graph.node
+    }
+    assert {"ScatterND", "ScatterElements"} & ops == {op}
+
+    rng = np.random.default_rng(1)
+    ids = rng.integers(0, 16, (2, 5))
+    positions, targets = np.array([[1, 4], [0, 3]]), rng.integers(0, 16, (2, 2, 3))
+    theta = program.load("fc.weight.slice").numpy()
+    z = rng.standard_normal((1, index.numel())).astype(np.float32)
+    matrix = np.array([[0.5], [-0.5], [0.0]], np.float32)
+    engine = onnxruntime.InferenceSession(tmp_path / "graph.onnx")
+    feeds = {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "positions": positions,
+        "targets": targets,
+        "coefficients": matrix,
+        "fc.weight.slice": theta,
+        "fc.weight.slice.z": z,
+    }
+    (found,) = engine.run(None, feeds)
+
+    embed, head = (program.load(n).double() for n in ("embed.weight", "head.weight"))
+    for probe, (c,) in enumerate(matrix.tolist()):
+        weight = program.load("fc.weight").double().flatten()
+        weight[index] = torch.from_numpy(theta + np.float32(c) * z[0]).double()
+        hidden = embed[torch.from_numpy(ids)] @ weight.view(OUT, WIDTH).T
+        logits = hidden @ head.T
+        rows = torch.arange(2)[:, None]
+        p = logits[rows, torch.from_numpy(positions)].log_softmax(-1)
+        expected = p.gather(-1, torch.from_numpy(targets)).mean(1).numpy()
+        # f32 sums of WIDTH and then OUT products of the sizes at hand, twice (logit and logsumexp).
+        size = float((embed.abs() @ weight.view(OUT, WIDTH).abs().T @ head.abs().T).max())
+        bound = 2 * (WIDTH + OUT + 8) * 2**-24 * size
+        assert np.abs(found[probe] - expected).max() <= bound

@@ -1,0 +1,43 @@
+"""The meanings of zofx:: ops that have more than one way to be computed."""
+
+import numpy as np
+import pytest
+import torch
+
+from zofx import ops
+
+WIDTH, OUT = 512, 512
+# One entry in every column is dearer as a block; 600 entries in two columns are cheaper.
+SCATTERED = torch.arange(WIDTH) * WIDTH + torch.arange(WIDTH).roll(7)
+CLUSTERED = torch.cat([torch.arange(300) * WIDTH + 3, torch.arange(300) * WIDTH + 9]).sort().values
+
+
+@pytest.mark.parametrize(("index", "block"), [(SCATTERED, False), (CLUSTERED, True)])
+@pytest.mark.parametrize("probes", [(), (3,)])
+def test_sparse_linear_is_the_dense_product_both_ways(
+    index: torch.Tensor, block: bool, probes: tuple[int, ...]
+) -> None:
+    """The block over touched columns and the sparse product both mean x·Sᵀ, probe by probe."""
+    columns = (index % WIDTH).unique().numel()
+    assert ops.as_block(index.numel(), columns, OUT, WIDTH) is block
+    rng = np.random.default_rng(0)
+    # Small integers: every order of summation gives the same f32, so equality is exact.
+    values = torch.from_numpy(rng.integers(-4, 5, (*probes, index.numel()))).float()
+    x = torch.from_numpy(rng.integers(-4, 5, (6, 5, WIDTH))).float()
+    found = ops.sparse_linear(x, values, index.int(), OUT, columns)
+    dense = torch.zeros(*probes, OUT * WIDTH)
+    dense[..., index] = values
+    parts = x.reshape(*probes, -1, WIDTH)
+    expected = (parts @ dense.reshape(*probes, OUT, WIDTH).mT).reshape(6, 5, OUT)
+    assert torch.equal(found, expected)
+
+
+def test_score_targets_leaves_out_what_is_not_scored() -> None:
+    """A target of −100 has no part in the mean, and an alternative scored nowhere gets 0."""
+    logits = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 0.0, 5.0]]])
+    targets = torch.tensor([[[2, -100], [-100, -100]]])
+    expected = torch.log_softmax(logits[0, 0].double(), -1)[2]
+    scores = ops.score_targets(logits, targets)
+    assert scores.shape == (1, 2)
+    assert abs(float(scores[0, 0]) - float(expected)) < 4 * 3 * 2**-24
+    assert float(scores[0, 1]) == 0.0
