@@ -21,6 +21,7 @@ from zofx.methods import METHODS
 from zofx.program import Lazy
 from zofx.runtime import Session
 from zofx.runtimes import RUNTIMES
+from zofx.scores import About, Scores
 
 FRACTION = 0.05
 
@@ -57,11 +58,12 @@ CASES = (
     Case("tiny_llama", "nf4", "gaussian"),
     Case("tiny_llama", "int8", "gaussian"),
     Case("tiny_llama", "codebook", "gaussian"),
+    Case("tiny_gpt2", "int8", "rademacher"),
     Case("tiny_roberta", "int4", "rademacher"),
 )
 
 
-def made_up_scores(checkpoint: Checkpoint) -> dict[str, Lazy]:
+def made_up_scores(checkpoint: Checkpoint) -> Scores:
     """Sensitivities of every matrix that depend on nothing but its place."""
     model = build_on_meta(checkpoint.config, checkpoint.architecture)
 
@@ -69,7 +71,8 @@ def made_up_scores(checkpoint: Checkpoint) -> dict[str, Lazy]:
         return lambda: torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
     matrices = {n: p.shape for n, p in model.named_parameters() if p.dim() == 2}
-    return {n: recipe(seed, shape) for seed, (n, shape) in enumerate(matrices.items())}
+    recipes = {n: recipe(seed, shape) for seed, (n, shape) in enumerate(matrices.items())}
+    return Scores(recipes, About(checkpoint.source, checkpoint.hash, "made up", 0, 0, ""))
 
 
 class Family:

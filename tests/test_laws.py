@@ -13,8 +13,8 @@
     11  bad input gives one clear error, and writes nothing
     12  `import zofx` is quick and imports no runtime
 
-Elsewhere: 4 in tests/passes, 9 in test_lean.py, 10 in tests/zo/test_driver.py and tests/e2e, requests
-of 11 in tests/e2e, 12 in test_imports.py.
+Elsewhere: 4 in tests/passes, 9 in test_lean.py, 10 in tests/zo/test_driver.py and tests/e2e, 12 in
+test_imports.py; of 11, damage is here and wrong requests are in tests/e2e.
 """
 
 import json

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -83,6 +85,22 @@ def tiny_roberta(folder: Path, layers: int = 1) -> Path:
     )
     torch.manual_seed(0)  # noqa: TID251  initial weights of a test model
     return _saved(RobertaForMaskedLM(config), folder)
+
+
+def tiny_gpt2(folder: Path, layers: int = 1) -> Path:
+    """A causal model that stores its weights transposed and ties its head; returns the folder."""
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=layers,
+        n_head=2,
+        n_positions=POSITIONS,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
+    torch.manual_seed(0)  # noqa: TID251  initial weights of a test model
+    return _saved(GPT2LMHeadModel(config), folder)
 
 
 def _saved(model: PreTrainedModel, folder: Path) -> Path:

@@ -125,8 +125,8 @@ class Manifest:
             if said.pop("format") != FORMAT:
                 raise KeyError("format")  # noqa: TRY301  one message for all that is not a manifest
             version, stored = said.pop("version"), said.pop("hash")
-            rows = tuple(_row(**row) for row in said.pop("tensors"))
-            manifest = cls(tensors=rows, **said) if version == VERSION else None
+            # Another version may say anything else: nothing more is read of it.
+            manifest = cls._of(**said) if version == VERSION else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{where} is not a zofx manifest ({type(error).__name__}: {error}); "
@@ -143,6 +143,10 @@ class Manifest:
                 f"recorded {stored[:12]}); compile the model again"
             )
         return manifest
+
+    @classmethod
+    def _of(cls, tensors: list[dict[str, Any]], **said: Any) -> Self:
+        return cls(tensors=tuple(_row(**row) for row in tensors), **said)
 
 
 def _row(shape: list[int], origin_shape: list[int] | None, **said: Any) -> TensorRow:

@@ -25,6 +25,7 @@ SIZE_OPERATORS = {
 } | {"torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min}
 NAMES = {function: name for name, function in SIZE_OPERATORS.items()}
 KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError)
 OP = {"placeholder": "placeholder", "call_function": "call", "output": "output"}
 
 
@@ -48,22 +49,33 @@ def load_graph(path: Path) -> fx.Graph:
     Raises:
         ArtifactError: damaged, or it names something that is not an op zofx knows.
     """
+    try:
+        return _read(json.loads(path.read_text()))
+    except DAMAGE as error:
+        raise ArtifactError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _read(rows: list[dict[str, Any]]) -> fx.Graph:
     graph = fx.Graph()
     nodes: list[fx.Node] = []
-    try:
-        for row in json.loads(path.read_text()):
-            arguments = _decode(row.get("args", []), nodes)
-            options = {k: _decode(v, nodes) for k, v in row.get("kwargs", {}).items()}
-            if row["op"] == "placeholder":
-                nodes.append(graph.create_node("placeholder", row["target"]))
-            elif row["op"] == "output":
-                nodes.append(graph.output(arguments[0]))
-            else:
-                target = _target(row["target"])
-                nodes.append(graph.call_function(target, tuple(arguments), options))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    for row in rows:
+        nodes.append(_add(graph, row, nodes))
+    if not nodes or nodes[-1].op != "output":
+        raise ValueError("it does not end with an output")
     return graph
+
+
+def _add(graph: fx.Graph, row: dict[str, Any], nodes: list[fx.Node]) -> fx.Node:
+    arguments = _decode(row.get("args", []), nodes)
+    options = {k: _decode(v, nodes) for k, v in row.get("kwargs", {}).items()}
+    match row["op"]:
+        case "placeholder":
+            return graph.create_node("placeholder", row["target"])
+        case "output":
+            return graph.output(*arguments)
+        case "call":
+            return graph.call_function(_target(row["target"]), tuple(arguments), options)
+    raise ValueError(f"there is no kind of node '{row['op']}'")
 
 
 def _target_name(node: fx.Node) -> str:
@@ -84,6 +96,8 @@ def _target(name: str) -> Any:
     target = getattr(getattr(getattr(torch.ops, namespace), op), overload)
     if any(a.name == "filename" for a in target._schema.arguments):
         raise ValueError(f"'{name}' touches files")
+    if target._schema.is_mutable:
+        raise ValueError(f"'{name}' writes to its arguments")
     return target
 
 

@@ -79,19 +79,24 @@ class Rounding:
 
 
 def evaluate(
-    folder: Path, batch: Batch, keys: Sequence[Key], coefficients: FloatArray
+    folder: Path,
+    batch: Batch,
+    keys: Sequence[Key],
+    coefficients: FloatArray,
+    theta: Mapping[str, FloatArray] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What an artifact's graph means on a batch.
+    """What an artifact's graph means on a batch, at θ or the initial θ.
 
     Returns:
-        logprob f64[P, N, C] at the initial θ, and the bound on an engine's error, likewise.
+        logprob f64[P, N, C], and the bound on an engine's error, likewise.
     """
     if not keys:
         keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
     words = key_words(tuple(keys)).view(np.int64)
-    given = {**batch.named(), "keys": words, "coefficients": coefficients}
+    slices = artifact.read_slices(folder) if theta is None else theta
+    given = {**batch.named(), **slices, "keys": words, "coefficients": coefficients}
     inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in given.items()}
-    stored = load_file(folder / artifact.WEIGHTS) | load_file(folder / artifact.SLICES)
+    stored = load_file(folder / artifact.WEIGHTS)
     rounding = Rounding()
     result = _run(load_graph(folder / artifact.GRAPH), {**stored, **inputs}, rounding)
     return result.detach().numpy(), rounding.bound(result).numpy()

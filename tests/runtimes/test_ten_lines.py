@@ -1,0 +1,49 @@
+"""docs/ten_lines.md does what it says."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.artifacts import CASES, Case, Family
+from tests.loads import bits
+from tests.test_docs import PYTHON, ROOT
+from tests.test_imports import imported_by
+from zofx import artifact
+from zofx.runtime import Batch
+from zofx.runtimes import RUNTIMES
+from zofx.zo import Driver, Recipe, Spsa, constant
+
+(LINES,) = PYTHON.findall((ROOT / "docs" / "ten_lines.md").read_text())
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[-1]], ids=str)
+def test_the_lines_make_the_step_that_the_driver_makes(
+    family: Family, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """θ has the same bits in every slice, and none is where it began."""
+    folder = family.artifact(case)
+    (tmp_path / "art").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(LINES, "docs/ten_lines.md", "exec"), names)
+
+    session = RUNTIMES["ort"].load(folder)
+    recipe = Recipe(Spsa(names["eps"]), constant(names["lr"]))
+    driver = Driver(recipe, session, names["seed"])
+    driver.step(names["step"], Batch(**names["batch"]), lambda scores: -scores.mean((1, 2)))
+    start = artifact.read_slices(folder)
+    for name, value in session.read().items():
+        np.testing.assert_array_equal(bits(names["theta"][name]), bits(value))
+        assert (value != start[name]).any()
+    session.close()
+
+
+def test_the_lines_are_ten_and_need_no_zofx() -> None:
+    """After naming batch and numbers: ten lines on numpy, onnxruntime and safetensors."""
+    found = {name for node in ast.walk(ast.parse(LINES)) for name in imported_by(node)}
+    assert found == {"numpy", "onnxruntime", "safetensors.numpy"}
+    *_, work = LINES.strip().split("\n\n")
+    assert len(work.splitlines()) == 10
