@@ -4,7 +4,10 @@
     addmm(b, x, y)                                →   b + matmul(x, y)                     y is not
     dropout(x), alias(x), contiguous(x), x.to(own dtype), x + 0, assertions   →   x
     x.to(dtype), x & y   →   _to_copy(x, dtype=dtype), bitwise_and(x, y)
+    f(rows(x))           →   rows(f(x))      f acts row by row, rows: [N, T, D] → [N·T, D]
+    view(rows(x))        →   x               if that is the shape of x
 
+So what some models compute on N·T rows (GPT-2 every product, OPT its MLP) is [N, T, D] here too.
 A weight stored as [in, out] (GPT-2's Conv1D) becomes a frozen tensor `NAME.T` of shape [out, in];
 `merge` turns it back.
 Exact: linear(x, Wᵀ) is the same product; engines may sum it in another order.
@@ -15,11 +18,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from zofx.facts import CANONICAL
+from zofx.matching import row_by_row
 from zofx.pipeline import Pass, Remarker
 from zofx.program import Program, TensorSpec, is_call, shape_of
-from zofx.rewrite import Editor, same_type
+from zofx.rewrite import Editor, run_node, same_type
 
 aten = torch.ops.aten
 
@@ -48,6 +53,7 @@ SPELLINGS = {
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
 }
 PRODUCTS = (aten.addmm.default, aten.mm.default, aten.matmul.default)
+VIEWS = (aten.view.default, aten.reshape.default, aten.flatten.using_ints)
 TRANSPOSES = (aten.t.default, aten.numpy_T.default)
 
 
@@ -59,7 +65,7 @@ class Canonicalize(Pass):
     establishes = (CANONICAL,)
 
     def run(self, program: Program, remark: Remarker) -> Program:
-        """Rewrite in one walk."""
+        """Respell op by op, then undo the flattening."""
         edit = Editor(program)
         for node in edit.nodes:
             if is_call(node, aten._assert_tensor_metadata.default, aten._assert_scalar.default):
@@ -73,6 +79,7 @@ class Canonicalize(Pass):
                 _respell(edit, node, aten._to_copy.default, node.args[0], dtype=dtype)
             elif node.target in SPELLINGS:
                 _respell(edit, node, SPELLINGS[node.target], *node.args)
+        _unflatten(edit)
         return edit.done()
 
 
@@ -140,3 +147,37 @@ def _transposed(edit: Editor, program: Program, weight: fx.Node, remark: Remarke
     )
     remark(origin.name, "applied", "stored [in, out], kept as [out, in]")
     return edit.add_tensor(spec, lambda: program.load(origin.name).t().contiguous())
+
+
+def _unflatten(edit: Editor) -> None:
+    """Sink the views that flatten below ops on rows, until they meet their inverse."""
+    source: dict[fx.Node, fx.Node] = {}  # [N·T, D] → the [N, T, D] it is the rows of
+    for node in edit.nodes:
+        if is_call(node, *VIEWS):
+            of = node.all_input_nodes[0]
+            if of in source and same_type(node.meta["val"], source[of].meta["val"]):
+                edit.replace(node, source[of])
+            elif _flattens(node):
+                source[node] = of
+        elif row_by_row(node, source.__contains__):
+            sources = [source[a] for a in node.all_input_nodes if a in source]
+            if len({str(shape_of(x)[:-1]) for x in sources}) == 1:
+                source |= _sink(edit, node, source)
+
+
+def _flattens(view: fx.Node) -> bool:
+    """Whether a view joins all axes but the last, which it keeps."""
+    of = shape_of(view.all_input_nodes[0])
+    return len(shape_of(view)) == 2 < len(of) and str(shape_of(view)[1]) == str(of[-1])
+
+
+def _sink(edit: Editor, node: fx.Node, source: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
+    """f(rows(x)) becomes rows(f(x)); returns it with its own source f(x)."""
+    args, kwargs = map_arg((node.args, node.kwargs), lambda a: source.get(a, a))
+    whole = edit.call(node, node.target, *args, **kwargs)  # type: ignore[arg-type]
+    whole.meta["val"] = run_node(whole, lambda a: a.meta["val"])
+    rows = edit.call(node, aten.reshape.default, whole, [-1, shape_of(node)[-1]])
+    rows.meta["val"] = node.meta["val"]
+    edit.replace(node, rows)
+    edit.graph.erase_node(node)
+    return {rows: whole}

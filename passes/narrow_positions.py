@@ -18,24 +18,13 @@ import torch
 from torch import fx
 
 from zofx.facts import CANONICAL, NARROWED
+from zofx.matching import row_by_row
 from zofx.pipeline import Pass, Remarker
 from zofx.program import Program, is_call
 from zofx.rewrite import Editor
 
 aten = torch.ops.aten
 select = torch.ops.zofx.select_positions.default
-
-ELEMENTWISE = frozenset(
-    {
-        aten.add.Scalar, aten.add.Tensor, aten.clamp.default, aten.clone.default,
-        aten.div.Tensor, aten.erf.default, aten.exp.default, aten.gelu.default,
-        aten.mul.Scalar, aten.mul.Tensor, aten.neg.default, aten.pow.Scalar,
-        aten.pow.Tensor_Scalar, aten.reciprocal.default, aten.relu.default, aten.rsqrt.default,
-        aten.rsub.Scalar, aten.sigmoid.default, aten.silu.default, aten.sqrt.default,
-        aten.sub.Tensor, aten.tanh.default, aten.to.dtype, aten._to_copy.default,
-    }
-)  # fmt: skip
-NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default})
 
 
 @dataclass(frozen=True)
@@ -88,16 +77,9 @@ def _position_wise(node: fx.Node) -> bool:
     """Whether the result at row n, position t depends on the operands there and nowhere else."""
     if not _has_positions(node):
         return False
-    operands = node.all_input_nodes
-    if is_call(node, aten.linear.default):
-        return not any(_has_positions(a) for a in operands[1:])
-    if is_call(node, *NORMS):
-        return len(node.args[1]) == 1 and not any(_has_positions(a) for a in operands[1:])  # type: ignore[arg-type]
     if is_call(node, aten.mean.dim):
         return node.args[1] in ([-1], [2]) and len(node.args) == 3 and bool(node.args[2])
-    if node.op != "call_function" or node.target not in ELEMENTWISE:
-        return False
-    return all(_broadcasts(a) or _has_positions(a) for a in operands)
+    return row_by_row(node, _has_positions)
 
 
 def _has_positions(node: fx.Node) -> bool:
@@ -107,9 +89,3 @@ def _has_positions(node: fx.Node) -> bool:
         return False
     ids = next(n for n in node.graph.nodes if n.op == "placeholder" and n.target == "input_ids")
     return [str(s) for s in value.shape[:2]] == [str(s) for s in ids.meta["val"].shape]
-
-
-def _broadcasts(node: fx.Node) -> bool:
-    """Whether a value is the same at every position: a vector of features or a scalar."""
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() <= 1

@@ -1,5 +1,6 @@
-"""Questions passes ask of a program: which weights are plain linears, which values have rows."""
+"""Questions passes ask of a program: which weights are plain linears, which ops act row by row."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,18 @@ if TYPE_CHECKING:
     from zofx.pipeline import Remarker
 
 aten = torch.ops.aten
+
+ELEMENTWISE = frozenset(
+    {
+        aten.add.Scalar, aten.add.Tensor, aten.clamp.default, aten.clone.default,
+        aten.div.Tensor, aten.erf.default, aten.exp.default, aten.gelu.default,
+        aten.mul.Scalar, aten.mul.Tensor, aten.neg.default, aten.pow.Scalar,
+        aten.pow.Tensor_Scalar, aten.reciprocal.default, aten.relu.default, aten.rsqrt.default,
+        aten.rsub.Scalar, aten.sigmoid.default, aten.silu.default, aten.sqrt.default,
+        aten.sub.Tensor, aten.tanh.default, aten.to.dtype, aten._to_copy.default,
+    }
+)  # fmt: skip
+NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default})
 
 
 def linears_of(graph: fx.Graph, weight: str) -> list[fx.Node]:
@@ -36,3 +49,27 @@ def linear_weights(program: Program, remark: "Remarker") -> list[str]:
         elif linears:
             names.append(name)
     return names
+
+
+def row_by_row(node: fx.Node, has_rows: Callable[[fx.Node], bool]) -> bool:
+    """Whether a row of the result depends on that row of the operands and on nothing else.
+
+    Args:
+        node: an op whose result has rows: features along the last axis, an index before it.
+        has_rows: whether an operand is indexed by the same rows; one that is not must be a weight,
+            or the same for every row.
+    """
+    operands = node.all_input_nodes
+    if is_call(node, aten.linear.default):
+        return not any(map(has_rows, operands[1:]))
+    if is_call(node, *NORMS):
+        return len(node.args[1]) == 1 and not any(map(has_rows, operands[1:]))  # type: ignore[arg-type]
+    if node.op != "call_function" or node.target not in ELEMENTWISE:
+        return False
+    return all(has_rows(a) or _broadcasts(a) for a in operands)
+
+
+def _broadcasts(node: fx.Node) -> bool:
+    """Whether a value is the same for every row: a vector of features or a scalar."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() <= 1

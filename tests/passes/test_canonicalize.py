@@ -14,10 +14,13 @@ from tests.golden import (
     summation_bound,
 )
 from tests.passes.toys import (
+    Block,
     Cluttered,
+    FlatBlock,
     Gpt2Linear,
     Masked,
     MatrixBias,
+    MixedRows,
     OneLinear,
     Products,
     Tied,
@@ -67,15 +70,11 @@ program                                  facts: canonical
   frozen  fc.bias         f32[7]
   frozen  fc.weight.T     f32[7, 3]     transposed of fc.weight
 body
-  %0 = aten.sym_size.int(attention_mask, 1)   : T
-  %1 = aten.sym_size.int(targets, 0)   : N
-  %2 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 3]
-  %3 = aten.view(%2, [-1, 3])   : f32[N*T, 3]
-  %4 = aten.linear(%3, fc.weight.T, fc.bias)   : f32[N*T, 7]
-  %5 = aten.view(%4, [%1, %0, 7])   : f32[N, T, 7]
-  %6 = zofx.select_positions(%5, positions)   : f32[N, S, 7]
-  %7 = zofx.score_targets(%6, targets)   : f32[N, C]
-  return %7
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 3]
+  %1 = aten.linear(%0, fc.weight.T, fc.bias)   : f32[N, T, 7]
+  %2 = zofx.select_positions(%1, positions)   : f32[N, S, 7]
+  %3 = zofx.score_targets(%2, targets)   : f32[N, C]
+  return %3
 remarks
   applied  fc.weight   stored [in, out], kept as [out, in]
 """,
@@ -199,6 +198,47 @@ body
     assert_same_meaning(before, after, batch())
 
 
+def test_undoes_flattening() -> None:
+    """An MLP on N·T rows is the MLP on [N, T, D]: the text of the model that never flattened."""
+    before = captured(FlatBlock())
+    after, _ = apply("canonicalize", before)
+    assert show(after) == show(apply("canonicalize", captured(Block()))[0])
+    assert_same_meaning(before, after, batch())
+
+
+def test_what_mixes_rows_still_reads_rows() -> None:
+    """The layer runs once, on [N, T, D]; the sum over all rows gets a view of its result."""
+    before = captured(MixedRows())
+    after, remarks = apply("canonicalize", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  embed.weight    f32[7, 4]
+  frozen  fc.weight       f32[4, 4]
+  frozen  head.weight     f32[7, 4]
+body
+  %0 = aten.sym_size.int(attention_mask, 1)   : T
+  %1 = aten.sym_size.int(targets, 0)   : N
+  %2 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %3 = aten.linear(%2, fc.weight)   : f32[N, T, 4]
+  %4 = aten.reshape(%3, [-1, 4])   : f32[N*T, 4]
+  %5 = aten.cumsum(%4, 0)   : f32[N*T, 4]
+  %6 = aten.view(%5, [%1, %0, 4])   : f32[N, T, 4]
+  %7 = aten.add.Tensor(%3, %6)   : f32[N, T, 4]
+  %8 = aten.linear(%7, head.weight)   : f32[N, T, 7]
+  %9 = zofx.select_positions(%8, positions)   : f32[N, S, 7]
+  %10 = zofx.score_targets(%9, targets)   : f32[N, C]
+  return %10
+""",
+    )
+    assert_same_meaning(before, after, batch())
+
+
 def test_leaves_canonical_programs_alone() -> None:
     """Linears as transformers' newer models write them: the same text, one fact more."""
     for toy in (OneLinear(), Tied()):
@@ -210,8 +250,9 @@ def test_leaves_canonical_programs_alone() -> None:
 
 def test_running_it_twice_changes_nothing() -> None:
     """What it made is in its own canonical form."""
-    once, _ = apply("canonicalize", captured(Products()))
-    twice, remarks = apply("canonicalize", once)
-    assert show(twice) == show(once)
-    assert not remarks
-    assert torch.equal(logits(twice, batch()), logits(once, batch()))
+    for toy in (Products(), MixedRows()):
+        once, _ = apply("canonicalize", captured(toy))
+        twice, remarks = apply("canonicalize", once)
+        assert show(twice) == show(once)
+        assert not remarks
+        assert torch.equal(logits(twice, batch()), logits(once, batch()))

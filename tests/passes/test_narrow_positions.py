@@ -1,6 +1,11 @@
 """narrow-positions: the choice of positions sinks to where positions are mixed."""
 
+from collections.abc import Callable
+
+import pytest
 import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from tests.golden import apply, assert_golden, assert_same_meaning, batch, captured
 from tests.passes.toys import Block, Broadcasts, MixedLogits, Norms, OneLinear, ReadTwice
@@ -196,3 +201,45 @@ def test_one_position_and_many() -> None:
         targets = torch.zeros(3, width, 2, dtype=torch.int64)
         some = {**inputs, "positions": torch.tensor(positions), "targets": targets}
         assert_same_meaning(before, after, some)
+
+
+def opt() -> nn.Module:
+    """One layer; its MLP runs on N·T rows."""
+    return OPTForCausalLM(
+        OPTConfig(
+            vocab_size=7,
+            hidden_size=4,
+            word_embed_proj_dim=4,
+            ffn_dim=6,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+        )
+    )
+
+
+def gpt2() -> nn.Module:
+    """One layer; every product runs on N·T rows."""
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=7, n_embd=4, n_inner=6, n_layer=1, n_head=2, n_positions=8)
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (opt, ["out_proj.weight", "fc1.weight", "fc2.weight", "embed_tokens.weight"]),
+        (gpt2, ["c_proj.weight.T", "c_fc.weight.T", "c_proj.weight.T", "wte.weight"]),
+    ],
+)
+def test_models_that_flatten_narrow_to_the_last_attention(
+    model: Callable[[], nn.Module], expected: list[str]
+) -> None:
+    """From the output projection on, every product runs at scored positions only."""
+    after, _ = apply("canonicalize, narrow-positions", captured(model()))
+    selects = torch.ops.zofx.select_positions.default
+    first = after.graph.find_nodes(op="call_function", target=selects)[0]
+    linears = after.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    below = [str(node.args[1].target) for node in linears if node > first]
+    assert all(map(str.endswith, below, expected))
+    assert len(below) == len(expected)

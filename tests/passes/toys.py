@@ -160,6 +160,24 @@ class Block(Toy):
         return self.head(x + self.down(self.up(x).relu()))
 
 
+class FlatBlock(Block):
+    """The same on N·T rows, as OPT writes it."""
+
+    def logits(self, x: Tensor) -> Any:
+        x = x.cumsum(1)
+        rows = x.reshape(-1, 4)
+        rows = rows + self.down(self.up(rows).relu())
+        return self.head(rows.view(x.shape))
+
+
+class MixedRows(TwoLinears):
+    """A layer on N·T rows, whose result goes to a sum over all rows too."""
+
+    def logits(self, x: Tensor) -> Any:
+        rows = self.fc(x.reshape(-1, 4))
+        return self.head(rows.view(x.shape) + rows.cumsum(0).view(x.shape))
+
+
 class ReadTwice(TwoLinears):
     """A layer whose result goes to the head and to a sum over positions."""
 
