@@ -205,7 +205,7 @@ def test_one_position_and_many() -> None:
 
 def opt() -> nn.Module:
     """One layer; its MLP runs on N·T rows."""
-    return OPTForCausalLM(
+    model: nn.Module = OPTForCausalLM(
         OPTConfig(
             vocab_size=7,
             hidden_size=4,
@@ -216,13 +216,15 @@ def opt() -> nn.Module:
             max_position_embeddings=8,
         )
     )
+    return model
 
 
 def gpt2() -> nn.Module:
     """One layer; every product runs on N·T rows."""
-    return GPT2LMHeadModel(
+    model: nn.Module = GPT2LMHeadModel(
         GPT2Config(vocab_size=7, n_embd=4, n_inner=6, n_layer=1, n_head=2, n_positions=8)
     )
+    return model
 
 
 @pytest.mark.parametrize(
