@@ -54,14 +54,15 @@ class Settings:
         return replace(self, **{key: value for key, value in given.items() if value is not None})
 
     def recipe(self) -> Recipe:
-        """The driver's recipe."""
+        """The driver's recipe; it names the steps where the schedule depends on them."""
         kinds: dict[str, type[Spsa | OneSided]] = {"two-point": Spsa, "one-sided": OneSided}
         if self.estimator not in kinds:
             raise UsageError(
                 f"there is no estimator '{self.estimator}'; there are: {', '.join(kinds)}"
             )
         estimator: Estimator = kinds[self.estimator](self.eps, self.queries)
-        return Recipe(estimator, Schedule(self.schedule, self.lr, self.steps))
+        steps = 0 if self.schedule == "constant" else self.steps
+        return Recipe(estimator, Schedule(self.schedule, self.lr, steps))
 
     def __str__(self) -> str:
         return ", ".join(f"{key}={value}" for key, value in asdict(self).items())

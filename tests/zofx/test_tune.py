@@ -139,7 +139,7 @@ def test_a_constant_schedule_can_go_on_for_longer(
     artifact: Path, mood: Path, tmp_path: Path
 ) -> None:
     """--steps may be raised on resuming, and without it a finished run makes no more steps."""
-    asked = request(mood, steps=4)
+    asked = request(mood, steps=4, schedule="constant")
     finish(start(prepare(artifact, asked), tmp_path / "run"))
     idle, _ = finish(prepare_resumed(artifact, tmp_path / "run", Request()))
     assert idle.steps == 4
