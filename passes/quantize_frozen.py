@@ -63,6 +63,11 @@ class QuantizeFrozen(Pass):
         if self.block and (not least <= self.block <= LARGEST or self.block.bit_count() > 1):
             raise PipelineError(f"{self}: block must be a power of two, {least} to {LARGEST}")
 
+    @property
+    def needs_scores(self) -> bool:
+        """A codebook's k-means is weighted by them."""
+        return self.format == "codebook"
+
     def run(self, program: Program, remark: Remarker) -> Program:
         """Replace every linear whose weight qualifies."""
         edit = Editor(program)

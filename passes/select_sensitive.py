@@ -51,6 +51,11 @@ class SelectSensitive(Pass):
                 f"select-sensitive{{fraction={self.fraction}}}: fraction must be in (0, 1]"
             )
 
+    @property
+    def needs_scores(self) -> bool:
+        """It ranks by them."""
+        return True
+
     def run(self, program: Program, remark: Remarker) -> Program:
         """Rank, then store where the chosen ones sit."""
         weights = [

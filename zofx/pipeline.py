@@ -62,6 +62,11 @@ class Pass(ABC):
     def run(self, program: Program, remark: Remarker) -> Program:
         """The rewritten program; the argument is left as it was."""
 
+    @property
+    def needs_scores(self) -> bool:
+        """Whether it reads the program's sensitivity scores, which cost backward passes to make."""
+        return False
+
     def __str__(self) -> str:
         """The pass as pipeline text; options that have their default value are left out."""
         said = [
@@ -100,6 +105,11 @@ class Pipeline:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.passes))
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether any of the passes does."""
+        return any(item.needs_scores for item in self.passes)
 
     def with_option(self, setting: str) -> Self:
         """Apply `PASS.OPTION=VALUE`.

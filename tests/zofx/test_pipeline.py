@@ -132,6 +132,19 @@ def test_a_setting_changes_one_pass() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "needs"),
+    [
+        ("canonicalize, quantize-frozen{format=nf4}, insert-perturbation", False),
+        ("canonicalize, quantize-frozen{format=codebook}", True),
+        ("canonicalize, select-sensitive{scope=matrix}, split-sparse", True),
+    ],
+)
+def test_a_pipeline_says_if_it_needs_scores(text: str, needs: bool) -> None:
+    """What ranks weights does, and the one format that weighs them."""
+    assert Pipeline.parse(text, PASSES).needs_scores is needs
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("format=int8", "--set format=int8: write it as PASS.OPTION=VALUE"),

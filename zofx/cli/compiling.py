@@ -143,7 +143,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
     _require_free(target, force)
     checkpoint = open_checkpoint(model)
     scores = None
-    if _needs_scores(pipeline):
+    if pipeline.needs_scores:
         scores = _scores(checkpoint, calibration, scores_file)
     watch = Watch(print_after, save_stages)
     with Progress("compile") as bar:
@@ -206,13 +206,6 @@ def _quant(pipeline: "Pipeline") -> str:
         str(getattr(p, "format", "")) for p in pipeline.passes if p.name == "quantize-frozen"
     ]
     return formats[0] if formats else "none"
-
-
-def _needs_scores(pipeline: "Pipeline") -> bool:
-    return any(
-        item.name == "select-sensitive" or getattr(item, "format", None) == "codebook"
-        for item in pipeline.passes
-    )
 
 
 def _scores(checkpoint: "Checkpoint", calibration: str | None, file: Path | None) -> "Scores":
