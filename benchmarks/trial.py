@@ -1,0 +1,186 @@
+"""One run of the accuracy benchmark: tune, judge, and prove what was judged.
+
+    before   artifact ─▶ accuracy on test
+    trial    artifact ─tune on ort─▶ θ_last, θ_best ─▶ accuracy on test
+             journal ─replay on torch─▶ θ_last bit for bit, or ArtifactError
+             θ_best ─export─▶ transformers alone ─▶ accuracy, and how many answers differ
+
+A trial that was killed goes on from its run folder, to the step.
+"""
+
+import hashlib
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import transformers_reference
+
+from zofx import jsonl
+from zofx.console import Progress, RunProgress
+from zofx.errors import ArtifactError, UsageError
+from zofx.evaluate import evaluate
+from zofx.prepare import Prepared, Request, prepare, prepare_resumed
+from zofx.run_folder import RunFolder
+from zofx.runtime import Batch, Session, unperturbed
+from zofx.tasks import Example
+from zofx.tasks.objectives import predictions
+from zofx.tune import start, train
+from zofx.workload import Workload, open_session
+from zofx.zo import replay
+from zofx.zo.types import FloatArray, IntArray
+
+Row: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How θ is judged on the test split.
+
+    Attributes:
+        limit: at most so many examples; None takes all.
+        batch_size: examples per forward.
+    """
+
+    limit: int | None
+    batch_size: int
+
+    def examples(self, workload: Workload) -> tuple[Example, ...]:
+        """The same for every seed: the test split is not drawn by it."""
+        return workload.examples("test")[: self.limit]
+
+    def evaluate(self, prepared: Prepared, session: Session, step: int) -> Row:
+        """Accuracy, its Wilson interval, and loss under the session's θ.
+
+        Raises:
+            UsageError: the task has no accuracy.
+        """
+        workload = prepared.workload
+        found = evaluate(
+            session, workload.encoder, workload.task, self.examples(workload),
+            workload.objective(prepared.plan.objective), batch_size=self.batch_size, step=step,
+        )  # fmt: skip
+        if found.accuracy is None:
+            raise UsageError(f"task '{workload.task.name}' generates text: it has no accuracy")
+        return found.to_dict()
+
+    def answers(self, score: Callable[[Batch], FloatArray], workload: Workload) -> IntArray:
+        """The candidate that scores choose for every example, i64[B]."""
+        examples, chosen = self.examples(workload), []
+        for place in range(0, len(examples), self.batch_size):
+            encoded = workload.encoder.encode(examples[place : place + self.batch_size])
+            chosen.append(predictions(encoded.scores(score(encoded.batch)))[0])
+        return np.concatenate(chosen)
+
+
+def before(artifact: Path, request: Request, judge: Judge) -> Row:
+    """What the artifact is, and how well it does untrained."""
+    prepared = prepare(artifact, request)
+    manifest, session = prepared.model.manifest, prepared.session()
+    found = judge.evaluate(prepared, session, 0)
+    session.close()
+    return {
+        "artifact": manifest.hash,
+        "pipeline": manifest.pipeline,
+        "trained_weights": sum(map(prod, manifest.slices.values())),
+        "compile_seconds": manifest.report["seconds"],
+        "before": found,
+    }
+
+
+def trial(
+    artifact: Path, request: Request, folder: Path, judge: Judge, export_to: Path | None
+) -> Row:
+    """Tune to the end, or go on with what is in the folder; then judge and check.
+
+    Args:
+        artifact: to tune.
+        request: the run.
+        folder: of the run.
+        judge: on test.
+        export_to: folder for the merged model, which transformers then scores; None leaves it out.
+
+    Raises:
+        ArtifactError: replay on torch gave another θ.
+    """
+    prepared = _prepared(artifact, request, folder)
+    run, session = prepared.run, prepared.session()
+    assert run is not None
+    with Progress("tune") as bar:
+        outcome = train(prepared, session, [RunProgress(bar, prepared.steps)])
+    digests = _require_bit_equal(prepared, run, session)
+    last = judge.evaluate(prepared, session, outcome.steps)
+    step, theta = run.theta(artifact, prepared.model.manifest, "best")
+    session.write(theta)
+    row: Row = {
+        "steps": outcome.steps,
+        "settings": asdict(prepared.plan.settings),
+        "drawn": dict(prepared.plan.drawn),
+        "dev": [{"step": at, **found.to_dict()} for at, found in outcome.evaluations.items()],
+        "seconds_per_step": statistics.median(r["seconds"] for r in jsonl.read(run.metrics_path)),
+        "best": {"step": step, **judge.evaluate(prepared, session, step)},
+        "last": {"step": outcome.steps, **last},
+        "theta_sha256": digests,
+    }
+    if export_to is not None:
+        row["transformers"] = _in_transformers(prepared, session, judge, theta, export_to)
+    session.close()
+    return row
+
+
+def theta_digest(theta: Mapping[str, FloatArray]) -> str:
+    """SHA-256 of the slices in order of name: of each its name and its float32 bytes."""
+    said = hashlib.sha256()
+    for name in sorted(theta):
+        said.update(name.encode() + b"\0")
+        said.update(np.ascontiguousarray(theta[name], dtype="<f4").tobytes())
+    return said.hexdigest()
+
+
+def _prepared(artifact: Path, request: Request, folder: Path) -> Prepared:
+    if folder.exists():
+        return prepare_resumed(artifact, folder, request)
+    return start(prepare(artifact, request), folder)
+
+
+def _require_bit_equal(prepared: Prepared, run: RunFolder, tuned: Session) -> dict[str, str]:
+    """Replay the journal on torch; returns the digest of θ by runtime, the two equal.
+
+    Raises:
+        ArtifactError: they differ: θ is not a function of artifact and journal.
+    """
+    other = open_session(prepared.model, "torch", "cpu", prepared.plan.threads)
+    replay(other, run.journal(), None, prepared.plan.settings.recipe().tensors)
+    found = {"ort": theta_digest(tuned.read()), "torch": theta_digest(other.read())}
+    other.close()
+    if found["ort"] != found["torch"]:
+        raise ArtifactError(
+            f"{run.journal_path} replayed on torch gives θ {found['torch'][:12]}, and tuning on "
+            f"ort ended at {found['ort'][:12]}; they must be bit-equal: report this as a bug"
+        )
+    return found
+
+
+def _in_transformers(
+    prepared: Prepared,
+    session: Session,
+    judge: Judge,
+    theta: Mapping[str, FloatArray],
+    folder: Path,
+) -> Row:
+    """The session's θ, exported and scored by transformers alone."""
+    workload: Workload = prepared.workload
+    reference = transformers_reference.exported(prepared.model.folder, theta, folder)
+    theirs = judge.answers(reference, workload)
+    ours = judge.answers(lambda batch: session.evaluate(batch, [], unperturbed()), workload)
+    examples: Sequence[Example] = judge.examples(workload)
+    right = [example.accepted or (example.answer,) for example in examples]
+    correct = sum(int(a) in options for a, options in zip(theirs, right, strict=True))
+    return {
+        "accuracy": correct / len(examples),
+        "correct": correct,
+        "differing_answers": int((theirs != ours).sum()),
+    }

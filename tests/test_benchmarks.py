@@ -1,0 +1,148 @@
+"""The benchmarks run, write what they promise, and fail where they should."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.compiled import ROOT, environment
+from zofx.checkpoint import open_checkpoint
+from zofx.scores import load_scores
+
+SCRIPTS = ROOT / "benchmarks"
+DIGEST = 64  # hex digits of SHA-256
+
+
+@pytest.fixture
+def accuracy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module: a process of its own would only import torch once more."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import accuracy
+
+    return accuracy
+
+
+def words(assets: Path, folder: Path, *more: str) -> list[str]:
+    """A command line of the accuracy benchmark on the tiny model."""
+    return [
+        str(assets / "llama"), "--calibration", str(assets / "text.txt"),
+        "--task", str(assets / "mood.jsonl"), "--quant", "int4", "--fraction", "0.05",
+        "--steps", "6", "--batch-size", "4", "--lr", "0.03", "--eps", "0.01", "--eval-every", "3",
+        "--threads", "1", "-o", str(folder / "result.json"), "--work", str(folder / "work"), *more,
+    ]  # fmt: skip
+
+
+def test_accuracy_before_and_after(
+    accuracy: ModuleType, assets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two seeds: judged, replayed on torch to the bit, one exported; a lost one is made again."""
+    assert accuracy.main(words(assets, tmp_path, "--seeds", "0", "1")) == 0
+    said = capsys.readouterr().out
+    results = json.loads((tmp_path / "result.json").read_bytes())
+    assert results["machine"]["versions"]["torch"]
+    assert results["protocol"]["steps"] == 6
+    first, second = results["runs"]
+    for run in (first, second):
+        low, high = run["best"]["interval95"]
+        assert low < run["best"]["accuracy"] < high
+        assert run["best"]["examples"] == results["compiled"]["int4"]["before"]["examples"] == 9
+        assert [row["step"] for row in run["dev"]] == [0, 3, 6]
+        assert run["seconds_per_step"] > 0
+        assert run["theta_sha256"]["ort"] == run["theta_sha256"]["torch"]
+        assert len(run["theta_sha256"]["ort"]) == DIGEST
+    assert first["theta_sha256"] != second["theta_sha256"]
+    assert first["transformers"]["differing_answers"] == 0
+    assert first["transformers"]["correct"] == first["best"]["correct"]
+    assert "transformers" not in second
+    assert "mean of 2 seeds" in said
+
+    # As after a kill in the middle of the second run: its row is missing, its journal is short.
+    (tmp_path / "result.json").write_text(json.dumps({**results, "runs": [first]}))
+    journal = tmp_path / "work" / "int4-seed1" / "journal.bin"
+    os.truncate(journal, journal.stat().st_size - 1)
+    assert accuracy.main(words(assets, tmp_path, "--seeds", "0", "1")) == 0
+    again = json.loads((tmp_path / "result.json").read_bytes())["runs"]
+    assert again[0] == first
+    assert again[1]["theta_sha256"] == second["theta_sha256"]
+    assert again[1]["last"]["loss"] == second["last"]["loss"]
+
+    _refuses_another_protocol(accuracy, assets, tmp_path, capsys)
+    _notices_another_theta(accuracy, assets, tmp_path, capsys)
+
+
+def _refuses_another_protocol(
+    accuracy: ModuleType, assets: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results of other settings do not go into the same file."""
+    assert accuracy.main(words(assets, folder, "--seeds", "0", "--lr", "0.01")) == 2
+    assert "made with another lr" in capsys.readouterr().err
+
+
+def _notices_another_theta(
+    accuracy: ModuleType, assets: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A replay that leaves one step out ends the benchmark, and nothing is recorded."""
+    trial: Any = sys.modules["trial"]
+    whole = trial.replay
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "replay", lambda s, journal, _, rule: whole(s, journal, 5, rule))
+        assert accuracy.main(words(assets, folder, "--seeds", "0", "1", "2")) == 1
+    assert "must be bit-equal" in capsys.readouterr().err
+    assert len(json.loads((folder / "result.json").read_bytes())["runs"]) == 2
+
+
+def test_memory_over_the_bound_fails(tmp_path: Path) -> None:
+    """A bound no process can meet is reported and recorded as broken."""
+    done = subprocess.run(
+        [
+            sys.executable, str(SCRIPTS / "compile_memory.py"), "--gigabytes", "0.0004",
+            "--hidden", "128", "--vocabulary", "128", "--spare", "0.01",
+            "-o", str(tmp_path / "result.json"), "--keep", str(tmp_path / "kept"),
+        ],
+        env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "OVER" in done.stdout
+    said = json.loads((tmp_path / "result.json").read_bytes())
+    result, kept = said["result"], tmp_path / "kept"
+    assert said["protocol"]["layers"] == 1
+    assert result["weights_bytes"] == sum(
+        recipe().nbytes for recipe in open_checkpoint(str(kept / "checkpoint")).tensors.values()
+    )
+    assert result["bound_bytes"] == result["weights_bytes"] // 4 + 10_000_000
+    assert result["peak_rss_bytes"] > result["bound_bytes"]
+    assert result["seconds"] > sum(result["seconds_by_stage"].values()) > 0
+
+
+def test_a_random_checkpoint_is_of_the_size_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Layers are counted to come near; shards, index and scores are what the compiler opens."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import random_llama
+
+    shape = random_llama.Shape.of_bytes(4.2e9, 2, 2048, 32000)
+    assert abs(shape.size * 2 - 4.2e9) < 1e8
+    largest = max(np.prod(each) for each in shape.tensors.values())
+    assert largest / shape.size < 0.05
+
+    small = random_llama.Shape(hidden=128, layers=2, vocabulary=64)
+    monkeypatch.setattr(random_llama, "SHARD", 400_000)
+    rng = np.random.Generator(np.random.Philox(key=0))
+    folder, scores = tmp_path / "checkpoint", tmp_path / "scores.safetensors"
+    written = random_llama.make_checkpoint(folder, small, "F32", rng)
+    checkpoint = open_checkpoint(str(folder))
+    random_llama.make_scores(scores, checkpoint.hash, small, rng)
+    files = list(folder.glob("model-*.safetensors"))
+    assert len(files) > 2
+    assert written < sum(file.stat().st_size for file in files) < written + 20_000
+    assert {name: recipe.shape for name, recipe in checkpoint.tensors.items()} == small.tensors
+    load_scores(scores).check_model(checkpoint)
+    spread = float(checkpoint.load("model.layers.1.mlp.up_proj.weight").std())
+    assert spread == pytest.approx(0.02, rel=0.02)
