@@ -23,7 +23,7 @@ from trial import Judge, before, trial
 
 from zofx.checkpoint import Checkpoint, open_checkpoint
 from zofx.cli.ranking import measured
-from zofx.compile import Options, compile_model
+from zofx.compile import Options, compile_model, pipeline_for
 from zofx.console import Progress, columns, say
 from zofx.errors import UsageError, ZofxError
 from zofx.methods import METHODS
@@ -63,6 +63,7 @@ def run(given: argparse.Namespace) -> Results:
     judge = Judge(given.limit, given.eval_batch_size)
     for quant in given.quant:
         artifact = _artifact(given, work, quant)
+        _require_recorded(results, quant, artifact)
         if quant not in results["compiled"]:
             results["compiled"][quant] = before(artifact, _request(given, given.seeds[0]), judge)
             save(given.out, results)
@@ -82,18 +83,39 @@ def run(given: argparse.Namespace) -> Results:
 def _artifact(given: argparse.Namespace, work: Path, quant: str) -> Path:
     """Compile, unless a former invocation did."""
     checkpoint, folder = open_checkpoint(given.model), work / quant
+    method, options = METHODS["senszoq"], Options(quant, given.fraction)
     if folder.exists():
-        if open_model(folder).manifest.model["hash"] != checkpoint.hash:
-            raise UsageError(f"{folder} was compiled from another model; give another --work")
+        had = open_model(folder).manifest
+        wanted = str(pipeline_for(method, options))
+        if (had.model["hash"], had.pipeline) != (checkpoint.hash, wanted):
+            raise UsageError(
+                f"{folder} is {had.model['source']} compiled by {had.pipeline}, and {given.model} "
+                f"by {wanted} is asked for; give another --work"
+            )
         return folder
     work.mkdir(parents=True, exist_ok=True)
-    scores, options = _scores(given, work, checkpoint), Options(quant, given.fraction)
+    scores = _scores(given, work, checkpoint)
     with Progress(f"compile {quant}") as bar:
         compile_model(
-            checkpoint, METHODS["senszoq"], folder, scores=scores, options=options,
+            checkpoint, method, folder, scores=scores, options=options,
             progress=lambda _, done, total: bar(done, total),
         )  # fmt: skip
     return folder
+
+
+def _require_recorded(results: Results, quant: str, artifact: Path) -> None:
+    """The artifact must be the one that the results so far were made with.
+
+    Raises:
+        UsageError: it is another one.
+    """
+    recorded = results["compiled"].get(quant, {}).get("artifact")
+    found = open_model(artifact).manifest.hash
+    if recorded not in (None, found):
+        raise UsageError(
+            f"{artifact} ({found[:12]}) is not the artifact of the results ({recorded[:12]}); "
+            "give the --work they were made in, or another -o"
+        )
 
 
 def _scores(given: argparse.Namespace, work: Path, checkpoint: Checkpoint) -> Scores:
@@ -141,12 +163,12 @@ def table(results: Results) -> str:
         ("format", "seed", "before", "best", "(step)", "last", "s/step", "θ ort=torch", "exported")
     ]
     for run in results["runs"]:
-        before = results["compiled"][run["quant"]]["before"]
+        untrained = results["compiled"][run["quant"]]["before"]
         digests = run["theta_sha256"]
         plain = run.get("transformers")
         rows.append(
             (
-                run["quant"], str(run["seed"]), _share(before), _share(run["best"]),
+                run["quant"], str(run["seed"]), _share(untrained), _share(run["best"]),
                 f"({run['best']['step']})", _share(run["last"]), f"{run['seconds_per_step']:.3f}",
                 digests["ort"][:8] if digests["ort"] == digests["torch"] else "DIFFERS",
                 f"{plain['accuracy']:.1%}, {plain['differing_answers']} differ" if plain else "",
@@ -165,11 +187,10 @@ def _means(results: Results) -> list[str]:
     for quant, compiled in results["compiled"].items():
         after = [run["best"]["accuracy"] for run in results["runs"] if run["quant"] == quant]
         if after:
-            before = compiled["before"]["accuracy"]
-            gained = statistics.mean(after) - before
+            untrained, mean = compiled["before"]["accuracy"], statistics.mean(after)
             said.append(
-                f"{quant}: {before:.1%} → {statistics.mean(after):.1%}, mean of {len(after)} seeds "
-                f"(from {min(after):.1%} to {max(after):.1%}), {100 * gained:+.1f} points"
+                f"{quant}: {untrained:.1%} → {mean:.1%}, mean of {len(after)} seeds "
+                f"({min(after):.1%} to {max(after):.1%}), {100 * (mean - untrained):+.1f} points"
             )
     return said
 

@@ -72,16 +72,24 @@ def test_accuracy_before_and_after(
     assert again[1]["theta_sha256"] == second["theta_sha256"]
     assert again[1]["last"]["loss"] == second["last"]["loss"]
 
-    _refuses_another_protocol(accuracy, assets, tmp_path, capsys)
+    _refuses_what_does_not_fit(accuracy, assets, tmp_path, capsys)
     _notices_another_theta(accuracy, assets, tmp_path, capsys)
 
 
-def _refuses_another_protocol(
+def _refuses_what_does_not_fit(
     accuracy: ModuleType, assets: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Results of other settings do not go into the same file."""
+    """Results of other settings, or of another artifact, do not go into the same file."""
     assert accuracy.main(words(assets, folder, "--seeds", "0", "--lr", "0.01")) == 2
     assert "made with another lr" in capsys.readouterr().err
+    elsewhere = ("-o", str(folder / "other.json"), "--fraction", "0.1")
+    assert accuracy.main(words(assets, folder, *elsewhere)) == 2
+    assert "give another --work" in capsys.readouterr().err
+    results = json.loads((folder / "result.json").read_bytes())
+    results["compiled"]["int4"]["artifact"] = "0" * DIGEST
+    (folder / "edited.json").write_text(json.dumps(results))
+    assert accuracy.main(words(assets, folder, "-o", str(folder / "edited.json"))) == 2
+    assert "not the artifact of the results" in capsys.readouterr().err
 
 
 def _notices_another_theta(
