@@ -12,14 +12,21 @@ All other ops go through torch.onnx. The model holds no weights: its initializer
 weights.safetensors by offset.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 import torch
 import torch.utils._pytree as pytree
-from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    InlinePass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+)
 from onnxscript import opset21 as op
 from onnxscript import values
 from torch import fx
@@ -133,6 +140,19 @@ def _refer(value: ir.Value, weights: str, offset: int, length: int) -> None:
     )
 
 
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without torch.onnx's warnings: no torchvision, no module names; a program needs neither."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@_without_advice()
 def translate(exported: ExportedProgram) -> ir.Model:
     """Op by op, through torch.onnx's own functions for aten and ours for zofx.
 
@@ -152,8 +172,10 @@ def translate(exported: ExportedProgram) -> ir.Model:
     model = _exported_program_to_onnx_program(
         exported, registry=registry, lower="at_conversion"
     ).model
+    InlinePass()(model)  # torch.onnx has functions for some ops; not every engine has functions
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
+    RemoveUnusedOpsetsPass()(model)
     return model
 
 

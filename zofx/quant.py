@@ -12,6 +12,8 @@ Pure functions on W: f32[out, in]. Byte layouts are the ones stock ONNX Runtime 
 [out, blocks, bytes]), so both runtimes share one file.
 """
 
+import logging
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -53,8 +55,18 @@ def unpack_nibbles(packed: Tensor) -> Tensor:
     return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(-2)
 
 
+@cache
+def _load_bitsandbytes() -> None:
+    """Register torch.ops.bitsandbytes, once."""
+    # On processors with bfloat16 the import looks for a fused product on the Hub, and warns if it
+    # is not there; weights are only quantized and dequantized here, so nothing would call it.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    import bitsandbytes  # noqa: F401  importing it is what registers
+
+
 def quantize_nf4(weight: Tensor, block: int) -> Nf4:
     """NF4 by bitsandbytes (Dettmers et al. 2023, arXiv 2305.14314, appendix E)."""
+    _load_bitsandbytes()
     from bitsandbytes.functional import quantize_4bit
 
     codes, state = quantize_4bit(
@@ -65,8 +77,7 @@ def quantize_nf4(weight: Tensor, block: int) -> Nf4:
 
 def dequantize_nf4(q: Nf4, out: int, block: int) -> Tensor:
     """f32[out, in]."""
-    import bitsandbytes  # noqa: F401  (registers torch.ops.bitsandbytes)
-
+    _load_bitsandbytes()
     size = q.codes.numel() * 2
     weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
         q.codes.view(-1, 1), q.absmax, block, "nf4", [out, size // out], torch.float32

@@ -1,5 +1,6 @@
 """Lowerings of zofx:: ops that depend on what is lowered."""
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,7 +51,7 @@ def compiled(index: Tensor) -> Program:
 def test_a_sparse_product_is_lowered_by_where_its_entries_are(
     index: Tensor, op: str, tmp_path: Path
 ) -> None:
-    """Scattered entries go one by one, clustered ones as a block; both score as moved weights do."""
+    """Scattered entries go one by one, clustered ones as a block; both score as moved ones do."""
     program = compiled(index)
     write_program(program, tmp_path)
     ops = {
@@ -89,3 +90,18 @@ def test_a_sparse_product_is_lowered_by_where_its_entries_are(
         size = float((embed.abs() @ weight.view(OUT, WIDTH).abs().T @ head.abs().T).max())
         bound = 2 * (WIDTH + OUT + 8) * 2**-24 * size
         assert np.abs(found[probe] - expected).max() <= bound
+
+
+def test_the_exporter_keeps_its_advice_to_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one warning of torch.onnx, whose level is what it was before."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.addHandler(caplog.handler)  # torch's loggers do not pass on what they say
+    try:
+        write_program(compiled(CLUSTERED), tmp_path)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if record.name.startswith("torch.onnx")]
+    assert logger.level == level

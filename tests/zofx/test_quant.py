@@ -1,5 +1,7 @@
 """Quantized storage: codes that mean what they say, against brute force."""
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -131,3 +133,10 @@ def test_few_values_are_held_exactly() -> None:
     weight = torch.arange(16.0).repeat(4).view(1, 64)
     q = quant.quantize_codebook(weight, torch.ones(1, 64))
     assert torch.equal(quant.dequantize_codebook(q), weight)
+
+
+def test_bitsandbytes_loads_in_silence() -> None:
+    """What it misses on the Hub, no product here would use."""
+    code = "import torch; from zofx.quant import *; quantize_nf4(torch.ones(2, 32), 32)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

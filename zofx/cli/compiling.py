@@ -1,6 +1,5 @@
 """zofx compile: a checkpoint goes in, an artifact comes out."""
 
-import logging
 from collections import Counter
 from math import prod
 from pathlib import Path
@@ -135,7 +134,6 @@ def compile_(  # noqa: PLR0913  a verb has many options
     from zofx.checkpoint import open_checkpoint
     from zofx.compile import Options, compile_model, pipeline_for
 
-    _quieten_exporter()
     options = Options(quant, fraction, tuple(settings or ()), force)
     pipeline = pipeline_for(chosen, options)
     _require_printable(print_after, pipeline)
@@ -162,11 +160,6 @@ def compile_(  # noqa: PLR0913  a verb has many options
         times = {name: f"{seconds:.2f} s" for name, seconds in manifest.report["seconds"].items()}
         print(columns([*times.items()]))
     print(_summary(checkpoint, target, manifest, watch.remarks, verbose))
-
-
-def _quieten_exporter() -> None:
-    """The exporter warns of optional packages; torch sets log levels anew when it is imported."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 
 
 def _require_printable(name: str | None, pipeline: "Pipeline") -> None:
