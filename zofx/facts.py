@@ -78,6 +78,14 @@ def _sliced(program: Program) -> str | None:
     return None if program.slices else "the program has no slice, nothing would train"
 
 
+def _quantized(program: Program) -> str | None:
+    """No weight is stored twice; what could not be quantized at all is whole, and remarked."""
+    calls = [n for n in program.graph.nodes if is_call(n, *QUANTIZED_LINEARS)]
+    codes = [program.tensors[str(n.args[1].target)] for n in calls]
+    whole = [spec.origin for spec in codes if spec.origin in program.tensors]
+    return f"{whole[0]} is there both quantized and whole" if whole else None
+
+
 def _perturbed(program: Program) -> str | None:
     if KEYS not in program.inputs or COEFFICIENTS not in program.inputs:
         return f"the program takes no {KEYS} and {COEFFICIENTS}"
@@ -100,6 +108,6 @@ CANONICAL = Fact("canonical", _canonical)
 NARROWED = Fact("narrowed", _narrowed)
 SELECTED = Fact("selected", _selected)
 SLICED = Fact("sliced", _sliced)
-QUANTIZED = Fact("quantized", lambda program: None)
+QUANTIZED = Fact("quantized", _quantized)
 PERTURBED = Fact("perturbed", _perturbed)
 STACKED = Fact("stacked", _stacked)

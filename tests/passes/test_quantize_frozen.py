@@ -23,6 +23,7 @@ from tests.golden import (
 from tests.passes.toys import Gpt2Linear, OneLinear, Tied, TwoLinears
 from zofx import quant
 from zofx.errors import PipelineError, UsageError
+from zofx.facts import QUANTIZED
 from zofx.printer import show
 from zofx.program import Program
 
@@ -340,3 +341,12 @@ def test_a_codebook_needs_scores(dense: Program) -> None:
         UsageError, match=r"there are no scores for 'fc.weight'; give --calibration"
     ):
         after.load(f"{FC}.codes")
+
+
+def test_a_weight_is_not_stored_twice() -> None:
+    """The fact this pass establishes: codes instead of the weight, not beside it."""
+    before, _ = apply("canonicalize", captured(TwoLinears(64)))
+    after, _ = apply("quantize-frozen", before)
+    assert QUANTIZED.check(after) is None
+    beside = after.with_(tensors={**after.tensors, FC: before.tensors[FC]})
+    assert QUANTIZED.check(beside) == "fc.weight is there both quantized and whole"
