@@ -33,17 +33,18 @@ class Table(Generic[T]):
 
     def _merged(self) -> dict[str, Callable[[], T]]:
         if not self._plugins_merged:
+            rows, owners = dict(self._rows), dict.fromkeys(self._rows, "zofx")
             for point in entry_points(group="zofx.plugins"):
                 kind, _, name = point.name.partition(":")
                 if kind != self.kind:
                     continue
-                if name in self._rows:
+                if name in rows:
                     raise UsageError(
-                        f"two packages provide the {self.kind} '{name}': zofx and {point.value}; "
-                        "uninstall one of them"
+                        f"two packages provide the {self.kind} '{name}': {owners[name]} and "
+                        f"{point.value}; uninstall one of them"
                     )
-                self._rows[name] = point.load
-            self._plugins_merged = True
+                rows[name], owners[name] = point.load, point.value
+            self._rows, self._plugins_merged = rows, True
         return self._rows
 
     def __iter__(self) -> Iterator[str]:

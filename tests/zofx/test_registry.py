@@ -81,3 +81,14 @@ def test_a_clash_names_both_owners(install: Callable[..., None]) -> None:
     assert str(caught.value) == (
         "two packages provide the colour 'red': zofx and paint.shop:red; uninstall one of them"
     )
+
+
+def test_two_plugins_that_clash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are named, however often the table is asked."""
+    values = ("math:tau", "paint.shop:tau")
+    points = EntryPoints(EntryPoint("colour:tau", value, "zofx.plugins") for value in values)
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+    colours = table()
+    for _ in range(2):
+        with pytest.raises(UsageError, match="'tau': math:tau and paint.shop:tau; uninstall one"):
+            list(colours)
