@@ -5,7 +5,7 @@ program                              facts: canonical, sliced
   frozen  fc.weight.codes  u8[4, 1, 4]   int4 of fc.weight
   slice   fc.weight.slice  f32[3]        slice of fc.weight
 body
-  %0 = zofx.linear_int(x, fc.weight.codes, …, bits=4)   : f32[N, 4]
+  %0 = zofx.linear_int(x, fc.weight.codes, …, 4)   : f32[N, 4]
   return %0
 """
 
@@ -72,7 +72,7 @@ def summary(program: Program) -> str:
 
 
 def diff(before: str, after: str, names: tuple[str, str]) -> str:
-    """Unified diff of two printed programs; SSA numbers count as equal when only they moved."""
+    """Unified diff of two printed programs; an op added early renumbers the lines below it."""
     return "".join(
         difflib.unified_diff(
             before.splitlines(keepends=True), after.splitlines(keepends=True), *names, n=2

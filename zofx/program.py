@@ -5,8 +5,8 @@
     data      name → a recipe that makes the bytes when asked; shared, never written in place
 
 Invariants (checked by `verify`): a placeholder's target is an input name or a tensor name; every
-tensor the graph reads is in the table and has data; the graph is functional, forward-only and
-dead-code free. Passes build new programs; nothing here mutates.
+tensor of the table is read and has data; every call carries its shape; the graph is functional and
+forward-only. Passes build new programs, without dead code (`rewrite`); nothing here mutates.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,8 +1,8 @@
 """The only place that edits programs: an Editor works on a copy and gives back a new Program.
 
-Edits never touch the program they start from. Nodes made here carry no shape; `done` infers the
-shapes of new nodes and of everything downstream whose shape changed, once per pass, then drops dead
-code and tensors nobody reads.
+Edits never touch the program they start from. Nodes made here need carry no shape; `done` drops
+dead code, infers the shapes of new nodes and of everything downstream of a change, once per pass,
+and drops tensors nobody reads.
 """
 
 from collections.abc import Callable, Sequence
