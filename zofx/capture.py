@@ -9,6 +9,7 @@ no code here for a particular one.
 """
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,7 +119,7 @@ def _export(scorer: Scorer, mode: FakeTensorMode) -> ExportedProgram:
         with torch.no_grad():
             exported = torch.export.export(scorer, examples, dynamic_shapes=axes, strict=False)
             if _needs_functionalization(exported):
-                exported = exported.run_decompositions({})
+                exported = _functionalized(exported)
     except (
         Exception
     ) as error:  # torch.export raises many kinds; all of them mean the same to the user
@@ -136,6 +137,13 @@ def _needs_functionalization(exported: ExportedProgram) -> bool:
         getattr(getattr(node.target, "_schema", None), "is_mutable", False)
         for node in exported.graph.nodes
     )
+
+
+def _functionalized(exported: ExportedProgram) -> ExportedProgram:
+    with warnings.catch_warnings():  # torch warns of its own use of its own pytrees
+        warnings.filterwarnings("ignore", ".*treespec, LeafSpec", FutureWarning)
+        functional: ExportedProgram = exported.run_decompositions({})
+        return functional
 
 
 def _input_names(exported: ExportedProgram, model: nn.Module) -> dict[str, str]:

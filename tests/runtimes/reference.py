@@ -15,6 +15,7 @@ The zofx:: ops are spelled out again, densely, so that this is not the code it j
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,10 @@ def _call(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], roundin
     if target in MEANINGS:
         return MEANINGS[target](rounding, *args, **kwargs)
     value = target(*args, **kwargs)
-    kind = getattr(target, "overloadpacket", None)
-    if not isinstance(value, Tensor) or not value.is_floating_point() or kind in EXACT:
+    if not isinstance(value, Tensor) or not value.is_floating_point() or target is getitem:
+        return value
+    kind = target.overloadpacket
+    if kind in EXACT:
         return value
     if kind in ROUNDED:
         return rounding(value, value.abs(), ARITHMETIC)

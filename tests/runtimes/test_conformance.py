@@ -196,6 +196,27 @@ def test_a_device_that_is_not_there_is_refused(family: Family, engine: str) -> N
         RUNTIMES[engine].load(family.artifact(CASES[0]), device="abacus")
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "answer", "reason"),
+    [
+        (
+            "ort",
+            "onnxruntime.get_available_providers",
+            ["CPUExecutionProvider"],
+            r"has no CUDAExecutionProvider .*zofx\[ort-gpu\]",
+        ),
+        ("torch", "torch.cuda.is_available", False, "this torch sees no CUDA device"),
+    ],
+)
+def test_cuda_without_cuda_is_refused(
+    family: Family, name: str, asked: str, answer: Any, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is asked what it has before a session is made."""
+    monkeypatch.setattr(asked, lambda: answer)
+    with pytest.raises(UnsupportedError, match=reason):
+        RUNTIMES[name].load(family.artifact(CASES[0]), device="cuda")
+
+
 @pytest.mark.parametrize(("name", "file"), [("ort", artifact.ONNX), ("torch", artifact.GRAPH)])
 def test_support_names_the_graph_that_is_missing(name: str, file: str, tmp_path: Path) -> None:
     """An empty folder is nothing a runtime can load, and `load` says the same."""

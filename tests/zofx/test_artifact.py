@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from tests.artifacts import CASES, Case, Family
@@ -173,7 +174,7 @@ def test_slices_are_writable_copies(copied: Path) -> None:
 
 def test_a_tensor_file_is_written_in_any_order(tmp_path: Path) -> None:
     """Wide elements come first whatever the order of the table; safetensors reads it."""
-    given = {
+    given: dict[str, NDArray[Any]] = {
         "bytes": np.arange(7, dtype=np.uint8),
         "empty": np.zeros((0, 3), np.float32),
         "longs": np.arange(3, dtype=np.int64),

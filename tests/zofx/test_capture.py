@@ -1,0 +1,214 @@
+"""Captured programs: what eager transformers computes, traced without any weight."""
+
+import resource
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    FalconConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    RobertaConfig,
+)
+
+from tests.golden import UNIT, logits, run
+from tests.passes.toys import OneLinear, Toy
+from zofx.capture import capture
+from zofx.checkpoint import Architecture, architecture_of, build_on_meta
+from zofx.errors import CaptureError
+from zofx.program import INPUTS, Lazy, Program, Role
+
+VOCABULARY = 60
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+}
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "opt": OPTConfig(**SIZES, ffn_dim=32, word_embed_proj_dim=16),
+    "llama": LlamaConfig(**SIZES, intermediate_size=32, num_key_value_heads=1),
+    "mistral": MistralConfig(
+        **SIZES, intermediate_size=32, num_key_value_heads=1, sliding_window=4, head_dim=8
+    ),
+    "qwen2": Qwen2Config(
+        **SIZES, intermediate_size=32, num_key_value_heads=1, tie_word_embeddings=True
+    ),
+    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=40),
+    "roberta": RobertaConfig(**SIZES, intermediate_size=32, type_vocab_size=1),
+    "gemma3": Gemma3TextConfig(
+        **SIZES, intermediate_size=32, num_key_value_heads=1, head_dim=8, sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "falcon": FalconConfig(**SIZES, multi_query=True, parallel_attn=True, alibi=False, bias=False),
+}  # fmt: skip
+SHAPES = [(1, 2, 1, 1), (5, 17, 3, 2), (2, 31, 4, 7)]
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Large enough that attention is no average, and the same on every machine."""
+    random = torch.Generator().manual_seed(0)
+    return {n: torch.randn(p.shape, generator=random) / 4 for n, p in model.named_parameters()}
+
+
+def recipes(values: dict[str, Tensor]) -> dict[str, Lazy]:
+    return {name: partial(torch.clone, value) for name, value in values.items()}
+
+
+def eager(config: PreTrainedConfig, architecture: Architecture) -> PreTrainedModel:
+    """transformers' own model, with those weights."""
+    model = build_on_meta(config, architecture)
+    for name, value in weights(model).items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+    model.tie_weights()
+    return model
+
+
+def inputs(rows: int, tokens: int, scored: int, alternatives: int) -> dict[str, Tensor]:
+    """Padded on the left, every row by another length; the last position always counts."""
+    random = torch.Generator().manual_seed(rows)
+    padding = torch.arange(rows) * (tokens - 1) // max(rows - 1, 1) if rows > 1 else torch.ones(1)
+    mask = (torch.arange(tokens) >= padding[:, None]).long()
+    ids = torch.randint(2, VOCABULARY, (rows, tokens), generator=random)
+    spread = torch.rand(rows, scored, generator=random)
+    length = mask.sum(1, keepdim=True)
+    positions = (tokens - 1 - (spread * length).floor()).long()
+    targets = torch.randint(0, VOCABULARY, (rows, scored, alternatives), generator=random)
+    targets[0, 1:] = -100
+    return {
+        "input_ids": torch.where(mask == 1, ids, 1),
+        "attention_mask": mask,
+        "positions": positions,
+        "targets": targets,
+    }
+
+
+def eager_logits(model: PreTrainedModel, given: dict[str, Tensor], causal: bool) -> Tensor:
+    """What transformers says at the scored positions, [N, S, V]."""
+    mask = given["attention_mask"]
+    more = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if causal else {}
+    with torch.no_grad():
+        whole: Tensor = model(input_ids=given["input_ids"], attention_mask=mask, **more).logits
+    return whole[torch.arange(len(mask))[:, None], given["positions"]]
+
+
+def scored(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean log-probability of each alternative over its scored positions, [N, C]."""
+    chosen = logits.log_softmax(-1).gather(-1, targets.clamp(min=0)) * (targets >= 0)
+    return chosen.sum(1) / (targets >= 0).sum(1).clamp(min=1)
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def architecture(name: str) -> Architecture:
+    return architecture_of(name, CONFIGS[name])
+
+
+@pytest.fixture(scope="module")
+def program(name: str, architecture: Architecture) -> Program:
+    """Traced once, from shapes."""
+    model = build_on_meta(CONFIGS[name], architecture)
+    return capture(model, recipes(weights(model)), causal=architecture == "causal-lm")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_program_is_what_eager_transformers_computes(
+    name: str, architecture: Architecture, program: Program, shape: tuple[int, ...]
+) -> None:
+    """On batches of shapes it was not traced with, padded on the left, down to single tokens.
+
+    The logits have the same bits. The scores are made of them in another order, so they may differ
+    by the rounding of a few sums over the vocabulary.
+    """
+    given = inputs(*shape)
+    wanted = eager_logits(eager(CONFIGS[name], architecture), given, architecture == "causal-lm")
+    torch.testing.assert_close(logits(program, given), wanted, rtol=0, atol=0)
+    found, expected = run(program, given), scored(wanted.double(), given["targets"])
+    gamma = UNIT * (VOCABULARY + 8)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    assert ((found - expected).abs() <= gamma * (1 + wanted.abs().max())).all()
+
+
+def test_a_program_is_data(program: Program) -> None:
+    """Inputs first; every tensor is frozen, has a recipe, and comes from the model."""
+    assert program.inputs == INPUTS
+    assert program.data.keys() == program.tensors.keys()
+    for spec in program.tensors.values():
+        assert spec.role is Role.FROZEN
+        assert tuple(program.load(spec.name).shape) == spec.shape
+
+
+def test_tied_weights_are_one_tensor() -> None:
+    """A head that is the embedding is read under the embedding's name."""
+    model = build_on_meta(CONFIGS["qwen2"], "causal-lm")
+    tensors = capture(model, recipes(weights(model)), causal=True).tensors
+    assert "model.embed_tokens.weight" in tensors
+    assert "lm_head.weight" not in tensors
+
+
+def test_tracing_allocates_no_weights() -> None:
+    """A model of 17 GB is traced by a process that never held a tenth of that."""
+    wide = {"vocab_size": VOCABULARY, "hidden_size": 8192, "intermediate_size": 32768}
+    config = LlamaConfig(**wide, num_hidden_layers=4, num_attention_heads=64)
+    model = build_on_meta(config, "causal-lm")
+
+    def unread() -> Tensor:
+        raise AssertionError("a weight was read to trace")
+
+    names = dict.fromkeys((n for n, _ in model.named_parameters()), unread)
+    traced = capture(model, names, causal=True)
+    size = sum(spec.nbytes for spec in traced.tensors.values())
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert size > 17e9
+    assert peak < size / 3
+
+
+class Branches(Toy):
+    """Looks at a value to decide what to compute."""
+
+    def logits(self, x: Tensor) -> Any:
+        return x if x.sum() > 0 else -x
+
+
+class ReadsSizes(OneLinear):
+    """Works for the traced number of tokens alone."""
+
+    def logits(self, x: Tensor) -> Any:
+        return self.fc(x.view(x.shape[0], 11, -1))
+
+
+@pytest.mark.parametrize("model", [Branches(7), ReadsSizes()], ids=lambda m: type(m).__name__)
+def test_a_model_that_cannot_be_traced(model: Toy) -> None:
+    """The error names the class and says what to check."""
+    names = recipes(dict(model.named_parameters()))
+    kind = type(model).__name__
+    with pytest.raises(
+        CaptureError, match=rf"torch\.export cannot trace {kind}: .*\n.*torch\.expor"
+    ):
+        capture(model.eval(), names, causal=True)
+
+
+def test_a_weight_without_data() -> None:
+    """A parameter that the checkpoint lacks is named."""
+    model = OneLinear()
+    names = recipes({n: p for n, p in model.named_parameters() if n != "fc.bias"})
+    with pytest.raises(CaptureError, match=r"no data for 'fc\.bias'"):
+        capture(model.eval(), names, causal=True)

@@ -1,0 +1,184 @@
+"""The verb compile: the pipeline it runs, and that nothing is left of what fails."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.artifacts import CASES, FRACTION, Family, made_up_scores
+from zofx.artifact import read_manifest
+from zofx.checkpoint import open_checkpoint
+from zofx.compile import Options, Report, compile_model, pipeline_for
+from zofx.errors import PipelineError, UsageError
+from zofx.methods import METHODS, SENSZOQ, Method, Settings
+from zofx.passes import PASSES
+from zofx.pipeline import Pass, Pipeline, Remark
+from zofx.program import Program
+
+DENSE = Method("dense", "", "", "canonicalize, narrow-positions", Settings())
+
+
+def test_the_methods_own_pipeline_is_the_default() -> None:
+    """Every method of the table is in an order that can work."""
+    for name in METHODS:
+        assert pipeline_for(METHODS[name], Options()) == Pipeline.parse(
+            METHODS[name].pipeline, PASSES
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "after"),
+    [
+        (Options(quant="int8"), "{format=nf4}", "{format=int8}"),
+        (Options(quant="none"), "quantize-frozen{format=nf4}, ", ""),
+        (Options(fraction=0.25), "fraction=0.001", "fraction=0.25"),
+        (
+            Options(settings=["select-sensitive.scope=matrix"]),
+            "scope=global",
+            "scope=matrix",
+        ),
+        (
+            Options("int4", settings=["quantize-frozen.format=int8"]),
+            "{format=nf4}",
+            "{format=int8}",
+        ),
+    ],
+)
+def test_options_change_the_pipeline(options: Options, before: str, after: str) -> None:
+    """The rest of it stays; --set comes last, and wins."""
+    assert before in SENSZOQ.pipeline
+    changed = Pipeline.parse(SENSZOQ.pipeline.replace(before, after), PASSES)
+    assert pipeline_for(SENSZOQ, options) == changed
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (SENSZOQ, Options(quant="int3"), "quantize-frozen{format=int3}: must be one of nf4, int4,"),
+        (SENSZOQ, Options(fraction=0.0), "fraction must be in (0, 1]"),
+        (DENSE, Options(fraction=0.1), "method dense selects no fraction of the weights"),
+        (DENSE, Options(quant="int4"), "the pipeline has no pass 'quantize-frozen'"),
+        (SENSZOQ, Options(settings=["fuse.x=1"]), "no pass 'fuse'; it has canonicalize, narrow-"),
+        (SENSZOQ, Options(settings=["split-sparse.x=1"]), "split-sparse has no option 'x'"),
+        (SENSZOQ, Options(settings=["scope=matrix"]), "write it as PASS.OPTION=VALUE"),
+        (
+            Method("late", "", "", "split-sparse, canonicalize", Settings()),
+            Options(),
+            "pass 0 (split-sparse) needs a program that is 'selected', and nothing before it",
+        ),
+    ],
+)
+def test_options_that_cannot_be(method: Method, options: Options, message: str) -> None:
+    """Told before anything is read."""
+    with pytest.raises(PipelineError) as caught:
+        pipeline_for(method, options)
+    assert message in str(caught.value)
+
+
+def test_what_is_not_quantized_keeps_its_bits(family: Family) -> None:
+    """quant=none leaves a program of floats, and one pass less in the history."""
+    manifest = read_manifest(family.artifact(CASES[1]))
+    assert CASES[1].quant == "none"
+    assert "quantize-frozen" not in manifest.pipeline
+    assert {row.dtype for row in manifest.tensors if row.role == "frozen"} <= {"F32", "I64"}
+    share = sum(row.shape[0] for row in manifest.tensors if row.role == "slice")
+    whole = sum(
+        row.shape[0] * row.shape[1]
+        for row in manifest.tensors
+        if any(index.origin == row.name for index in manifest.tensors)
+    )
+    assert share == round(FRACTION * whole)
+
+
+def test_the_report_tells_what_every_pass_said() -> None:
+    """Seconds and remarks by the name of the pass; the callback is called all the same."""
+    seen: list[str] = []
+    report = Report()
+    after = report.after(lambda item, *_: seen.append(item.name))
+    item = PASSES["canonicalize"]()
+    after(item, None, None, (Remark("w", "skipped", "as it is"),), 0.12345)  # type: ignore[arg-type]  # kept by nobody
+    assert seen == ["canonicalize"]
+    assert report.seconds == {"canonicalize": 0.123}
+    assert report.remarks == {"canonicalize": [str(Remark("w", "skipped", "as it is"))]}
+
+
+class _StoppedError(Exception):
+    """What happened in the middle."""
+
+
+class Compilation:
+    """One compilation of the smallest checkpoint, which may be stopped on the way."""
+
+    def __init__(self, family: Family, out: Path) -> None:
+        self.checkpoint = open_checkpoint(str(family.checkpoint(CASES[-1])))
+        self.out = out
+        self.seen: list[str] = []
+
+    def run(self, *, stop: str = "", force: bool = False) -> None:
+        """Compile; `stop` names what is being done when it fails."""
+
+        def after(item: Pass, before: Program, now: Program, remarks: Any, seconds: float) -> None:
+            self.reached(item.name, stop)
+
+        compile_model(
+            self.checkpoint,
+            SENSZOQ,
+            self.out,
+            scores=made_up_scores(self.checkpoint),
+            options=Options("none", FRACTION, force=force),
+            after=after,
+            progress=lambda what, done, total: self.reached(what, stop),
+        )
+
+    def reached(self, what: str, stop: str) -> None:
+        self.seen.append(what)
+        if what == stop:
+            raise _StoppedError
+
+
+@pytest.mark.parametrize(
+    ("out", "stop"), [("new", "capture"), ("old", "split-sparse"), ("new", "graphs")]
+)
+def test_a_compilation_that_fails_leaves_nothing(
+    family: Family, tmp_path: Path, out: str, stop: str
+) -> None:
+    """Neither an artifact nor a half of one, wherever it was; an older one stays."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "kept").write_text("mine")
+    compilation = Compilation(family, tmp_path / out)
+    with pytest.raises(_StoppedError):
+        compilation.run(stop=stop, force=True)
+    assert compilation.seen[-1] == stop
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "old"]
+
+
+def test_a_taken_name_is_refused_before_anything_is_done(family: Family, tmp_path: Path) -> None:
+    """And replaced when told to, by an artifact that is whole."""
+    (tmp_path / "kept").write_text("mine")
+    compilation = Compilation(family, tmp_path)
+    with pytest.raises(UsageError, match="pass --force to replace it"):
+        compilation.run()
+    assert compilation.seen == []
+    compilation.run(force=True)
+    manifest = read_manifest(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*manifest.files, "manifest.json"}
+    assert (
+        manifest.report["remarks"]["quantize-frozen"] if "quantize" in manifest.pipeline else True
+    )
+    assert compilation.seen[0] == "capture"
+
+
+def test_two_compilations_make_the_same_artifact(family: Family, tmp_path: Path) -> None:
+    """Its hash is a function of checkpoint, method and options; so are all its bytes."""
+    case = CASES[-1]
+    checkpoint = open_checkpoint(str(family.checkpoint(case)))
+    again = compile_model(
+        checkpoint,
+        SENSZOQ,
+        tmp_path / "again",
+        scores=made_up_scores(checkpoint),
+        options=Options(case.quant, FRACTION, case.settings),
+    )
+    first = read_manifest(family.artifact(case))
+    assert dict(again.files) == dict(first.files)
+    assert again.hash == first.hash
