@@ -141,7 +141,7 @@ def _op_name(node: fx.Node) -> str:
 
 
 def _call(node: fx.Node, names: dict[fx.Node, str]) -> str:
-    said = [_argument(a, names) for a in node.args]
+    said = [_argument(a, names) for a in node.args if not isinstance(a, torch.device)]
     said += [
         f"{key}={_argument(value, names)}"
         for key, value in node.kwargs.items()

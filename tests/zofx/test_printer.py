@@ -1,8 +1,10 @@
 """The printed form: whole programs, summaries and differences, the same on every machine."""
 
 import re
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from tests.golden import apply, assert_golden, captured, with_scores
 from tests.passes.toys import Broadcasts, OneLinear, Tied, TwoLinears
@@ -80,6 +82,18 @@ def test_a_product_of_axes_has_one_spelling() -> None:
     text = show(compiled())
     assert "[P*N, S, 4]" in text
     assert "N*P" not in text
+
+
+def test_a_device_is_not_shown() -> None:
+    """Where a tensor was traced is not part of what the op means."""
+
+    class Moved(Tied):
+        def logits(self, x: Tensor) -> Any:
+            return super().logits(x.to(torch.device("cpu"), torch.float64).to(torch.float32))
+
+    text = show(captured(Moved()))
+    assert "aten.to.device(%0, f64)   : f64[N, T, 4]" in text
+    assert "cpu" not in text
 
 
 def test_a_difference_shows_what_changed() -> None:
