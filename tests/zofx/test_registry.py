@@ -90,5 +90,5 @@ def test_two_plugins_that_clash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
     colours = table()
     for _ in range(2):
-        with pytest.raises(UsageError, match="'tau': math:tau and paint.shop:tau; uninstall one"):
+        with pytest.raises(UsageError, match=r"'tau': math:tau and paint\.shop:tau; uninstall"):
             list(colours)
