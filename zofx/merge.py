@@ -34,9 +34,15 @@ def merged_tensors(
     """
     manifest = artifact.read_manifest(folder)
     slices = artifact.read_slices(folder) if theta is None else theta
-    with safe_open(folder / artifact.WEIGHTS, framework="pt") as file:
-        for name, rows in _by_weight(manifest).items():
-            yield _restored(name, rows, slices, file.get_tensor)
+
+    def load(name: str) -> Tensor:
+        # Opened for every tensor: a mapping that stays open keeps its pages in memory.
+        with safe_open(folder / artifact.WEIGHTS, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+    for name, rows in _by_weight(manifest).items():
+        yield _restored(name, rows, slices, load)
 
 
 def _by_weight(manifest: Manifest) -> dict[str, list[TensorRow]]:
