@@ -68,14 +68,17 @@ def _read(rows: list[dict[str, Any]]) -> fx.Graph:
 def _add(graph: fx.Graph, row: dict[str, Any], nodes: list[fx.Node]) -> fx.Node:
     arguments = _decode(row.get("args", []), nodes)
     options = {k: _decode(v, nodes) for k, v in row.get("kwargs", {}).items()}
+    node: fx.Node
     match row["op"]:
         case "placeholder":
-            return graph.create_node("placeholder", row["target"])
+            node = graph.create_node("placeholder", row["target"])
         case "output":
-            return graph.output(*arguments)
+            node = graph.output(*arguments)
         case "call":
-            return graph.call_function(_target(row["target"]), tuple(arguments), options)
-    raise ValueError(f"there is no kind of node '{row['op']}'")
+            node = graph.call_function(_target(row["target"]), tuple(arguments), options)
+        case other:
+            raise ValueError(f"there is no kind of node '{other}'")
+    return node
 
 
 def _target_name(node: fx.Node) -> str:
