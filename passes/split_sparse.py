@@ -56,7 +56,7 @@ def _split(edit: Editor, program: Program, name: str, positions: Tensor) -> None
     )
     edit.replace_data(spec, lambda: _rest(program.load(name), positions))
     out, width = spec.shape
-    columns = (positions % width).unique().numel()
+    columns = torch.unique(positions % width).numel()
     for linear in linears_of(edit.graph, name):
         after = linear.next
         extra = edit.call(after, sparse_linear, linear.args[0], values, index, out, columns)

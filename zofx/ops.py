@@ -86,7 +86,7 @@ def sparse_linear(x: Tensor, values: Tensor, index: Tensor, out: int, columns: i
 
 def _times_block(x: Tensor, values: Tensor, row: Tensor, column: Tensor, out: int) -> Tensor:
     """[P, M, in] → [P, M, out] by a dense product over the columns with entries."""
-    touched, place = column.unique(return_inverse=True)
+    touched, place = torch.unique(column, return_inverse=True)
     block = values.new_zeros(values.shape[0], touched.numel() * out)
     block[:, place * out + row] = values
     return x[..., touched] @ block.view(values.shape[0], touched.numel(), out)
