@@ -91,7 +91,7 @@ def tune(  # noqa: PLR0913  a verb has many options
     (`zofx explain METHOD`).
 
     Examples:
-        zofx tune art --task trec --steps 2000 --lr 1e-6 -o run
+        zofx tune art --task trec --steps 2000 --schedule constant -o run
         zofx tune art --task my-task.jsonl --runtime torch
         zofx tune art --resume run --steps 4000
     """
