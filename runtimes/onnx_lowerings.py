@@ -1,0 +1,204 @@
+"""What each op of a program becomes in ONNX: one small function per op, in a table.
+
+    zofx:: op            lowering
+    linear_nf4           com.microsoft.MatMulBnb4       bitsandbytes' own packing
+    linear_int           com.microsoft.MatMulNBits
+    linear_codebook      unpack · GatherElements · MatMul
+    aten.linear          com.microsoft.FusedMatMul, so that W stays [out, in] for both runtimes
+    sparse_linear        MatMul over the columns it touches, or Gather · Mul · ScatterND(add)
+
+Functions take ONNX values and the op's own attributes, and return a value; shapes are those of
+`zofx.ops`. The other aten ops have torch.onnx's functions.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx
+import torch
+from onnxscript import opset21 as op
+from onnxscript import values
+
+from zofx.ops import as_block
+
+aten = torch.ops.aten
+zofx = torch.ops.zofx
+ms = values.Opset("com.microsoft", 1)
+
+NF4 = 1  # MatMulBnb4's number for it
+
+
+def _register(name: str, inputs: str, attributes: str) -> None:
+    """Tell onnx of a contrib op of ONNX Runtime, so that a translation may call it.
+
+    Args:
+        name: of the op.
+        inputs: its inputs; a trailing "?" marks an optional one.
+        attributes: its integer attributes.
+    """
+    schema = onnx.defs.OpSchema
+    optional = schema.FormalParameterOption.Optional
+    onnx.defs.register_schema(
+        schema(
+            name,
+            ms.domain,
+            ms.version,
+            inputs=[
+                schema.FormalParameter(
+                    word.rstrip("?"), f"T{i}", **({"param_option": optional} if "?" in word else {})
+                )
+                for i, word in enumerate(inputs.split())
+            ],
+            outputs=[schema.FormalParameter("Y", "T0")],
+            type_constraints=[
+                (f"T{i}", ["tensor(float)", "tensor(uint8)", "tensor(int32)"], "")
+                for i in range(len(inputs.split()))
+            ],
+            attributes=[
+                schema.Attribute(word, schema.AttrType.INT, required=False)
+                for word in attributes.split()
+            ],
+        )
+    )
+
+
+_register("FusedMatMul", "A B", "transA transB")
+_register("MatMulBnb4", "A B absmax", "K N block_size quant_type training_mode")
+_register(
+    "MatMulNBits", "A B scales zero_points? g_idx? bias?", "K N bits block_size accuracy_level"
+)
+
+
+def _head(x: Any, count: int) -> Any:
+    """The first `count` sizes of x."""
+    return op.Shape(x, start=0, end=count)
+
+
+def _leading(x: Any) -> Any:
+    """All sizes of x but the last."""
+    return op.Shape(x, start=0, end=-1)
+
+
+def _ints(*numbers: int) -> Any:
+    return op.Constant(value_ints=list(numbers))
+
+
+def _add_bias(y: Any, bias: Any) -> Any:
+    return y if bias is None else op.Add(y, bias)
+
+
+def select_positions(x: Any, positions: Any) -> Any:
+    """Row n of the indices picks from row n of x."""
+    return op.GatherND(x, op.Unsqueeze(positions, _ints(2)), batch_dims=1)
+
+
+def score_targets(logits: Any, targets: Any) -> Any:
+    """The chosen logits less the log of the sum, never the whole log-softmax."""
+    zero = op.Constant(value_int=0)
+    scored = op.Cast(op.GreaterOrEqual(targets, zero), to=onnx.TensorProto.FLOAT)
+    chosen = op.GatherElements(logits, op.Max(targets, zero), axis=-1)
+    log_probability = op.Sub(chosen, op.ReduceLogSumExp(logits, _ints(-1), keepdims=1))
+    total = op.ReduceSum(op.Mul(log_probability, scored), _ints(1), keepdims=0)
+    count = op.ReduceSum(scored, _ints(1), keepdims=0)
+    return op.Div(total, op.Max(count, op.Constant(value_float=1.0)))
+
+
+def sparse_linear(x: Any, values: Any, index: Any, out: int, columns: int) -> Any:
+    """Where the entries are depends on `index` alone: the engine folds that part at load."""
+    width = x.shape[-1]
+    position = op.Cast(index, to=onnx.TensorProto.INT64)
+    row = op.Div(position, _ints(width))
+    column = op.Sub(position, op.Mul(row, _ints(width)))
+    parts = op.Reshape(x, op.Concat(_head(values, 1), _ints(-1, width), axis=0))
+    way = _times_block if as_block(index.shape[0], columns, out, width) else _times_entries
+    return op.Reshape(
+        way(parts, values, row, column, out), op.Concat(_leading(x), _ints(out), axis=0)
+    )
+
+
+def _times_block(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
+    """[P, M, in] → [P, M, out] by a dense product over the columns with entries."""
+    touched, _, inverse, _ = op.Unique(column, sorted=1)
+    place = op.Unsqueeze(op.Add(op.Mul(inverse, _ints(out)), row), _ints(0))
+    block = op.ConstantOfShape(
+        op.Concat(_head(values, 1), op.Mul(op.Shape(touched), _ints(out)), axis=0)
+    )
+    block = op.ScatterElements(block, op.Expand(place, op.Shape(values)), values, axis=1)
+    block = op.Reshape(block, op.Concat(_head(values, 1), _ints(-1, out), axis=0))
+    return op.MatMul(op.Gather(x, touched, axis=2), block)
+
+
+def _times_entries(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
+    """[P, M, in] → [P, M, out]: y[r, p, m] += v[p, j] · x[c, p, m] for every entry j at (r, c)."""
+    x_cols = op.Transpose(x, perm=[2, 0, 1])
+    weights = op.Unsqueeze(op.Transpose(values), _ints(-1))
+    products = op.Mul(op.Gather(x_cols, column, axis=0), weights)
+    empty = op.ConstantOfShape(op.Concat(_ints(out), op.Shape(x_cols, start=1, end=3), axis=0))
+    y = op.ScatterND(empty, op.Unsqueeze(row, _ints(-1)), products, reduction="add")
+    return op.Transpose(y, perm=[1, 2, 0])
+
+
+def linear_nf4(x: Any, codes: Any, absmax: Any, bias: Any, out: int, block: int) -> Any:
+    """Bitsandbytes' codes as they are."""
+    y = ms.MatMulBnb4(
+        x, codes, absmax, K=x.shape[-1], N=out, block_size=block, quant_type=NF4, training_mode=0
+    )
+    return _add_bias(y, bias)
+
+
+def linear_int(x: Any, codes: Any, scales: Any, zeros: Any, bias: Any, bits: int) -> Any:
+    """Accuracy level 0: activations stay f32."""
+    out, _, stored = codes.shape
+    y = ms.MatMulNBits(
+        x, codes, scales, zeros, K=x.shape[-1], N=out, bits=bits, block_size=stored * 8 // bits
+    )  # fmt: skip
+    return _add_bias(y, bias)
+
+
+def linear_codebook(x: Any, codes: Any, centroids: Any, bias: Any) -> Any:
+    """No engine kernel reads a codebook: ONNX Runtime folds this into an f32 weight at load."""
+    out, pairs = codes.shape
+    low = op.BitwiseAnd(codes, op.Cast(_ints(0xF), to=onnx.TensorProto.UINT8))
+    high = op.BitShift(codes, op.Cast(_ints(4), to=onnx.TensorProto.UINT8), direction="RIGHT")
+    both = op.Concat(op.Unsqueeze(low, _ints(-1)), op.Unsqueeze(high, _ints(-1)), axis=-1)
+    place = op.Cast(op.Reshape(both, _ints(out, 2 * pairs)), to=onnx.TensorProto.INT64)
+    weight = op.GatherElements(centroids, place, axis=1)
+    return _add_bias(ms.FusedMatMul(x, weight, transB=1), bias)
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """W stays [out, in], as torch reads it."""
+    return _add_bias(ms.FusedMatMul(x, weight, transB=1), bias)
+
+
+def perturb(values: Any, z: Any, coefficients: Any) -> Any:
+    """One product per probe, then one sum: the same roundings as moving θ by hand."""
+    step = op.MatMul(coefficients, op.Flatten(z, axis=1))
+    shape = op.Concat(_head(coefficients, 1), op.Shape(values), axis=0)
+    return op.Add(values, op.Reshape(step, shape))
+
+
+def replicate(x: Any, coefficients: Any) -> Any:
+    """P copies of the rows, one after the other."""
+    ones = _ints(*[1] * (len(x.shape) - 1)) if len(x.shape) > 1 else None
+    probes = _head(coefficients, 1)
+    return op.Tile(x, probes if ones is None else op.Concat(probes, ones, axis=0))
+
+
+def split_probes(x: Any, coefficients: Any) -> Any:
+    """[P·N, …] as [P, N, …]."""
+    return op.Reshape(x, op.Concat(_head(coefficients, 1), _ints(-1), op.Shape(x, start=1), axis=0))
+
+
+TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    aten.linear.default: linear,
+    zofx.linear_codebook.default: linear_codebook,
+    zofx.linear_int.default: linear_int,
+    zofx.linear_nf4.default: linear_nf4,
+    zofx.perturb.default: perturb,
+    zofx.replicate.default: replicate,
+    zofx.score_targets.default: score_targets,
+    zofx.select_positions.default: select_positions,
+    zofx.sparse_linear.default: sparse_linear,
+    zofx.split_probes.default: split_probes,
+}
