@@ -7,7 +7,7 @@ shared by the forward and the move. CPU provider; the CUDA provider is chosen by
 the wheel has it. CUDA was never run on the machine this was written on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,13 +15,13 @@ from zofx import artifact
 from zofx.artifact import Manifest
 from zofx.errors import UnsupportedError
 from zofx.runtime import Batch, Support
-from zofx.runtimes.slices import Slices
-from zofx.zo.types import FloatArray, Key, Ray
+from zofx.runtimes.slices import HostSession, Slices
+from zofx.zo.types import FloatArray, Key
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-class OrtSession:
+class OrtSession(HostSession):
     """One artifact on ONNX Runtime.
 
     Args:
@@ -41,12 +41,7 @@ class OrtSession:
         self._engine = onnxruntime.InferenceSession(
             folder / artifact.ONNX, options, providers=[PROVIDERS[device]]
         )
-        self._slices = Slices(artifact.read_slices(folder), manifest.noise)
-
-    @property
-    def slices(self) -> Mapping[str, tuple[int, ...]]:
-        """Name → shape."""
-        return self._slices.shapes
+        super().__init__(Slices(artifact.read_slices(folder), manifest.noise))
 
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes in one forward."""
@@ -56,22 +51,6 @@ class OrtSession:
         (logprob,) = self._engine.run(["logprob"], feeds)
         scores: FloatArray = logprob
         return scores
-
-    def move(self, rays: Sequence[Ray]) -> None:
-        """θ ← θ + coefficient · z(key), ray by ray."""
-        self._slices.move(rays)
-
-    def direction(self, key: Key) -> dict[str, FloatArray]:
-        """z(key) for every slice."""
-        return self._slices.direction(key)
-
-    def read(self) -> dict[str, FloatArray]:
-        """A copy of θ."""
-        return self._slices.read()
-
-    def write(self, values: Mapping[str, FloatArray]) -> None:
-        """Replace θ."""
-        self._slices.write(values)
 
     def close(self) -> None:
         """Drop the engine and its memory."""

@@ -85,3 +85,31 @@ class Slices:
             )
         for name, value in values.items():
             self.theta[name][...] = value
+
+
+class HostSession:
+    """The half of a session that is the same for every engine: θ and what moves it."""
+
+    def __init__(self, slices: Slices) -> None:
+        self._slices = slices
+
+    @property
+    def slices(self) -> Mapping[str, tuple[int, ...]]:
+        """Name → shape."""
+        return self._slices.shapes
+
+    def move(self, rays: Sequence[Ray]) -> None:
+        """θ ← θ + coefficient · z(key), ray by ray."""
+        self._slices.move(rays)
+
+    def direction(self, key: Key) -> dict[str, FloatArray]:
+        """z(key) for every slice."""
+        return self._slices.direction(key)
+
+    def read(self) -> dict[str, FloatArray]:
+        """A copy of θ."""
+        return self._slices.read()
+
+    def write(self, values: Mapping[str, FloatArray]) -> None:
+        """Replace θ."""
+        self._slices.write(values)

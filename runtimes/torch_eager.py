@@ -23,15 +23,24 @@ from zofx import artifact
 from zofx.artifact import Manifest
 from zofx.errors import UnsupportedError
 from zofx.graphfile import load_graph
+from zofx.ops import direction
 from zofx.program import COEFFICIENTS, KEYS, output_node
 from zofx.runtime import Batch, Support
-from zofx.runtimes.slices import Slices
-from zofx.zo.types import FloatArray, Key, Ray, key_words
+from zofx.runtimes.slices import HostSession, Slices
+from zofx.runtimes.torch_noise import sample_torch
+from zofx.zo.noise import Kind
+from zofx.zo.types import FloatArray, Key, key_words
 
 NF4 = b'"zofx.linear_nf4.default"'
 
 
-class TorchSession:
+@direction.register_kernel("cuda")
+def _(keys: Tensor, table: Tensor | None, name: str, size: Sequence[int], kind: Kind) -> Tensor:
+    """The same bits, made where they are used."""
+    return sample_torch(kind, keys, name, tuple(size), table, keys.device)
+
+
+class TorchSession(HostSession):
     """One artifact on PyTorch.
 
     Args:
@@ -44,15 +53,10 @@ class TorchSession:
         self._device = torch.device(device)
         self._graph = _placed(load_graph(folder / artifact.GRAPH), self._device)
         self._last_use = _last_uses(self._graph)
-        self._slices = Slices(artifact.read_slices(folder), manifest.noise)
+        super().__init__(Slices(artifact.read_slices(folder), manifest.noise))
         self._weights: dict[str, Tensor] = {}
         with safe_open(folder / artifact.WEIGHTS, framework="pt", device=device) as file:
             self._weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-    @property
-    def slices(self) -> Mapping[str, tuple[int, ...]]:
-        """Name → shape."""
-        return self._slices.shapes
 
     @torch.inference_mode()
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
@@ -81,22 +85,6 @@ class TorchSession:
                 del values[dead]
         result: Tensor = values[output_node(self._graph).all_input_nodes[0]]
         return result
-
-    def move(self, rays: Sequence[Ray]) -> None:
-        """θ ← θ + coefficient · z(key), ray by ray."""
-        self._slices.move(rays)
-
-    def direction(self, key: Key) -> dict[str, FloatArray]:
-        """z(key) for every slice."""
-        return self._slices.direction(key)
-
-    def read(self) -> dict[str, FloatArray]:
-        """A copy of θ."""
-        return self._slices.read()
-
-    def write(self, values: Mapping[str, FloatArray]) -> None:
-        """Replace θ."""
-        self._slices.write(values)
 
     def close(self) -> None:
         """Unmap the weights."""

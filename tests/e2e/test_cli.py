@@ -422,7 +422,7 @@ def test_explaining(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert not ended.value.code
         said[name] = capsys.readouterr().out
     assert "arXiv 2406.02913" in said["senszoq"]
-    assert "lr=1e-06" in said["senszoq"]
+    assert "lr=0.0001" in said["senszoq"]
     options = "quantize-frozen.format  nf4 | int4 | int8 | codebook  default nf4"
     assert options in said["quantize-frozen"]
     found, wrong = run_inside("explain", "magic", capsys=capsys)

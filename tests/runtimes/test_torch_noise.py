@@ -1,5 +1,7 @@
 """The noise on torch tensors: the same bits as numpy."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +133,9 @@ def test_unknown_kind() -> None:
     """A kind that does not exist is named together with those that do."""
     with pytest.raises(UsageError, match="'cauchy'; there are: gaussian, rademacher"):
         sample_torch("cauchy", key_tensor(KEYS), "w", (1,), None, "cpu")  # type: ignore[arg-type]
+
+
+def test_cuda_makes_directions_where_they_are_used() -> None:
+    """The torch runtime gives the op `direction` a kernel of its own on CUDA: this module's."""
+    importlib.import_module("zofx.runtimes.torch_eager")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("zofx::direction", "CUDA")
