@@ -1,8 +1,8 @@
 """GGUF files: weights, configuration and tokenizer are what transformers and llama.cpp see."""
 
 import importlib.metadata
-import os
 import math
+import os
 from pathlib import Path
 from typing import Any
 
