@@ -5,7 +5,8 @@
     x: [N, …] → [P·N, …], one copy per probe
 
 Frozen weights are read once for all probes; embeddings, masks, rotary tables and layers before the
-first slice run once, too. Downstream of a slice every value has P·N rows: what it meets there is
+first slice run once, too. A slice that is a whole weight multiplies by P weights in one batched
+product; one that meets activations element by element is given to each of its rows. Downstream of a slice every value has P·N rows: what it meets there is
 replicated when it has rows of its own, and a size that counts rows is multiplied by P. A model that
 addresses rows by number downstream of a slice gets its inputs replicated instead (at=input): always
 right, only slower.
@@ -24,6 +25,7 @@ from torch.fx.node import map_arg
 
 from zofx.errors import UnsupportedError
 from zofx.facts import PERTURBED, STACKED
+from zofx.matching import ELEMENTWISE
 from zofx.pipeline import Pass, Remarker
 from zofx.program import COEFFICIENTS, INPUTS, Program, is_call, output_node, placeholders
 from zofx.rewrite import Editor
@@ -38,8 +40,12 @@ ADDRESSES_ROWS = frozenset(
         aten.index_select.default, aten.scatter.src,
     }
 )  # fmt: skip
-# Ops op(x, slice, …) with a meaning for a slice [P, k] and x: [P·N, …].
-READS_SLICE = (zofx.sparse_linear.default,)
+# What reads a slice, and where → the op that reads one with probes.
+PROBE_FORMS = {
+    (zofx.sparse_linear.default, 1): zofx.sparse_linear.default,
+    (aten.linear.default, 1): zofx.probe_linear.default,
+    (aten.embedding.default, 0): zofx.probe_embedding.default,
+}
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,11 @@ class _Stacking:
                 self.edit.replace(node, self.copy_of(node, first))
         for node in self.edit.nodes:
             if node.op == "call_function":
-                self._check_slice_use(node)
-                if self._counts_rows(node.meta.get("val")) or node in self.copies.values():
+                reads = self._take_probes(node)
+                copied = node in self.copies.values()
+                if reads or copied or self._counts_rows(node.meta.get("val")):
                     self.stacked.add(node)
-                if node not in self.copies.values():
+                if not copied:
                     node.meta.pop("val", None)
 
     def replicate_at_slices(self) -> None:
@@ -132,7 +139,7 @@ class _Stacking:
         for node in self.edit.nodes:
             if node.op != "call_function":
                 continue
-            reads = self._check_slice_use(node)
+            reads = self._take_probes(node)
             if not reads and not any(a in self.stacked for a in node.all_input_nodes):
                 continue
             below = partial(self._below, user=node)
@@ -140,19 +147,62 @@ class _Stacking:
             node.meta.pop("val", None)
             self.stacked.add(node)
 
-    def _check_slice_use(self, node: fx.Node) -> bool:
-        """Whether a node reads a slice with probes; only in a place that knows what they are."""
+    def _take_probes(self, node: fx.Node) -> bool:
+        """Let a reader of a slice read it with probes; whether its result has rows by that."""
         places = [place for place, arg in enumerate(node.args) if arg in self.with_probes]
-        if not places:
+        if not places or node in self.with_probes:
             return False
-        if not is_call(node, *READS_SLICE):
+        if len(places) == 1 and (node.target, places[0]) in PROBE_FORMS:
+            self._require_rows(node, next(a for a in node.args if a not in self.with_probes))
+            self._to_probe_form(node)
+        elif is_call(node, aten.unsqueeze.default) and node.args[1] == 0:
+            self._to_rows(node)
+        elif node.target in ELEMENTWISE and any(map(self._has_rows, node.all_input_nodes)):
+            for place in places:
+                rows = self._rows_of(node.args[place], node)
+                node.update_arg(place, rows)
+        elif node.target in ELEMENTWISE:
+            self.with_probes.add(node)  # between weights: as they are, once per probe
+            node.meta.pop("val", None)
+            return False
+        else:
             self._refuse(
                 f"{node.target} reads one, and stack-probes knows no form of it with probes"
             )
-        x = node.all_input_nodes[0]
-        if x in self.turned or not (x in self.stacked or self._counts_rows(x.meta.get("val"))):
-            self._refuse(f"{node.target} multiplies a value whose first axis is not its rows")
         return True
+
+    def _to_probe_form(self, node: fx.Node) -> None:
+        """The same op for a slice [P, *k] and rows [P·N, …]."""
+        if is_call(node, aten.linear.default):
+            if len(node.args) > 2 and node.args[2] is not None:
+                self._refuse(f"{node.format_node()} has a bias; split-dense adds it apart")
+            node.args, node.target = node.args[:2], zofx.probe_linear.default
+        elif is_call(node, aten.embedding.default):
+            node.args, node.target = node.args[:2], zofx.probe_embedding.default
+
+    def _to_rows(self, node: fx.Node) -> None:
+        """Values that are expanded over the rows: every row gets its probe's."""
+        dims = node.meta["val"].dim()
+        node.args, node.target = (node.args[0], self._batch(node), dims), zofx.probe_rows.default
+
+    def _rows_of(self, values: Any, user: fx.Node) -> fx.Node:
+        """A slice with probes as an operand that meets rows."""
+        dims = user.meta["val"].dim()
+        rows = self.edit.call(user, zofx.probe_rows.default, values, self._batch(user), dims)
+        self.stacked.add(rows)
+        return rows
+
+    def _batch(self, before: fx.Node) -> fx.Node:
+        """N."""
+        ids = self.edit.placeholder("input_ids")
+        return self.edit.call(before, aten.sym_size.int, ids, 0)
+
+    def _has_rows(self, value: fx.Node) -> bool:
+        return value in self.stacked or self._counts_rows(value.meta.get("val"))
+
+    def _require_rows(self, node: fx.Node, x: Any) -> None:
+        if x in self.turned or not self._has_rows(x):
+            self._refuse(f"{node.target} reads a value whose first axis is not its rows")
 
     def _refuse(self, why: str) -> NoReturn:
         raise UnsupportedError(

@@ -185,6 +185,33 @@ def replicate(x: Any, coefficients: Any) -> Any:
     return op.Tile(x, probes if ones is None else op.Concat(probes, ones, axis=0))
 
 
+def probe_rows(values: Any, rows: Any, dims: int) -> Any:
+    """Every probe's values N times, with axes of 1 to meet the activations'."""
+    shape = op.Shape(values, start=1)
+    every = op.Concat(_head(values, 1), op.Reshape(rows, _ints(1)), shape, axis=0)
+    repeated = op.Expand(op.Unsqueeze(values, _ints(1)), every)
+    between = [1] * (dims - len(values.shape))
+    return op.Reshape(repeated, op.Concat(_ints(-1, *between), shape, axis=0))
+
+
+def probe_linear(x: Any, weight: Any) -> Any:
+    """One batched product, a weight per probe."""
+    parts = op.Reshape(x, op.Concat(_head(weight, 1), _ints(-1, x.shape[-1]), axis=0))
+    y = ms.FusedMatMul(parts, weight, transB=1)
+    return op.Reshape(y, op.Concat(_leading(x), _ints(weight.shape[1]), axis=0))
+
+
+def probe_embedding(weight: Any, ids: Any) -> Any:
+    """One table of all probes; the indices of probe p start at p·V."""
+    _, vocabulary, width = weight.shape
+    probes = op.Squeeze(_head(weight, 1))
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    first = op.Mul(op.Range(zero, probes, one), _ints(vocabulary))
+    by_probe = op.Reshape(ids, op.Concat(_head(weight, 1), _ints(-1), axis=0))
+    place = op.Reshape(op.Add(by_probe, op.Unsqueeze(first, _ints(1))), op.Shape(ids))
+    return op.Gather(op.Reshape(weight, _ints(-1, width)), place)
+
+
 def split_probes(x: Any, coefficients: Any) -> Any:
     """[P·N, …] as [P, N, …]."""
     return op.Reshape(x, op.Concat(_head(coefficients, 1), _ints(-1), op.Shape(x, start=1), axis=0))
@@ -196,6 +223,9 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     zofx.linear_int.default: linear_int,
     zofx.linear_nf4.default: linear_nf4,
     zofx.perturb.default: perturb,
+    zofx.probe_embedding.default: probe_embedding,
+    zofx.probe_linear.default: probe_linear,
+    zofx.probe_rows.default: probe_rows,
     zofx.replicate.default: replicate,
     zofx.score_targets.default: score_targets,
     zofx.select_positions.default: select_positions,

@@ -74,6 +74,10 @@ def _selected(program: Program) -> str | None:
     return None if program.selection else "no coordinates are chosen"
 
 
+def _chosen(program: Program) -> str | None:
+    return None if program.chosen else "no tensors are chosen"
+
+
 def _sliced(program: Program) -> str | None:
     return None if program.slices else "the program has no slice, nothing would train"
 
@@ -107,6 +111,7 @@ def _stacked(program: Program) -> str | None:
 CANONICAL = Fact("canonical", _canonical)
 NARROWED = Fact("narrowed", _narrowed)
 SELECTED = Fact("selected", _selected)
+CHOSEN = Fact("chosen", _chosen)
 SLICED = Fact("sliced", _sliced)
 QUANTIZED = Fact("quantized", _quantized)
 PERTURBED = Fact("perturbed", _perturbed)

@@ -78,6 +78,7 @@ class Program:
             passes, never of the graph.
         selection: chosen coordinates, i32[k] ascending flat positions, by weight; made by a select
             pass for a split pass.
+        chosen: names of the tensors that train whole; made and used likewise.
         facts: names of the facts that hold (see `facts`).
         history: the text of every pass run so far.
     """
@@ -87,6 +88,7 @@ class Program:
     data: Mapping[str, Lazy]
     scores: Mapping[str, Lazy] = field(default_factory=dict)
     selection: Mapping[str, Tensor] = field(default_factory=dict)
+    chosen: frozenset[str] = frozenset()
     facts: frozenset[str] = frozenset()
     history: tuple[str, ...] = ()
 

@@ -1,0 +1,56 @@
+"""Choose whole tensors to train, by name.
+
+    chosen = {W : a parameter of the checkpoint whose name the pattern is found in}
+
+The graph is not touched, so the meaning is the same. A tensor that the model computes (a rotary
+table) is no parameter and never chosen.
+Source: Malladi et al. 2023, Fine-Tuning Language Models with Just Forward Passes, arXiv 2305.17333
+(all parameters: embeddings, norms and biases too).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zofx.errors import PipelineError
+from zofx.facts import CANONICAL, CHOSEN
+from zofx.pipeline import Pass, Remarker
+from zofx.program import Program, Role
+
+
+@dataclass(frozen=True)
+class SelectParameters(Pass):
+    """See the module.
+
+    Attributes:
+        match: a regular expression searched for in the names; "." finds every one.
+    """
+
+    name: ClassVar[str] = "select-parameters"
+    requires = (CANONICAL,)
+    establishes = (CHOSEN,)
+    match: str = "."
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Go by the names."""
+        try:
+            pattern = re.compile(self.match)
+        except re.error as error:
+            raise PipelineError(
+                f"select-parameters.match={self.match}: not a regular expression ({error})"
+            ) from error
+        eligible = [
+            spec
+            for spec in program.tensors.values()
+            if spec.role is Role.FROZEN and spec.form != "computed" and spec.dtype.is_floating_point
+        ]
+        chosen = [spec for spec in eligible if pattern.search(spec.name)]
+        if not chosen:
+            some = ", ".join(spec.name for spec in eligible[:3])
+            raise PipelineError(
+                f"select-parameters.match={self.match} finds none of the model's "
+                f"{len(eligible)} parameters, which are called {some}, …"
+            )
+        size = sum(spec.size for spec in chosen)
+        remark("parameters", "applied", f"{len(chosen)} of {len(eligible)} tensors, {size} weights")
+        return program.with_(chosen=frozenset(spec.name for spec in chosen))

@@ -1,0 +1,77 @@
+"""Let chosen tensors train whole.
+
+    W frozen                            →   W a slice, f32
+    linear(x, W, b),  b trains          →   linear(x, W) + b
+    layer_norm(x, w, b),  either trains →   layer_norm(x) · w + b
+
+What reads a slice is then one of few ops, each with a form for probes (`stack-probes`).
+Exact up to rounding: the bias is added, and the norm scaled, in a step of its own, so
+|Δy| ≤ u·(|y| + |y − b|), u = 2⁻²⁴.
+Source: Malladi et al. 2023, Fine-Tuning Language Models with Just Forward Passes, arXiv 2305.17333.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from zofx.facts import CHOSEN, SLICED
+from zofx.pipeline import Pass, Remarker
+from zofx.program import Program, Role, is_call
+from zofx.rewrite import Editor
+
+aten = torch.ops.aten
+
+WEIGHT, BIAS = 2, 3  # of layer_norm(x, shape, weight, bias, eps)
+
+
+@dataclass(frozen=True)
+class SplitDense(Pass):
+    """See the module."""
+
+    name: ClassVar[str] = "split-dense"
+    requires = (CHOSEN,)
+    establishes = (SLICED,)
+    destroys = (CHOSEN,)
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Change the role of every chosen tensor, and part what it is added to."""
+        edit = Editor(program)
+        trained = {edit.placeholder(name) for name in program.tensors if name in program.chosen}
+        for node in edit.nodes:
+            if (
+                is_call(node, aten.linear.default)
+                and len(node.args) > 2
+                and node.args[2] in trained
+            ):
+                _part_bias(edit, node)
+            elif is_call(node, aten.layer_norm.default) and not trained.isdisjoint(node.args[2:4]):
+                _part_norm(edit, node)
+        for node in trained:
+            spec = program.tensors[str(node.target)]
+            edit.replace_data(
+                replace(spec, role=Role.SLICE, dtype=torch.float32), program.data[spec.name]
+            )
+        remark("slices", "applied", f"{len(trained)} tensors train whole")
+        return edit.done(chosen=frozenset())
+
+
+def _part_bias(edit: Editor, linear: fx.Node) -> None:
+    """linear(x, W, b) → linear(x, W) + b."""
+    x, weight, bias = linear.args
+    after = linear.next
+    product = edit.call(after, aten.linear.default, x, weight)
+    edit.replace(linear, edit.call(after, aten.add.Tensor, product, bias))
+
+
+def _part_norm(edit: Editor, norm: fx.Node) -> None:
+    """layer_norm(x, w, b) → layer_norm(x) · w + b."""
+    x, shape, weight, bias, *eps = (*norm.args, *(None,) * (4 - len(norm.args)))
+    after = norm.next
+    result = edit.call(after, aten.layer_norm.default, x, shape, None, None, *eps)
+    if weight is not None:
+        result = edit.call(after, aten.mul.Tensor, result, weight)
+    if bias is not None:
+        result = edit.call(after, aten.add.Tensor, result, bias)
+    edit.replace(norm, result)
