@@ -91,6 +91,18 @@ def evaluate(
     Returns:
         logprob f64[P, N, C], and the bound on an engine's error, likewise.
     """
+    result, rounding = trace(folder, batch, keys, coefficients, theta)
+    return result.detach().numpy(), rounding.bound(result).numpy()
+
+
+def trace(
+    folder: Path,
+    batch: Batch,
+    keys: Sequence[Key],
+    coefficients: FloatArray,
+    theta: Mapping[str, FloatArray] | None = None,
+) -> tuple[Tensor, Rounding]:
+    """As `evaluate`, with the roundings on the way: they bound any function of the scores."""
     if not keys:
         keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
     words = key_words(tuple(keys)).view(np.int64)
@@ -99,8 +111,7 @@ def evaluate(
     inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in given.items()}
     stored = load_file(folder / artifact.WEIGHTS)
     rounding = Rounding()
-    result = _run(load_graph(folder / artifact.GRAPH), {**stored, **inputs}, rounding)
-    return result.detach().numpy(), rounding.bound(result).numpy()
+    return _run(load_graph(folder / artifact.GRAPH), {**stored, **inputs}, rounding), rounding
 
 
 def _run(graph: fx.Graph, given: Mapping[str, Tensor], rounding: Rounding) -> Tensor:
