@@ -1,27 +1,40 @@
 """The verb: how well does θ answer a split of a task.
 
     examples ──by length──▶ chunks ──encode──▶ session, no probe ──▶ scores ──▶ accuracy, loss
+                                   ──decoder──▶ greedy texts ──▶ F1, exact match, loss
 
-Chunks add up: how the examples are ordered and cut changes the result only by the rounding of the
-forward. This module needs numpy only.
+Texts cost a forward per token: they are written where a decoder is given, or the objective reads
+them. Chunks add up: how the examples are ordered and cut changes the result only by the rounding of
+the forward. This module needs numpy only.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, TypeAlias
 
 from zofx.errors import ArtifactError, DivergenceError, UsageError
 from zofx.runtime import Session, unperturbed
-from zofx.tasks import Accuracy, Encoder, Example, Loss, Objective, Task, accuracy
+from zofx.tasks import (
+    Accuracy,
+    Decoder,
+    Encoded,
+    Encoder,
+    Example,
+    Loss,
+    Objective,
+    Task,
+    TextMatch,
+    TextObjective,
+    accuracy,
+    text_match,
+)
+from zofx.tasks.reward import PREFIX
 
 Progress: TypeAlias = Callable[[int, int], None]  # (examples done, of how many)
-
-NO_GENERATION = (
-    "generation is not supported here, so no text is compared: this is the teacher-forced negative "
-    "log-likelihood per token of the gold completion"
-)
 
 
 def no_progress(done: int, total: int) -> None:
@@ -38,6 +51,8 @@ class Evaluation:
         objective: its name.
         examples: how many.
         seconds: wall clock.
+        text: how greedy text agrees with the references of a generation task; None if none was
+            written.
     """
 
     accuracy: Accuracy | None
@@ -45,11 +60,18 @@ class Evaluation:
     objective: str
     examples: int
     seconds: float
+    text: TextMatch | None = None
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Greater is better: accuracy first, the loss where that ties."""
-        return (self.accuracy.value if self.accuracy else 0.0, -self.loss)
+        """Greater is better: the task's metric first, the loss where that ties.
+
+        Who gives a reward wants that instead: there the loss comes first.
+        """
+        metric = self.accuracy.value if self.accuracy else self.text.f1 if self.text else 0.0
+        if self.objective.startswith(PREFIX):
+            return (-self.loss, metric)
+        return (metric, -self.loss)
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` and a run's evaluations hold."""
@@ -64,6 +86,15 @@ class Evaluation:
                 "correct": self.accuracy.correct,
                 "interval95": list(self.accuracy.interval),
             }
+        if self.text is not None:
+            exact = self.text.exact_match
+            said |= {
+                "f1": self.text.f1,
+                "f1_interval95": list(self.text.f1_interval),
+                "exact_match": exact.value,
+                "exact": exact.correct,
+                "exact_match_interval95": list(exact.interval),
+            }
         return {**said, "seconds": round(self.seconds, 3)}
 
     @classmethod
@@ -76,9 +107,9 @@ class Evaluation:
         try:
             examples = int(said["examples"])
             judged = Accuracy(int(said["correct"]), examples) if "correct" in said else None
-            return cls(
-                judged, float(said["loss"]), said["objective"], examples, float(said["seconds"])
-            )
+            text = _text_match(said, examples) if "f1" in said else None
+            loss, seconds = float(said["loss"]), float(said["seconds"])
+            return cls(judged, loss, said["objective"], examples, seconds, text)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"an evaluation is damaged ({type(error).__name__}: {error}); delete its line"
@@ -86,69 +117,104 @@ class Evaluation:
 
     def __str__(self) -> str:
         judged = f"accuracy {self.accuracy}, " if self.accuracy else ""
-        return f"{judged}{self.objective} {self.loss:.4f}"
+        written = f"{self.text}, " if self.text else ""
+        return f"{judged}{written}{self.objective} {self.loss:.4f}"
 
 
-def evaluate(
+def _text_match(said: dict[str, Any], examples: int) -> TextMatch:
+    return TextMatch(int(said["exact"]), float(said["f1"]) * examples, examples)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a chunk adds to an evaluation."""
+
+    accuracy: Accuracy
+    text: TextMatch | None
+    loss: Loss
+
+    def __add__(self, other: "_Part") -> "_Part":
+        text = self.text + other.text if self.text and other.text else None
+        return _Part(self.accuracy + other.accuracy, text, self.loss + other.loss)
+
+
+def evaluate(  # noqa: PLR0913  who asks decides what is measured, and how
     session: Session,
     encoder: Encoder,
     task: Task,
     examples: Sequence[Example],
     objective: Objective,
     *,
+    decoder: Decoder | None = None,
     batch_size: int = 16,
     step: int = 0,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Score examples under the session's θ.
+    """Score examples under the session's θ, and write answers where these are judged.
 
     Args:
         session: holds θ.
         encoder: examples → rows.
-        task: tells whether an accuracy has a meaning.
+        task: tells whether an accuracy or an F1 has a meaning.
         examples: at least one.
         objective: whose loss is reported.
+        decoder: writes the texts of a generation task; None leaves it at the loss, unless the
+            objective has one.
         batch_size: examples per forward.
         step: how many steps led to this θ, for messages.
-        progress: called after every forward.
+        progress: called after every batch.
 
     Raises:
         UsageError: the batch size is not positive, or an example cannot be encoded.
-        DivergenceError: the loss is not finite.
+        DivergenceError: the loss, or a score of the candidates, is not a number.
     """
     if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: at least one example is evaluated at a time")
+    if not examples:
+        raise UsageError("there are no examples to evaluate on")
     start = time.perf_counter()
+    writes = objective.decoder if isinstance(objective, TextObjective) else decoder
     # Rows of one forward are padded to the longest: neighbours in length waste the least.
     ordered = sorted(examples, key=lambda example: len(example.prompt))
-    judged, loss = Accuracy(0, 0), None
+    parts = []
     for place in range(0, len(ordered), batch_size):
         chunk = ordered[place : place + batch_size]
-        right, part = _chunk(session, encoder, chunk, objective)
-        judged += right
-        loss = part if loss is None else loss + part
+        parts.append(_chunk(session, encoder.encode(chunk), objective, writes, step))
         progress(place + len(chunk), len(ordered))
-    if loss is None:
-        raise UsageError("there are no examples to evaluate on")
-    mean = float(loss.mean[0])
-    if not math.isfinite(mean):
-        raise DivergenceError(
-            f"the {objective.name} of the weights after step {step} is {mean}: training has "
-            "destroyed them, or the compiled model overflows; go back to an earlier step",
-            step,
-        )
+    whole = reduce(add, parts)
+    generation = task.kind == "generation"
     return Evaluation(
-        judged if task.kind != "generation" else None,
-        mean,
+        None if generation else whole.accuracy,
+        float(whole.loss.mean[0]),
         objective.name,
         len(ordered),
         time.perf_counter() - start,
+        whole.text if generation else None,
     )
 
 
 def _chunk(
-    session: Session, encoder: Encoder, examples: Sequence[Example], objective: Objective
-) -> tuple[Accuracy, Loss]:
-    encoded = encoder.encode(examples)
+    session: Session, encoded: Encoded, objective: Objective, decoder: Decoder | None, step: int
+) -> _Part:
+    examples = encoded.examples
     scores = encoded.scores(session.evaluate(encoded.batch, [], unperturbed()))
-    return accuracy(scores[0], examples), objective.of(scores, encoded)
+    if decoder is not None:
+        _require_finite("log-probability", float(scores.max()), step)
+    texts = [] if decoder is None else decoder.answers(session, examples)
+    if isinstance(objective, TextObjective):
+        loss = objective.loss(texts, examples)
+    else:
+        loss = objective.of(scores, encoded)
+    _require_finite(objective.name, float(loss.mean[0]), step)
+    return _Part(
+        accuracy(scores[0], examples), text_match(texts[0], examples) if texts else None, loss
+    )
+
+
+def _require_finite(what: str, value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise DivergenceError(
+            f"the {what} of the weights after step {step} is {value}: training has destroyed them, "
+            "or the compiled model overflows; go back to an earlier step",
+            step,
+        )

@@ -11,6 +11,7 @@ This module needs numpy and tokenizers only; an engine is imported when a sessio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -22,12 +23,31 @@ from zofx.artifact import Manifest
 from zofx.errors import ArtifactError, UnsupportedError, UsageError
 from zofx.runtime import Session
 from zofx.runtimes import RUNTIMES
-from zofx.tasks import Encoder, Example, Objective, Sizes, Splits, Task, find_task, objective_for
-from zofx.tasks.objectives import OBJECTIVES
+from zofx.tasks import (
+    NEW_TOKENS,
+    OBJECTIVES,
+    Decoder,
+    Encoder,
+    Example,
+    Objective,
+    Reward,
+    Sizes,
+    Splits,
+    Task,
+    TextObjective,
+    f1,
+    find_task,
+    objective_for,
+    references,
+    stop_of,
+)
+from zofx.tasks import reward as rewards
 
 Split: TypeAlias = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 CHECKED_AT_ONCE = 32
+F1 = "f1"
+NO_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -78,21 +98,67 @@ class Model:
         """Whether it predicts masked tokens."""
         return bool(self.manifest.model["architecture"] == "masked-lm")
 
-    def encoder(self, task: Task, truncate: bool) -> Encoder:
-        """How this task's examples become rows.
+    def encoder(self, task: Task | None, truncate: bool) -> Encoder:
+        """How this task's examples, or anyone's, become rows.
 
         A task's own length limit shortens prompts, as its source does; the model's positions do so
         only when asked, because that is no property of the task.
         """
         special = self.manifest.model["special"]
-        positions = self.manifest.model["max_positions"] or task.max_length
+        positions = self.manifest.model["max_positions"] or NO_LIMIT
+        own = NO_LIMIT if task is None else task.max_length
         return Encoder(
             tokenizer=self.tokenizer,
             bos_id=special["bos_id"] if special["adds_bos"] else None,
             pad_id=special["pad_id"],
             mask_id=special["mask_id"] if self.masked else None,
-            max_length=min(task.max_length, positions),
-            truncate=truncate or task.max_length <= positions,
+            max_length=min(own, positions),
+            truncate=truncate or own <= positions,
+        )
+
+    def decoder(
+        self, encoder: Encoder, stop: str | None = None, max_new_tokens: int = NEW_TOKENS
+    ) -> Decoder:
+        """How this model writes texts.
+
+        Args:
+            encoder: of its prompts.
+            stop: what a text ends before, besides the end of sequence.
+            max_new_tokens: the most tokens of a text.
+
+        Raises:
+            UsageError: it is a masked model.
+            UnsupportedError: its configuration does not say how many tokens there are.
+        """
+        if self.masked:
+            raise UsageError(
+                f"{self.folder} is a masked language model: it fills gaps in a text and continues "
+                "none; compile a causal model to generate"
+            )
+        return Decoder(encoder, self.vocabulary, self.end_ids, stop, max_new_tokens)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens have a probability: the tokenizer may know fewer.
+
+        Raises:
+            UnsupportedError: the configuration does not say.
+        """
+        config = self.manifest.config
+        size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+        if not size:
+            raise UnsupportedError(
+                f"{self.folder} cannot generate", ["its configuration has no vocab_size"]
+            )
+        return int(size)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a text: the tokenizer's, and all that the configuration names."""
+        named = self.manifest.config.get("eos_token_id")
+        ends = named if isinstance(named, list) else [named]
+        return frozenset(
+            i for i in (*ends, self.manifest.model["special"]["eos_id"]) if i is not None
         )
 
 
@@ -101,11 +167,13 @@ class Workload:
     """A task as this model reads it.
 
     Attributes:
+        model: that reads it.
         task: what is asked.
         encoder: examples → rows.
         splits: its examples.
     """
 
+    model: Model
     task: Task
     encoder: Encoder
     splits: Splits
@@ -136,17 +204,61 @@ class Workload:
             for start in range(0, len(examples), CHECKED_AT_ONCE):
                 self.encoder.encode(examples[start : start + CHECKED_AT_ONCE])
 
+    @property
+    def generates(self) -> bool:
+        """Whether greedy text is compared with references; a masked model can write none."""
+        return self.task.kind == "generation" and not self.model.masked
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """How answers are written.
+
+        They end as the gold ones do, and may have as many tokens as the longest of these, or the
+        usual number.
+
+        Raises:
+            UsageError: the model is a masked one.
+        """
+        splits = self.splits
+        golds = [e.candidates[e.answer] for e in (*splits.train, *splits.dev, *splits.test)]
+        encodings = self.encoder.tokenizer.encode_batch(golds, add_special_tokens=False)
+        longest = max(map(len, encodings), default=0)
+        return self.model.decoder(self.encoder, stop_of(golds), max(NEW_TOKENS, longest))
+
     def objective(self, name: str | None) -> Objective:
         """What training minimises: the task's own objective, or the named one.
 
+        Args:
+            name: of a table's row, "f1", or "reward:FILE.py:FUNCTION", whose file is run, once.
+
         Raises:
-            UsageError: there is no such objective.
+            UsageError: there is no such objective, or it has no meaning for this task and model.
         """
-        if name is None:
-            return objective_for(self.task.kind)
-        if name not in OBJECTIVES:
-            raise UsageError(f"there is no objective '{name}'; there are: {', '.join(OBJECTIVES)}")
-        return OBJECTIVES[name]
+        asked = objective_for(self.task.kind).name if name is None else name
+        if asked not in self._objectives:
+            self._objectives[asked] = self._objective(asked)
+        return self._objectives[asked]
+
+    @cached_property
+    def _objectives(self) -> dict[str, Objective]:
+        """Those made so far."""
+        return {}
+
+    def _objective(self, name: str) -> Objective:
+        if name in OBJECTIVES:
+            return OBJECTIVES[name]
+        if name.startswith(rewards.PREFIX):
+            decoder, reward = self.decoder, Reward.load(name)
+            return TextObjective(reward.identity, decoder, partial(_negative, reward))
+        if name != F1:
+            known = ", ".join((*OBJECTIVES, F1, rewards.FORM))
+            raise UsageError(f"there is no objective '{name}'; there are: {known}")
+        if self.task.kind != "generation":
+            raise UsageError(
+                f"objective 'f1' compares texts with references, and task '{self.task.name}' has "
+                "candidates to choose from; use error-rate"
+            )
+        return TextObjective(F1, self.decoder, _missing_f1)
 
     @property
     def drawn(self) -> dict[str, int]:
@@ -157,6 +269,14 @@ class Workload:
     def digest(self) -> str:
         """Identity of what a run learns from and is selected by: SHA-256 of train and dev."""
         return digest((*self.splits.train, *self.splits.dev))
+
+
+def _negative(reward: Reward, text: str, example: Example) -> float:
+    return -reward(text, example)
+
+
+def _missing_f1(text: str, example: Example) -> float:
+    return 1 - f1(text, references(example))
 
 
 def digest(examples: Sequence[Example]) -> str:
@@ -197,7 +317,7 @@ def open_workload(model: Model, choice: TaskChoice) -> Workload:
         data=None if choice.data is None else Path(choice.data),
         masked=model.masked,
     )
-    return Workload(task, model.encoder(task, choice.truncate), splits)
+    return Workload(model, task, model.encoder(task, choice.truncate), splits)
 
 
 def default_runtime() -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from zofx.evaluate import Evaluation
     from zofx.run_folder import At, RunFolder
-    from zofx.workload import TaskChoice, Workload
+    from zofx.workload import TaskChoice
 
 
 T = TypeVar("T")
@@ -54,7 +54,12 @@ def evaluate(  # noqa: PLR0913  a verb has many options
         int, typer.Option("--batch-size", min=1, metavar="B", help="Examples per forward.")
     ] = 16,
     objective: Annotated[
-        str | None, typer.Option("--objective", metavar="NAME", help="Whose loss is reported.")
+        str | None,
+        typer.Option(
+            "--objective",
+            metavar="NAME",
+            help="Whose loss is reported; reward:FILE.py:FUNCTION runs your file FILE.py.",
+        ),
     ] = None,
     seed: Seed = None,
     truncate: Truncate = False,
@@ -64,6 +69,10 @@ def evaluate(  # noqa: PLR0913  a verb has many options
 
     The test set is the same for every seed. The interval is Wilson's, at 95 %. Of a run, θ of the
     step that did best on dev is used, unless --step says otherwise.
+
+    Generation tasks (squad, drop, prompts with completions) are answered with greedy text: F1 and
+    exact match against the references, and the likelihood of the gold completion. That takes a
+    forward per token: --limit keeps it short.
 
     Examples:
         zofx eval art --task trec
@@ -78,10 +87,11 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     chosen = next((name for name in SPLITS if name == split), None)
     if chosen is None:
         raise UsageError(f"--split {split}: there are {', '.join(SPLITS)}")
-    theta = None if folder is None else folder.theta(artifact, model.manifest, _at(step))
+    theta = None if folder is None else folder.theta(artifact, model.manifest, step_of(step))
     workload = open_workload(model, _choice(folder, task, data, seed, truncate))
     examples = workload.examples(chosen)[:limit]
-    named = objective or (folder.plan.objective if folder and task is None else None)
+    named = objective or (_own_objective(folder) if folder and task is None else None)
+    judged = workload.objective(named)
     engine = runtime or (folder.plan.runtime if folder else default_runtime())
     say(f"loading {artifact} on {engine}, every file checked")
     session = open_session(model, engine, device or "cpu", threads)
@@ -90,7 +100,8 @@ def evaluate(  # noqa: PLR0913  a verb has many options
             session.write(theta[1])
         with Progress("eval") as bar:
             found = evaluate_(
-                session, workload.encoder, workload.task, examples, workload.objective(named),
+                session, workload.encoder, workload.task, examples, judged,
+                decoder=workload.decoder if workload.generates else None,
                 batch_size=batch_size, step=theta[0] if theta else 0, progress=bar,
             )  # fmt: skip
     finally:
@@ -100,7 +111,7 @@ def evaluate(  # noqa: PLR0913  a verb has many options
         "run": run and str(run), "step": theta and theta[0], "task": workload.task.name,
         "split": chosen, "runtime": engine,
     }  # fmt: skip
-    print(_judged(about, found, workload, as_json=json_))
+    print(_said(about, found, as_json=json_))
 
 
 def export(
@@ -136,7 +147,7 @@ def export(
     manifest = stored.read_manifest(artifact)
     theta = None
     if run is not None:
-        taken, theta = RunFolder.open(run).theta(artifact, manifest, _at(step))
+        taken, theta = RunFolder.open(run).theta(artifact, manifest, step_of(step))
     say("loading torch and transformers")
     from zofx.export_hf import export_hf
     from zofx.merge import merged_tensors
@@ -163,7 +174,12 @@ def _counted(items: "Iterable[T]", total: int, bar: Progress) -> "Iterator[T]":
         yield item
 
 
-def _at(step: str) -> "At":
+def step_of(step: str) -> "At":
+    """Which θ of a run `--step` names.
+
+    Raises:
+        UsageError: it names none.
+    """
     words: dict[str, Literal["best", "last"]] = {"best": "best", "last": "last"}
     if step in words:
         return words[step]
@@ -192,14 +208,19 @@ def _choice(
     return replace(own, data=data or own.data, truncate=truncate or own.truncate)
 
 
-def _judged(
-    about: dict[str, Any], found: "Evaluation", workload: "Workload", *, as_json: bool
-) -> str:
-    from zofx.evaluate import NO_GENERATION
+def _own_objective(folder: "RunFolder") -> str | None:
+    """A run's objective; a file of code that a run folder names is not run for that."""
+    from zofx.tasks.reward import PREFIX
 
-    note = NO_GENERATION if found.accuracy is None else None
+    own = folder.plan.objective
+    if not own.startswith(PREFIX):
+        return own
+    say(f"the run minimised {own}: name it with --objective to run that file")
+    return None
+
+
+def _said(about: dict[str, Any], found: "Evaluation", *, as_json: bool) -> str:
     if as_json:
-        return json.dumps({**about, **found.to_dict(), "note": note}, allow_nan=False)
+        return json.dumps({**about, **found.to_dict()}, allow_nan=False)
     whose = "as compiled" if about["run"] is None else f"step {about['step']} of {about['run']}"
-    said = f"{about['task']} {about['split']}, {about['artifact']} {whose}: {found}"
-    return f"{said}\n{note}" if note else said
+    return f"{about['task']} {about['split']}, {about['artifact']} {whose}: {found}"

@@ -1,16 +1,37 @@
 """Tasks: prompts, data sets, encoding, objectives and metrics; numpy and tokenizers, no torch.
 
 Task ──splits──▶ Examples ──Encoder──▶ Encoded ──session──▶ logprob ──Objective──▶ losses
+                          ──Decoder──▶ texts ──Objective, metrics──▶ losses, F1, exact match
 """
 
 from pathlib import Path
 
 from zofx.registry import Table, lazy
 from zofx.tasks.calibration import calibration_texts
+from zofx.tasks.decode import NEW_TOKENS, Decoder, stop_of
 from zofx.tasks.encode import Encoded, Encoder
-from zofx.tasks.metrics import Accuracy, accuracy, exact_match, f1, normalised, wilson
-from zofx.tasks.objectives import OBJECTIVES, Loss, Objective, objective_for, predictions
+from zofx.tasks.metrics import (
+    Accuracy,
+    TextMatch,
+    accuracy,
+    exact_match,
+    f1,
+    normalised,
+    references,
+    text_match,
+    wilson,
+)
+from zofx.tasks.objectives import (
+    OBJECTIVES,
+    Loss,
+    Objective,
+    ScoreObjective,
+    TextObjective,
+    objective_for,
+    predictions,
+)
 from zofx.tasks.own import own_task
+from zofx.tasks.reward import Reward
 from zofx.tasks.sampler import batch_indices
 from zofx.tasks.splits import Pool, Sizes
 from zofx.tasks.types import MASK, Example, Splits, Task
@@ -54,18 +75,24 @@ def find_task(name: str) -> Task:
 
 __all__ = [
     "MASK",
+    "NEW_TOKENS",
     "OBJECTIVES",
     "TASKS",
     "Accuracy",
+    "Decoder",
     "Encoded",
     "Encoder",
     "Example",
     "Loss",
     "Objective",
     "Pool",
+    "Reward",
+    "ScoreObjective",
     "Sizes",
     "Splits",
     "Task",
+    "TextMatch",
+    "TextObjective",
     "accuracy",
     "batch_indices",
     "calibration_texts",
@@ -76,5 +103,8 @@ __all__ = [
     "objective_for",
     "own_task",
     "predictions",
+    "references",
+    "stop_of",
+    "text_match",
     "wilson",
 ]

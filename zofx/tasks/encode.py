@@ -59,6 +59,7 @@ class Encoded:
         row_candidate: i64[N, C], the candidate of each alternative; -1 marks padding.
         gold: i64[B], the gold candidate.
         counts: i64[B, M], scored tokens per candidate; 0 where there is none.
+        examples: the B examples, for objectives that read text.
     """
 
     batch: Batch
@@ -66,6 +67,7 @@ class Encoded:
     row_candidate: IntArray
     gold: IntArray
     counts: IntArray
+    examples: tuple[Example, ...] = ()
 
     def scores(self, logprob: FloatArray) -> FloatArray:
         """Mean log-probability of each candidate, f32[P, B, M], from a session's f32[P, N, C]."""
@@ -127,7 +129,26 @@ class Encoder:
         chosen = [_gold(example) if gold_only else example for example in examples]
         rows = [row for index, example in enumerate(chosen) for row in self._rows(index, example)]
         length = self._padded(max(len(row.tokens) for row in rows))
-        return _collate(chosen, rows, length, self.pad_id)
+        return replace(_collate(chosen, rows, length, self.pad_id), examples=tuple(examples))
+
+    def prompt(self, example: Example, room: int = 1) -> tuple[int, ...]:
+        """The ids of a prompt to be continued, cut on its left as rows are.
+
+        Args:
+            example: whose prompt; its candidates play no part.
+            room: tokens of a row that a prompt which is cut leaves free, at least one.
+
+        Raises:
+            UsageError: naming the example: nothing to continue, or too long without truncation.
+        """
+        bos = () if self.bos_id is None else (self.bos_id,)
+        ids = self._ids(example.prompt.strip(" "))
+        if not bos + ids:
+            raise UsageError(f"{_name(example)}: the prompt is empty; there is nothing to continue")
+        limit = self.max_length - len(bos) - (room if self.truncate else 1)
+        if len(ids) > limit and not self.truncate:
+            raise UsageError(self._too_long(example, len(bos) + len(ids) + 1))
+        return bos + ids[-limit:]
 
     def _rows(self, index: int, example: Example) -> list[Row]:
         if self.mask_id is not None:

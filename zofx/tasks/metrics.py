@@ -4,6 +4,10 @@
     F1                 2·common / (predicted + reference) over normalised words, the best of the
     references
 
+A mean F1 has Wilson's interval too, as a share that need not be a count: F1 lies in [0, 1], where
+nothing with mean p varies more than a coin of p, so the interval is too wide if anything, and stays
+of use where all values are equal.
+
 Sources: E. B. Wilson 1927, JASA 22 (the interval); Rajpurkar et al. 2016, arXiv 1606.05250
 (normalisation, EM, F1).
 """
@@ -49,7 +53,46 @@ class Accuracy:
         return f"{self.value:.3f} [{low:.3f}, {high:.3f}] ({self.correct}/{self.total})"
 
 
-def wilson(correct: int, total: int, z: float = NORMAL_95) -> tuple[float, float]:
+@dataclass(frozen=True)
+class TextMatch:
+    """How well texts agree with their references.
+
+    Attributes:
+        exact: how many are one of their references, normalised.
+        overlap: the sum of their F1.
+        total: how many texts.
+    """
+
+    exact: int
+    overlap: float
+    total: int
+
+    def __add__(self, other: "TextMatch") -> "TextMatch":
+        return TextMatch(
+            self.exact + other.exact, self.overlap + other.overlap, self.total + other.total
+        )
+
+    @property
+    def f1(self) -> float:
+        """The mean, between 0 and 1."""
+        return self.overlap / self.total
+
+    @property
+    def f1_interval(self) -> tuple[float, float]:
+        """At 95 %."""
+        return wilson(self.overlap, self.total)
+
+    @property
+    def exact_match(self) -> Accuracy:
+        """The share of exact ones."""
+        return Accuracy(self.exact, self.total)
+
+    def __str__(self) -> str:
+        low, high = self.f1_interval
+        return f"F1 {self.f1:.3f} [{low:.3f}, {high:.3f}], exact match {self.exact_match}"
+
+
+def wilson(correct: float, total: int, z: float = NORMAL_95) -> tuple[float, float]:
     """The Wilson score interval of a share; inside [0, 1] and of use at shares near 0 and 1."""
     p, spread = correct / total, z * z / total
     centre = p + spread / 2
@@ -69,6 +112,21 @@ def accuracy(scores: FloatArray, examples: Sequence[Example]) -> Accuracy:
     right = [e.accepted or (e.answer,) for e in examples]
     correct = sum(int(c) in options for c, options in zip(chosen, right, strict=True))
     return Accuracy(correct, len(examples))
+
+
+def text_match(texts: Sequence[str], examples: Sequence[Example]) -> TextMatch:
+    """How one probe's B texts agree with the references of their examples."""
+    judged = [(text, references(e)) for text, e in zip(texts, examples, strict=True)]
+    return TextMatch(
+        exact=sum(exact_match(text, gold) == 1 for text, gold in judged),
+        overlap=math.fsum(f1(text, gold) for text, gold in judged),
+        total=len(judged),
+    )
+
+
+def references(example: Example) -> tuple[str, ...]:
+    """What a text is compared with: the references, or else the gold completion."""
+    return example.references or (example.candidates[example.answer],)
 
 
 def normalised(text: str) -> str:

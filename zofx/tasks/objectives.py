@@ -1,26 +1,34 @@
-"""What training minimises: host-side numpy on the scores of a batch, per probe, in fp64.
+"""What training minimises: host-side numpy, per probe, in fp64.
 
     cross-entropy    −log softmax(s)[gold] over an example's candidates, mean over examples
     likelihood       −s[gold], mean over the scored tokens of all examples
-    error-rate       1 − [argmax s = gold], mean over examples: no derivative needed
+    error-rate       1 − [argmax s = gold], mean over examples
+    f1               1 − F1 of greedy text against the references, mean over examples
+    reward           −reward(text, example), mean over examples
+
+    measure(session, encoded, keys, C)   →   f64[P]
 
 s are mean log-probabilities over the full vocabulary, f32[P, B, M]; the cross-entropy renormalises
-them over the candidates. A loss is kept as (sum, weight), so that a batch evaluated in chunks adds
-up to the same mean.
+them over the candidates. The last three have no derivative; the last two write text under every
+probe, at a forward per token. A loss is kept as (sum, weight), so that a batch evaluated in chunks
+adds up to the same mean.
 
-Source: Malladi et al. 2023 (arXiv 2305.17333), §2 and large_models/utils.py.
+Source: Malladi et al. 2023 (arXiv 2305.17333), §2, §3.3 and large_models/utils.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zofx.errors import UsageError
+from zofx.runtime import Session
+from zofx.tasks.decode import Decoder
 from zofx.tasks.encode import Encoded
-from zofx.tasks.types import Kind
-from zofx.zo.types import FloatArray
+from zofx.tasks.types import Example, Kind
+from zofx.zo.types import FloatArray, Key
 
 DoubleArray: TypeAlias = NDArray[np.float64]
 
@@ -42,13 +50,13 @@ class Loss:
 
     @property
     def mean(self) -> DoubleArray:
-        """The value training minimises, f64[P]; nats, or a rate."""
+        """The value training minimises, f64[P]; nats, a rate, or the negative of a reward."""
         return self.total / self.weight
 
 
 @dataclass(frozen=True)
-class Objective:
-    """A loss and what it needs of the encoder.
+class ScoreObjective:
+    """A loss of the candidates' scores: one forward for all probes.
 
     Attributes:
         name: as in `--objective NAME`.
@@ -60,13 +68,73 @@ class Objective:
     gold_only: bool
     of: Callable[[FloatArray, Encoded], Loss]
 
+    def measure(
+        self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
+    ) -> DoubleArray:
+        """The loss of one batch under P probes.
+
+        Args:
+            session: holds θ, which stays where it is.
+            encoded: B examples.
+            keys: Q directions.
+            matrix: f32[P, Q]; probe p is θ + Σ_q C[p, q] · z(key_q).
+
+        Returns:
+            f64[P], lower is better.
+        """
+        return self.loss(session.evaluate(encoded.batch, keys, matrix), encoded).mean
+
     def loss(self, logprob: FloatArray, encoded: Encoded) -> Loss:
         """The loss of what a session returned, f32[P, N, C]."""
         return self.of(encoded.scores(logprob), encoded)
 
     def on(self, encoded: Encoded) -> Callable[[FloatArray], DoubleArray]:
-        """The objective of one batch as a driver calls it: logprob f32[P, N, C] → losses f64[P]."""
+        """The objective of one batch as a function: logprob f32[P, N, C] → losses f64[P]."""
         return lambda logprob: self.loss(logprob, encoded).mean
+
+
+@dataclass(frozen=True)
+class TextObjective:
+    """A loss of greedy text: every probe writes its own answers.
+
+    Attributes:
+        name: as in `--objective NAME`; a run is known by it.
+        decoder: how texts are written.
+        cost: (text, example) → what it costs, lower is better.
+        gold_only: the candidates are not looked at, so the gold one is enough to encode.
+    """
+
+    name: str
+    decoder: Decoder
+    cost: Callable[[str, Example], float]
+    gold_only: bool = True
+
+    def measure(
+        self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
+    ) -> DoubleArray:
+        """As of a `ScoreObjective`, with as many forwards as the longest text has tokens, or more.
+
+        Raises:
+            DivergenceError: the probabilities of a token are not numbers.
+        """
+        texts = self.decoder.answers(session, encoded.examples, keys, matrix)
+        return self.loss(texts, encoded.examples).mean
+
+    def loss(self, texts: Sequence[Sequence[str]], examples: Sequence[Example]) -> Loss:
+        """The loss of P × B texts; every example has the same weight."""
+        costs = [[self.cost(t, e) for t, e in zip(row, examples, strict=True)] for row in texts]
+        return Loss(np.array(costs, dtype=np.float64).sum(axis=-1), float(len(examples)))
+
+    def on(self, encoded: Encoded) -> Callable[[FloatArray], DoubleArray]:
+        """Scores do not suffice.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"objective '{self.name}' reads text: it is no function of scores")
+
+
+Objective: TypeAlias = ScoreObjective | TextObjective
 
 
 def cross_entropy(scores: FloatArray, encoded: Encoded) -> Loss:
@@ -101,13 +169,14 @@ def _gold(scores: DoubleArray, encoded: Encoded) -> DoubleArray:
     return np.take_along_axis(scores, encoded.gold[None, :, None], axis=-1)[..., 0]
 
 
-OBJECTIVES: Mapping[str, Objective] = {
-    "cross-entropy": Objective("cross-entropy", gold_only=False, of=cross_entropy),
-    "likelihood": Objective("likelihood", gold_only=True, of=likelihood),
-    "error-rate": Objective("error-rate", gold_only=False, of=error_rate),
+OBJECTIVES: Mapping[str, ScoreObjective] = {
+    "cross-entropy": ScoreObjective("cross-entropy", gold_only=False, of=cross_entropy),
+    "likelihood": ScoreObjective("likelihood", gold_only=True, of=likelihood),
+    "error-rate": ScoreObjective("error-rate", gold_only=False, of=error_rate),
 }
+"""Those of scores, which need no model to be made; `Workload.objective` makes the others."""
 
 
-def objective_for(kind: Kind) -> Objective:
+def objective_for(kind: Kind) -> ScoreObjective:
     """What a task of this kind is trained on, unless told otherwise."""
     return OBJECTIVES["cross-entropy" if kind == "classification" else "likelihood"]
