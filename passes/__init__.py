@@ -15,6 +15,7 @@ PASSES: "Table[type[Pass]]" = Table(
     "passes",
     {
         "canonicalize": lazy("zofx.passes.canonicalize:Canonicalize"),
+        "forward-mode": lazy("zofx.passes.forward_mode:ForwardMode"),
         "insert-perturbation": lazy("zofx.passes.insert_perturbation:InsertPerturbation"),
         "narrow-positions": lazy("zofx.passes.narrow_positions:NarrowPositions"),
         "quantize-frozen": lazy("zofx.passes.quantize_frozen:QuantizeFrozen"),

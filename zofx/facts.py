@@ -108,6 +108,14 @@ def _stacked(program: Program) -> str | None:
     return None if len(shape_of(result)) == 3 else "the result is not [P, N, C]"
 
 
+def _forward_mode(program: Program) -> str | None:
+    (result,) = output_node(program.graph).all_input_nodes
+    if len(shape_of(result)) != 3:
+        return "the result is not [1 + P, N, C]"
+    perturbed = program.graph.find_nodes(op="call_function", target=zofx.perturb.default)
+    return _first(list(perturbed), "a slice is read through a perturbation")
+
+
 CANONICAL = Fact("canonical", _canonical)
 NARROWED = Fact("narrowed", _narrowed)
 SELECTED = Fact("selected", _selected)
@@ -116,3 +124,4 @@ SLICED = Fact("sliced", _sliced)
 QUANTIZED = Fact("quantized", _quantized)
 PERTURBED = Fact("perturbed", _perturbed)
 STACKED = Fact("stacked", _stacked)
+FORWARD_MODE = Fact("forward-mode", _forward_mode)
