@@ -11,8 +11,10 @@ Exact: the same numbers from the same operands; engines may sum a product of ano
 another order.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -20,7 +22,7 @@ from torch import fx
 from zofx.facts import CANONICAL, NARROWED
 from zofx.matching import row_by_row
 from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, is_call
+from zofx.program import Program, is_call, shape_of
 from zofx.rewrite import Editor
 
 aten = torch.ops.aten
@@ -40,7 +42,9 @@ class NarrowPositions(Pass):
         edit = Editor(program)
         (chosen,) = edit.graph.find_nodes(op="call_function", target=select)
         logits, positions = chosen.args
-        narrow = _narrowed_values(edit, chosen)
+        layout = shape_of(logits)[:2]
+        has_positions = partial(_has_positions, layout)
+        narrow = _narrowed_values(edit, chosen, has_positions)
         if logits not in narrow:
             op = logits.target if isinstance(logits, fx.Node) else logits
             remark("logits", "skipped", f"{op} is not known to act on each position alone")
@@ -49,7 +53,7 @@ class NarrowPositions(Pass):
         for node in edit.nodes:
             if node not in narrow:
                 continue
-            edge = [a for a in node.all_input_nodes if a not in narrow and _has_positions(a)]
+            edge = [a for a in node.all_input_nodes if a not in narrow and has_positions(a)]
             for value in edge:
                 if value not in selected:
                     selected[value] = edit.call(node, select, value, positions)
@@ -60,32 +64,36 @@ class NarrowPositions(Pass):
         return edit.done()
 
 
-def _narrowed_values(edit: Editor, chosen: fx.Node) -> set[fx.Node]:
+def _narrowed_values(
+    edit: Editor, chosen: fx.Node, has_positions: Callable[[fx.Node], bool]
+) -> set[fx.Node]:
     """Position-wise values that only narrowed ops (or the select itself) read."""
     narrow: set[fx.Node] = set()
     for node in reversed(edit.nodes):
         if (
             node.users
             and all(user is chosen or user in narrow for user in node.users)
-            and _position_wise(node)
+            and _position_wise(node, has_positions)
         ):
             narrow.add(node)
     return narrow
 
 
-def _position_wise(node: fx.Node) -> bool:
+def _position_wise(node: fx.Node, has_positions: Callable[[fx.Node], bool]) -> bool:
     """Whether the result at row n, position t depends on the operands there and nowhere else."""
-    if not _has_positions(node):
+    if not has_positions(node):
         return False
     if is_call(node, aten.mean.dim):
         return node.args[1] in ([-1], [2]) and len(node.args) == 3 and bool(node.args[2])
-    return row_by_row(node, _has_positions)
+    return row_by_row(node, has_positions)
 
 
-def _has_positions(node: fx.Node) -> bool:
-    """Whether a value is laid out [N, T, features]."""
+def _has_positions(layout: tuple[Any, ...], node: fx.Node) -> bool:
+    """Whether a value is laid out [*layout, features], layout the axes of the logits.
+
+    Those are [N, T], and [N, m + T] where a prompt stands before the text.
+    """
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or value.dim() != 3:
         return False
-    ids = next(n for n in node.graph.nodes if n.op == "placeholder" and n.target == "input_ids")
-    return [str(s) for s in value.shape[:2]] == [str(s) for s in ids.meta["val"].shape]
+    return [str(s) for s in value.shape[:2]] == [str(s) for s in layout]

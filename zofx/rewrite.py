@@ -162,7 +162,12 @@ def run_node(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
 def same_type(a: Any, b: Any) -> bool:
     """Whether two annotations say the same shape and dtype."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a.dtype == b.dtype and str(tuple(a.shape)) == str(tuple(b.shape))
+        return a.dtype == b.dtype and _sizes(a) == _sizes(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(same_type, a, b))
     return str(a) == str(b)
+
+
+def _sizes(value: torch.Tensor) -> list[Any]:
+    """A shape, sums multiplied out: N·(m + T) and N·m + N·T are one size."""
+    return [s.node.expr.expand() if isinstance(s, torch.SymInt) else s for s in value.shape]
