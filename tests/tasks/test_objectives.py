@@ -7,21 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.scripted import scripted
+from tests.tasks.test_decode import decoder, says
+from zofx.errors import UsageError
 from zofx.runtime import Batch
 from zofx.tasks import (
     OBJECTIVES,
     Accuracy,
     Encoded,
     Example,
+    TextMatch,
+    TextObjective,
     accuracy,
     exact_match,
     f1,
     normalised,
     objective_for,
     predictions,
+    text_match,
     wilson,
 )
-from zofx.zo.types import FloatArray
+from zofx.zo.types import FloatArray, Key
 
 
 def encoded(gold: list[int], counts: list[list[int]]) -> Encoded:
@@ -97,6 +103,42 @@ def test_objective_as_a_driver_calls_it() -> None:
     assert objective_for("generation").on(batch)(logprob).tolist() == [1.0, 3.0]
 
 
+def test_a_score_objective_measures_with_one_forward() -> None:
+    """What `measure` returns is the loss of the session's answer to all probes at once."""
+    decode = decoder()
+    good, dull = says(decode, " good", " dull")
+    batch = decode.encoder.encode([Example("It was", (" good", " dull"))])
+    session, kept = scripted(lambda total, text: good if total > 0 else dull)
+    matrix = np.array([[1], [-1], [1]], dtype=np.float32)
+    measured = OBJECTIVES["likelihood"].measure(session, batch, [Key(0, 0)], matrix)
+    assert measured.tolist() == [0.0, 9.0, 0.0]
+    assert kept.asked == [([1, -1, 1], [decode.encoder.prompt(batch.examples[0])])]
+
+
+def test_a_text_objective_measures_what_each_probe_writes() -> None:
+    """P losses, each the mean of the costs of that probe's own texts, in fp64."""
+    decode = decoder(new=2)
+    film, good = says(decode, " film", " good")
+    examples = tuple(Example(prompt, (" good",), id=prompt) for prompt in ("It was", "a so dull"))
+
+    def rule(total: float, row: tuple[int, ...]) -> int:
+        return film if total > 0 or len(row) == 3 else good
+
+    costs = {
+        ("It was", " film film"): 0.1, ("It was", " film good"): 0.3,
+        ("a so dull", " film film"): 0.2, ("a so dull", " good good"): 0.7,
+    }  # fmt: skip
+    objective = TextObjective("cost", decode, lambda text, example: costs[example.id, text])
+    session, _ = scripted(rule)
+    batch = decode.encoder.encode(examples, gold_only=objective.gold_only)
+    matrix = np.array([[1], [-1]], dtype=np.float32)
+    measured = objective.measure(session, batch, [Key(0, 0)], matrix)
+    assert measured.dtype == np.float64
+    assert measured.tolist() == [(0.1 + 0.2) / 2, (0.3 + 0.7) / 2]
+    with pytest.raises(UsageError, match="reads text: it is no function of scores"):
+        objective.on(batch)
+
+
 def test_objective_of_a_kind() -> None:
     """Classification trains on candidates, the other kinds on the gold continuation alone."""
     assert objective_for("classification") is OBJECTIVES["cross-entropy"]
@@ -136,6 +178,22 @@ def test_accuracy() -> None:
     measured = accuracy(scores, examples)
     assert measured == Accuracy(1, 2)
     assert str(measured + Accuracy(4, 8)) == "0.500 [0.237, 0.763] (5/10)"
+
+
+def test_text_match() -> None:
+    """One exact text of three, F1 (1 + ½ + 0) / 3; without references the gold one counts."""
+    examples = [
+        Example("a", (" six\n",), references=("six", "six legs")),
+        Example("b", (" the cat\n",), references=("the cat", "dog")),
+        Example("c", (" no\n", " two\n"), 1),
+    ]
+    found = text_match([" Six legs.", " black cat sat", " no"], examples)
+    assert found == TextMatch(exact=1, overlap=1.5, total=3)
+    assert found.f1_interval == wilson(1.5, 3)
+    assert text_match([" two"], examples[2:]) == TextMatch(1, 1.0, 1)
+    parts = text_match([" Six legs."], examples[:1]) + text_match([" cat", ""], examples[1:])
+    assert parts.f1 == pytest.approx((1 + 1 + 0) / 3)
+    assert str(found) == ("F1 0.500 [0.125, 0.875], exact match 0.333 [0.061, 0.792] (1/3)")
 
 
 def test_normalised() -> None:
