@@ -1,0 +1,174 @@
+"""What a comparison needs: tiny models, batches both sides can read, and runs of zofx watched.
+
+    Bench    a checkpoint  ─▶ artifacts, one per pipeline           ─▶ Model in float64
+             questions     ─▶ Encoded, for a session                ─▶ BatchLoss, for a textbook
+    Run      Driver on a session that notes its forwards            ─▶ Steps: θ, losses, bounds
+
+Everything is made at the first request, and once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests import tiny
+from tests.artifacts import made_up_scores
+from tests.methods.bounds import Evaluation, rounding_of_losses
+from tests.methods.model import MASK, BatchLoss, Model, Question, tiny_opt
+from tests.methods.rows import SEED, Row, Start, Subject
+from zofx.checkpoint import open_checkpoint
+from zofx.compile import compile_model
+from zofx.methods import METHODS
+from zofx.runtime import Batch, Session
+from zofx.tasks import OBJECTIVES, Encoded, Encoder, Example
+from zofx.zo import Driver
+from zofx.zo.types import FloatArray, Key
+
+STEPS = 20
+MODELS: dict[str, Callable[[Path], Path]] = {"causal": tiny_opt, "masked": tiny.tiny_roberta}
+
+
+def questions(causal: bool) -> list[list[Question]]:
+    """Batches of three: candidates of one token and of several, rows of several lengths."""
+    asked = []
+    for place, subject in enumerate(tiny.SUBJECTS):
+        words = (tiny.BLAME, tiny.PRAISE)[place % 2][place // 2]
+        if causal:
+            texts = tiny.CANDIDATES if place % 3 else (" was a bore", " good", " made me smile")
+            asked.append(Question(f"{subject} {words} so it", texts, place % 2))
+        else:
+            prompt = f"{subject} {words} so it was {MASK} ."
+            asked.append(Question(prompt, ("bad", "good"), place % 2))
+    return [asked[:3], asked[3:], asked[1:4]]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A batch as zofx reads it and as the textbook does."""
+
+    encoded: Encoded
+    loss: BatchLoss
+
+
+class Bench:
+    """A tiny model; its artifacts and batches, each made once.
+
+    Args:
+        kind: "causal" or "masked".
+        root: where to put them.
+    """
+
+    def __init__(self, kind: str, root: Path) -> None:
+        self.causal = kind == "causal"
+        self.root = root
+        self.checkpoint = MODELS[kind](root / "model")
+        self.model = Model(self.checkpoint, self.causal)
+
+    @cached_property
+    def batches(self) -> list[Given]:
+        """The batches of a run, which goes round them."""
+        opened = open_checkpoint(str(self.checkpoint))
+        assert opened.tokenization is not None
+        ids = {token: tiny.SPECIAL.index(token) for token in tiny.SPECIAL}
+        encoder = Encoder(
+            tokenizer=opened.tokenization.tokenizer,
+            bos_id=ids["<s>"] if self.causal else None,
+            pad_id=ids["<pad>"],
+            mask_id=None if self.causal else ids["<mask>"],
+            max_length=tiny.POSITIONS,
+        )
+        return [
+            Given(encoder.encode([Example(*asked) for asked in batch]), self.model.loss(batch))
+            for batch in questions(self.causal)
+        ]
+
+    def artifact(self, row: Row) -> Path:
+        """The model compiled as a row asks."""
+        names = (row.method, row.options.quant or "", *row.options.settings)
+        folder = self.root / "-".join(names)
+        if not folder.exists():
+            opened = open_checkpoint(str(self.checkpoint))
+            compile_model(
+                opened, METHODS[row.method], folder,
+                scores=made_up_scores(opened), options=row.options,
+            )  # fmt: skip
+        return folder
+
+
+class Watched:
+    """A session that notes the forwards it is asked for."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.made: list[Evaluation] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
+        self.made.append(Evaluation(self._session.read(), batch, keys, coefficients))
+        return self._session.evaluate(batch, keys, coefficients)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What zofx did in a step.
+
+    Attributes:
+        t: the step.
+        given: on which batch.
+        before: what moves, as it was.
+        after: what moves, as it is then.
+        losses: f64[P], as measured, in the textbook's order.
+        allowed: δ f64[P], what their rounding may be.
+    """
+
+    t: int
+    given: Given
+    before: dict[str, FloatArray]
+    after: dict[str, FloatArray]
+    losses: Tensor
+    allowed: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A row on a bench and a runtime."""
+
+    row: Row
+    bench: Bench
+    session: Session
+
+    def subject(self) -> Subject:
+        """The textbook, at the start."""
+        folder, settings = self.bench.artifact(self.row), self.row.run
+        start = Start(folder, self.bench.model, settings, self.row.noise, self.session)
+        return self.row.reference(start)
+
+    def steps(self, count: int = STEPS) -> Iterator[Step]:
+        """The textbook's steps, one after another; each may be several of the driver's."""
+        watched = Watched(self.session)
+        driver = Driver(self.row.run.recipe(), watched, SEED)
+        for t in range(count):
+            given = self.bench.batches[t % len(self.bench.batches)]
+            objective = OBJECTIVES["cross-entropy"].on(given.encoded)
+            before, watched.made, losses = self.session.read(), [], []
+            for part in range(self.row.hold):
+                log = driver.step(t * self.row.hold + part, given.encoded.batch, objective)
+                losses.append(torch.from_numpy(log.losses).double())
+            order = list(self.row.order) or slice(None)
+            allowed = self._allowed(watched.made, given)
+            yield Step(
+                t, given, before, self.session.read(), torch.cat(losses)[order], allowed[order]
+            )
+
+    def _allowed(self, made: Sequence[Evaluation], given: Given) -> Tensor:
+        """δ of every loss, forward by forward."""
+        folder, slopes = self.bench.artifact(self.row), self.row.run.estimator == "slopes"
+        parts = [rounding_of_losses(folder, one, given.encoded, slopes=slopes) for one in made]
+        return self.row.slack * torch.cat(parts)

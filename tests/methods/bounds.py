@@ -1,0 +1,138 @@
+"""How far a compiled step may be from the textbook's: rounding, and nothing else.
+
+    |l₃₂ − l|   ≤ Σᵢ |∂l/∂vᵢ|·localᵢ + u·|l|                          of each loss: δ
+    |θ'₃₂ − θ'| ≤ γₖ·(|θ| + Σ |terms|)                                at the same losses: moved
+    |θ'₃₂ − θ'| ≤ that + Σ_p max |θ'(l ± δ_p·e_p) − θ'(l)|            at each one's own losses
+
+The first is the derivation of `tests.runtimes.reference`, taken to the loss; the driver rounds that
+once more. The scores are made into a loss here as they are in `zofx.tasks.objectives`, to have its
+derivative. In the second every weight is the sum of what it was and of terms (η·c·z, or some), and
+no path from a term to θ' has more than k roundings (Higham 2002, chapter 3). The third moves each
+loss by its bound, either way: exact where a step is affine in its losses, which gives the known
+η·|z|·(δ₊ + δ₋) / 2ε of a two-point step; to first order where it is smooth; and where it decides (a
+sign, a choice) the jump is in it, if rounding could decide.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.methods.reference import Method, Tensors
+from tests.runtimes import reference
+from zofx.runtime import Batch
+from zofx.tasks.encode import Encoded
+from zofx.zo.types import FloatArray, Key
+
+UNIT = reference.UNIT
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A forward that a session was asked for.
+
+    Attributes:
+        theta: what moves, as it was.
+        batch: what was read.
+        keys: Q directions.
+        matrix: f32[P, Q].
+    """
+
+    theta: dict[str, FloatArray]
+    batch: Batch
+    keys: Sequence[Key]
+    matrix: FloatArray
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A loss that was measured already: evaluation e of a step is losses[e]."""
+
+    losses: list[Tensor]
+
+    def __call__(self, weights: Tensors) -> Tensor:
+        """The next one, whatever the weights."""
+        return self.losses.pop(0)
+
+    def slope(self, weights: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
+        """The next two: a loss and its slope."""
+        return self.losses.pop(0), self.losses.pop(0)
+
+
+def replayed(losses: Tensor) -> Replay:
+    """Of f64[P], in the order in which the textbook asks for them."""
+    return Replay(list(losses))
+
+
+def rounding_of_losses(
+    folder: Path, made: Evaluation, encoded: Encoded, *, slopes: bool = False
+) -> Tensor:
+    """δ f64[P]: how far the losses of a forward may be from their meaning.
+
+    Args:
+        folder: the artifact.
+        made: the forward.
+        encoded: its batch, and whose candidates the scores are.
+        slopes: whether the scores are those at θ and then their derivatives, [1 + P, N, C].
+    """
+    scores, rounding = reference.trace(folder, made.batch, made.keys, made.matrix, made.theta)
+    losses = _with_slopes(scores, encoded) if slopes else cross_entropy(scores, encoded)
+    return rounding.bound(losses) + UNIT * losses.detach().abs()
+
+
+def _with_slopes(scores: Tensor, encoded: Encoded) -> Tensor:
+    """f64[1 + P]: the loss, and its derivatives by the chain rule."""
+
+    def loss(at: Tensor) -> Tensor:
+        return cross_entropy(at[None], encoded)[0]
+
+    parts = [torch.func.jvp(loss, (scores[0],), (along,))[1] for along in scores[1:]]
+    return torch.stack([loss(scores[0]), *parts])
+
+
+def cross_entropy(scores: Tensor, encoded: Encoded) -> Tensor:
+    """f64[P] of f64[P, N, C]: mean of −log softmax over each question's candidates."""
+    rows, columns = (torch.from_numpy(i) for i in np.nonzero(encoded.row_candidate >= 0))
+    question = torch.from_numpy(encoded.row_example)[rows]
+    candidate = torch.from_numpy(encoded.row_candidate)[rows, columns]
+    table = torch.full((len(scores), *encoded.counts.shape), -torch.inf, dtype=torch.float64)
+    probe = torch.arange(len(scores))[:, None]
+    table = table.index_put((probe, question, candidate), scores[:, rows, columns])
+    gold = torch.from_numpy(encoded.gold)
+    return -table.log_softmax(-1)[:, torch.arange(len(gold)), gold].mean(-1)
+
+
+def rounding_of_move(before: Tensors, method: Method, roundings: int) -> Tensors:
+    """γₖ·(|θ| + Σ |terms|) of the step the method just took."""
+    gamma = roundings * UNIT / (1 - roundings * UNIT)
+    return {n: gamma * (before[n].abs() + terms) for n, terms in method.terms.items()}
+
+
+def reach(method: Method, t: int, losses: Tensor, allowed: Tensor) -> Tensors:
+    """Σ_p max |θ'(l ± δ_p·e_p) − θ'(l)|: what uncertain losses f64[P] do to a step.
+
+    Args:
+        method: as it was before the step; left alone.
+        t: the step.
+        losses: f64[P], in the order of its evaluations.
+        allowed: δ f64[P].
+    """
+    centre = _after(method, t, losses)
+    total = {name: torch.zeros_like(centre[name]) for name in method.trained}
+    for place, delta in enumerate(allowed):
+        nudge = torch.zeros_like(losses)
+        nudge[place] = delta
+        ends = [_after(method, t, losses + by) for by in (nudge, -nudge)]
+        for name, sum_ in total.items():
+            sum_ += torch.stack([(end[name] - centre[name]).abs() for end in ends]).amax(0)
+    return total
+
+
+def _after(method: Method, t: int, losses: Tensor) -> Tensors:
+    other = copy.deepcopy(method)
+    other.step(t, replayed(losses))
+    return other.theta

@@ -1,0 +1,188 @@
+"""Which compiled methods are compared with which textbook: one row each.
+
+    Row(method, reference)    METHODS[method] ─compile─▶ artifact        what zofx runs
+                              reference(start) ─▶ Subject(method, theta) what the paper runs
+
+To add a method: a function of a `Start` that returns a `Subject`, and a row. The function says how
+the artifact's slices are read as the method's θ, and where its directions come from; it uses the
+classes of `tests.methods.reference` and `tests.methods.shaped`, and nothing that computes a step.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.methods.directions import on_index
+from tests.methods.model import Model
+from tests.methods.reference import Method, Mezo, Tensors
+from zofx import artifact
+from zofx.artifact import Manifest
+from zofx.compile import Options
+from zofx.merge import merged_tensors
+from zofx.methods import METHODS, Settings
+from zofx.runtime import Session
+from zofx.zo.noise import Kind, Stream, sample
+from zofx.zo.types import FloatArray, Key
+
+Values: TypeAlias = Mapping[str, FloatArray]
+
+SEED = 11
+EPS = 2.0**-6
+"""The standard deviation of the weights: the gap of two probes is far above their rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a textbook run starts from.
+
+    Attributes:
+        folder: the artifact.
+        model: the checkpoint it was compiled from, in float64.
+        settings: of the run.
+        noise: the distribution the method's paper draws from.
+        session: to read state beside θ, such as a basis; its θ moves with the run.
+    """
+
+    folder: Path
+    model: Model
+    settings: Settings
+    noise: Kind
+    session: Session
+
+    @property
+    def manifest(self) -> Manifest:
+        """Which tensors there are, and where they come from."""
+        return artifact.read_manifest(self.folder)
+
+    def named(self, form: str) -> dict[str, str]:
+        """Weight → the artifact's tensor of this form ("slice", "index", …)."""
+        return {str(row.origin): row.name for row in self.manifest.tensors if row.form == form}
+
+    def frozen(self, name: str) -> Tensor:
+        """A tensor of the artifact that does not move."""
+        return load_file(self.folder / artifact.WEIGHTS)[name]
+
+    def initial(self) -> dict[str, FloatArray]:
+        """What moves, before the first step."""
+        return artifact.read_slices(self.folder)
+
+    def draw(self, step: int, query: int, name: str, stream: Stream = Stream.Z) -> Tensor:
+        """The values of a direction of the slice `name`, f64, as the slice is shaped."""
+        shape = self.session.slices[name]
+        values = sample(self.noise, Key(SEED, step, query), name, shape, stream)
+        return torch.from_numpy(values).double()
+
+    def weights(self, values: Values) -> Tensors:
+        """The model's weights by name, f64, as the artifact holds them at these slices."""
+        merged = {n: w.double() for n, w in merged_tensors(self.folder, values)}
+        return {name: merged[name].contiguous() for name in self.model.weights}
+
+    def common(self) -> dict[str, Any]:
+        """The numbers every method takes, as the compiled one has them.
+
+        ε is what the probe matrix holds, a float32; what dividing by the other does is among the
+        roundings of a move.
+        """
+        eps = float(torch.tensor(self.settings.eps, dtype=torch.float32))
+        return {"lr": self.settings.lr, "eps": eps, "queries": self.settings.queries}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A textbook run, and how it reads a session.
+
+    Attributes:
+        method: at the artifact's initial values.
+        theta: what `Session.read` gives → the method's θ, exactly.
+    """
+
+    method: Method
+    theta: Callable[[Values], Tensors]
+
+
+def few_roundings(settings: Settings, t: int) -> int:
+    """Of θ + Σ coefficient · z: of ε, η, coefficient and product, and one sum per query."""
+    return 4 + settings.queries
+
+
+@dataclass(frozen=True)
+class Row:
+    """A compiled method and its textbook.
+
+    Attributes:
+        method: of `METHODS`.
+        reference: makes the textbook run.
+        label: what distinguishes rows of one method.
+        options: how it is compiled.
+        settings: what differs from the method's defaults and `RUN`.
+        noise: the distribution of z.
+        order: evaluation e of the textbook is loss order[e] of a step's log; empty for the same.
+        roundings: (settings, step) → how many a path from a term of a step to θ has at most; those
+            of a method with memory grow with the steps.
+        hold: how many steps of the driver are one of the textbook, all on one batch.
+        slack: what the losses' bound is multiplied by: 2 where the textbook's weights are rounded
+            once on the way (dequantized, folded), as the bound lets an engine do.
+        free: whether the step is θ − η·Σ c·z / Q along directions that do not depend on θ, so that
+            a whole run has a bound (`tests.methods.free_run`).
+    """
+
+    method: str
+    reference: Callable[[Start], Subject]
+    label: str = ""
+    options: Options = field(default_factory=Options)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    noise: Kind = "gaussian"
+    order: tuple[int, ...] = ()
+    roundings: Callable[[Settings, int], int] = few_roundings
+    hold: int = 1
+    slack: int = 1
+    free: bool = False
+
+    def __str__(self) -> str:
+        return "-".join(part for part in (self.method, self.label) if part)
+
+    @property
+    def run(self) -> Settings:
+        """The numbers of the run."""
+        return METHODS[self.method].settings.with_given(**{**RUN, **self.settings})
+
+
+RUN = {"eps": EPS, "lr": 0.01, "schedule": "constant"}
+
+
+def sparse(start: Start) -> Subject:
+    """SensZOQ: MeZO at the chosen coordinates of the weights, everything else frozen."""
+    slices = start.named("slice")
+    index = {weight: start.frozen(name).long() for weight, name in start.named("index").items()}
+    initial = start.initial()
+    rest = start.weights({**initial, **{name: 0 * initial[name] for name in slices.values()}})
+
+    def theta(values: Values) -> Tensors:
+        full = {name: weight.clone() for name, weight in rest.items()}
+        for weight, name in slices.items():
+            full[weight].view(-1)[index[weight]] += torch.from_numpy(values[name]).double()
+        return full
+
+    shapes = {name: weight.shape for name, weight in rest.items()}
+    z = on_index(lambda t, query, name: start.draw(t, query, slices[name]), index, shapes)
+    method = Mezo(theta(initial), z, trained=tuple(slices), **start.common())
+    return Subject(method, theta)
+
+
+SPARSE = {"fraction": 0.05}
+
+ROWS = (
+    Row("senszoq", sparse, "dense", Options("none", **SPARSE), free=True),
+    Row("senszoq", sparse, "int4", Options("int4", **SPARSE), slack=2),
+    Row("senszoq", sparse, "queries", Options("none", **SPARSE), {"queries": 2}),
+    Row(
+        "senszoq", sparse, "signs",
+        Options("none", settings=["insert-perturbation.noise=rademacher"], **SPARSE),
+        {"eps": 1e-3}, noise="rademacher",
+    ),
+)  # fmt: skip

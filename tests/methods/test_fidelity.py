@@ -1,0 +1,160 @@
+"""Every compiled method takes the steps of its paper, on every runtime.
+
+    ROWS × (causal, masked) × RUNTIMES        20 steps of a Driver, each against the textbook
+
+A step is two functions, θ → losses and (θ, losses, state) → θ', and both are compared: the losses
+with those of a plain transformers model in float64, and θ' with the textbook's twice, from the
+losses zofx measured and from its own. The bounds are derived in `tests.methods.bounds`.
+
+Before every step the textbook starts from zofx's θ, which float64 holds exactly, while its state
+(moments, curvature) goes on. So nothing but one step's rounding is allowed, for rules that are not
+smooth, too. Rows whose step is a sum of c·z also run freely, with the bound of all the steps; for
+the others that bound is unsound (a sign or a choice may turn over once θ differs) or says nothing.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.methods.bench import MODELS, Bench, Run, Step
+from tests.methods.bounds import reach, replayed, rounding_of_move
+from tests.methods.free_run import FreeRun
+from tests.methods.reference import Loss, Method, Tensors
+from tests.methods.rows import ROWS, Row, Subject
+from zofx.runtime import Session
+from zofx.runtimes import RUNTIMES
+
+ENGINES = tuple(RUNTIMES)
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
+    """Both models."""
+    return {kind: Bench(kind, tmp_path_factory.mktemp(kind)) for kind in MODELS}
+
+
+@pytest.fixture
+def run(
+    request: pytest.FixtureRequest, benches: dict[str, Bench]
+) -> Iterator[Callable[[Row, str, str], Run]]:
+    """Opens a run; ends its session afterwards."""
+    opened: list[Session] = []
+
+    def start(row: Row, kind: str, engine: str) -> Run:
+        folder = benches[kind].artifact(row)
+        support = RUNTIMES[engine].support(folder)
+        if not support:
+            pytest.skip("; ".join(support.reasons))
+        opened.append(RUNTIMES[engine].load(folder, threads=1))
+        return Run(row, benches[kind], opened[-1])
+
+    yield start
+    for session in opened:
+        session.close()
+
+
+@dataclass
+class Noted:
+    """A loss that notes its values."""
+
+    loss: Loss
+    values: list[Tensor]
+
+    def __call__(self, weights: Tensors) -> Tensor:
+        self.values.append(self.loss(weights))
+        return self.values[-1]
+
+    def slope(self, weights: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
+        self.values += self.loss.slope(weights, along)
+        return self.values[-2], self.values[-1]
+
+
+def compare(step: Step, subject: Subject, row: Row) -> None:
+    """One step of zofx with one of the textbook, which then goes on from the measured losses."""
+    method, found = subject.method, subject.theta(step.after)
+    method.theta = subject.theta(step.before)
+    before, own = copy.deepcopy(method), copy.deepcopy(method)
+    noted = Noted(step.given.loss, [])
+    own.step(step.t, noted)
+    losses = torch.stack(noted.values)
+    within("losses", step.losses, losses, step.allowed)
+    method.step(step.t, replayed(step.losses))
+    moved = rounding_of_move(before.theta, method, row.roundings(row.run, step.t))
+    known = reach(before, step.t, losses, step.allowed)
+    for name, values in found.items():
+        if name in moved:
+            within(f"{name} at zofx's losses", values, method.theta[name], moved[name])
+            within(name, values, own.theta[name], moved[name] + known[name])
+        else:
+            assert torch.equal(values, before.theta[name]), f"{name} is frozen"
+
+
+def within(what: str, found: Tensor, wanted: Tensor, allowed: Tensor) -> None:
+    """Every value is as near as allowed."""
+    assert found.shape == wanted.shape, what
+    error = (found - wanted).abs()
+    place = (error / allowed.clamp(min=torch.finfo(torch.float64).tiny)).argmax()
+    assert (error <= allowed).all(), (
+        f"{what}: off by {error.flatten()[place]:.3g}, allowed there {allowed.flatten()[place]:.3g}"
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_a_compiled_method_takes_the_steps_of_its_paper(
+    run: Callable[[Row, str, str], Run], row: Row, kind: str, engine: str
+) -> None:
+    """Losses and θ after each of 20 steps are the textbook's, up to derived rounding."""
+    started = run(row, kind, engine)
+    subject, free = started.subject(), FreeRun(started.subject().method)
+    for step in started.steps():
+        compare(step, subject, row)
+        if row.free:
+            roundings = row.roundings(row.run, step.t)
+            allowed = free.step(step.t, step.given.loss, step.allowed, roundings)
+            for name, values in subject.theta(step.after).items():
+                if name in allowed:
+                    within(f"{name} of the free run", values, free.theta[name], allowed[name])
+
+
+def _direction_of_another_step(method: Method) -> None:
+    draw = method.z
+    method.z = lambda t, query, name: draw(t + 1, query, name)
+
+
+def _another_rate(method: Method) -> None:
+    method.lr *= 1.001
+
+
+def _another_distance(method: Method) -> None:
+    method.eps *= 1.01
+
+
+def _up(method: Method) -> None:
+    method.lr *= -1
+
+
+def _one_weight_less(method: Method) -> None:
+    method.trained = method.trained[1:]
+
+
+MISTAKES = (_direction_of_another_step, _another_rate, _another_distance, _up, _one_weight_less)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_the_bounds_would_show_a_mistake(
+    run: Callable[[Row, str, str], Run], row: Row, mistake: Callable[[Method], None]
+) -> None:
+    """A textbook that is changed a little is another method, in the first step."""
+    started = run(row, "causal", "torch")
+    subject = started.subject()
+    mistake(subject.method)
+    (step,) = started.steps(1)
+    with pytest.raises(AssertionError, match=r"off by|is frozen"):
+        compare(step, subject, row)
