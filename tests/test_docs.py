@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["docs/jsonl.md", "docs/methods.md", "docs/randomness.md", "passes/README.md"]
+PAGES = [
+    "docs/generation.md",
+    "docs/jsonl.md",
+    "docs/methods.md",
+    "docs/randomness.md",
+    "passes/README.md",
+]
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 

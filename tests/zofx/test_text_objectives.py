@@ -145,7 +145,7 @@ def test_what_has_no_references_has_no_f1(model: Model, mood: Path, reward: str)
     """Candidates are chosen, not written; a reward judges any text."""
     choosing = open_workload(model, TaskChoice(str(mood)))
     assert not choosing.generates
-    with pytest.raises(UsageError, match="objective 'f1' compares texts .* use error-rate"):
+    with pytest.raises(UsageError, match=r"objective 'f1' compares texts .* use error-rate"):
         choosing.objective("f1")
     assert choosing.objective(reward).name == reward
 

@@ -58,7 +58,10 @@ def tune(  # noqa: PLR0913  a verb has many options
     objective: Annotated[
         str | None,
         typer.Option(
-            "--objective", metavar="NAME", help="cross-entropy, likelihood or error-rate."
+            "--objective",
+            metavar="NAME",
+            help="cross-entropy, likelihood, error-rate or f1; "
+            "reward:FILE.py:FUNCTION runs your file FILE.py.",
         ),
     ] = None,
     train: Annotated[
