@@ -41,7 +41,9 @@ class Scripted:
             if batch.targets[n, s, 0] != IGNORED:
                 token = self.rule(sums[p], texts[n][s])
                 scores[p, n] += np.where(batch.targets[n, s] == token, 0, 0 * token - 9)
-        return scores / (batch.targets != IGNORED).sum(axis=1).clip(min=1).astype(np.float32)
+        counts = (batch.targets != IGNORED).sum(axis=1).clip(min=1)
+        means: FloatArray = scores / counts.astype(np.float32)
+        return means
 
 
 def scripted(rule: Rule) -> tuple[Session, Scripted]:

@@ -24,7 +24,8 @@ def decoder(
 
 
 def says(decode: Decoder, *tokens: str) -> list[int]:
-    return [decode.encoder.tokenizer.token_to_id(token) for token in tokens]
+    vocabulary = decode.encoder.tokenizer.get_vocab()
+    return [vocabulary[token] for token in tokens]
 
 
 def test_a_prompt_has_the_bos_of_rows_and_loses_its_spaces() -> None:
