@@ -80,30 +80,37 @@ def rounding_of_losses(
         slopes: whether the scores are those at θ and then their derivatives, [1 + P, N, C].
     """
     scores, rounding = reference.trace(folder, made.batch, made.keys, made.matrix, made.theta)
-    losses = _with_slopes(scores, encoded) if slopes else cross_entropy(scores, encoded)
+    losses = losses_and_slopes(scores, encoded) if slopes else cross_entropy(scores, encoded)
     return rounding.bound(losses) + UNIT * losses.detach().abs()
 
 
-def _with_slopes(scores: Tensor, encoded: Encoded) -> Tensor:
-    """f64[1 + P]: the loss, and its derivatives by the chain rule."""
-
-    def loss(at: Tensor) -> Tensor:
-        return cross_entropy(at[None], encoded)[0]
-
-    parts = [torch.func.jvp(loss, (scores[0],), (along,))[1] for along in scores[1:]]
-    return torch.stack([loss(scores[0]), *parts])
+def losses_and_slopes(scores: Tensor, encoded: Encoded) -> Tensor:
+    """f64[1 + P]: the loss, then mean of Σ softmax(s)·ṡ − ṡ_gold for every derivative ṡ."""
+    weight = _table(scores[:1], encoded, -torch.inf).softmax(-1)
+    along = _table(scores[1:], encoded, 0)
+    slopes = ((weight * along).sum(-1) - _gold(along, encoded)).mean(-1)
+    return torch.cat([cross_entropy(scores[:1], encoded), slopes])
 
 
 def cross_entropy(scores: Tensor, encoded: Encoded) -> Tensor:
     """f64[P] of f64[P, N, C]: mean of −log softmax over each question's candidates."""
+    return -_gold(_table(scores, encoded, -torch.inf).log_softmax(-1), encoded).mean(-1)
+
+
+def _table(scores: Tensor, encoded: Encoded, missing: float) -> Tensor:
+    """f64[P, B, M]: each candidate's score, from the rows that have it."""
     rows, columns = (torch.from_numpy(i) for i in np.nonzero(encoded.row_candidate >= 0))
     question = torch.from_numpy(encoded.row_example)[rows]
     candidate = torch.from_numpy(encoded.row_candidate)[rows, columns]
-    table = torch.full((len(scores), *encoded.counts.shape), -torch.inf, dtype=torch.float64)
+    table = torch.full((len(scores), *encoded.counts.shape), missing, dtype=torch.float64)
     probe = torch.arange(len(scores))[:, None]
-    table = table.index_put((probe, question, candidate), scores[:, rows, columns])
+    return table.index_put((probe, question, candidate), scores[:, rows, columns])
+
+
+def _gold(table: Tensor, encoded: Encoded) -> Tensor:
+    """f64[P, B] of f64[P, B, M]."""
     gold = torch.from_numpy(encoded.gold)
-    return -table.log_softmax(-1)[:, torch.arange(len(gold)), gold].mean(-1)
+    return table[:, torch.arange(len(gold)), gold]
 
 
 def rounding_of_move(before: Tensors, method: Method, roundings: int) -> Tensors:

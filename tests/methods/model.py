@@ -8,6 +8,7 @@
 Source: Malladi et al. 2023 (arXiv 2305.17333), §2 and appendix D.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,9 @@ class BatchLoss:
     def slope(self, weights: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         """By forward-mode differentiation, along a direction that may leave some weights out."""
         tangents = {n: along.get(n, torch.zeros_like(values)) for n, values in weights.items()}
-        value, derivative = torch.func.jvp(self._mean, (dict(weights),), (tangents,))
+        with warnings.catch_warnings():  # torch compiles rules of its own in a way it deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            value, derivative = torch.func.jvp(self._mean, (dict(weights),), (tangents,))[:2]
         return value, derivative
 
     def gradient(self, weights: Tensors, names: Sequence[str]) -> Tensors:
@@ -161,7 +164,7 @@ class BatchLoss:
         ]  # one value per scored token
         if self.model.causal:
             scores = torch.stack([tokens.mean() for tokens in scored])
-            each = scores.split([len(question.candidates) for question in self.questions])
+            each = torch.split(scores, [len(one.candidates) for one in self.questions])
         else:
             each = tuple(scored)
         losses = [

@@ -89,7 +89,7 @@ class Method:
         """A shift that stays; `size` is Σ|terms| of a direction that is itself a sum."""
         self.shift(along, by)
         for name, values in (size or along).items():
-            self.terms[name] += abs(by) * values.abs()
+            self.terms[name] += (by * values).abs()
 
     def slope(self, loss: Loss, along: Tensors) -> Tensor:
         """c = (f(θ + εz) − f(θ − εz)) / 2ε, and θ is as it was."""

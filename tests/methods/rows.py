@@ -65,7 +65,8 @@ class Start:
 
     def frozen(self, name: str) -> Tensor:
         """A tensor of the artifact that does not move."""
-        return load_file(self.folder / artifact.WEIGHTS)[name]
+        tensor: Tensor = load_file(self.folder / artifact.WEIGHTS)[name]
+        return tensor
 
     def initial(self) -> dict[str, FloatArray]:
         """What moves, before the first step."""
@@ -174,15 +175,14 @@ def sparse(start: Start) -> Subject:
     return Subject(method, theta)
 
 
-SPARSE = {"fraction": 0.05}
+SHARE = 0.05
+SIGNS = ["insert-perturbation.noise=rademacher"]
 
 ROWS = (
-    Row("senszoq", sparse, "dense", Options("none", **SPARSE), free=True),
-    Row("senszoq", sparse, "int4", Options("int4", **SPARSE), slack=2),
-    Row("senszoq", sparse, "queries", Options("none", **SPARSE), {"queries": 2}),
+    Row("senszoq", sparse, "dense", Options("none", SHARE), free=True),
+    Row("senszoq", sparse, "int4", Options("int4", SHARE), slack=2),
+    Row("senszoq", sparse, "queries", Options("none", SHARE), {"queries": 2}),
     Row(
-        "senszoq", sparse, "signs",
-        Options("none", settings=["insert-perturbation.noise=rademacher"], **SPARSE),
-        {"eps": 1e-3}, noise="rademacher",
+        "senszoq", sparse, "signs", Options("none", SHARE, SIGNS), {"eps": 1e-3}, noise="rademacher"
     ),
-)  # fmt: skip
+)
