@@ -9,7 +9,7 @@ classes of `tests.methods.reference` and `tests.methods.shaped`, and nothing tha
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -175,14 +175,12 @@ def sparse(start: Start) -> Subject:
     return Subject(method, theta)
 
 
-SHARE = 0.05
-SIGNS = ["insert-perturbation.noise=rademacher"]
+DENSE = Options(quant="none", fraction=0.05)
+SIGNS = replace(DENSE, settings=["insert-perturbation.noise=rademacher"])
 
 ROWS = (
-    Row("senszoq", sparse, "dense", Options("none", SHARE), free=True),
-    Row("senszoq", sparse, "int4", Options("int4", SHARE), slack=2),
-    Row("senszoq", sparse, "queries", Options("none", SHARE), {"queries": 2}),
-    Row(
-        "senszoq", sparse, "signs", Options("none", SHARE, SIGNS), {"eps": 1e-3}, noise="rademacher"
-    ),
+    Row("senszoq", sparse, "dense", DENSE, free=True),
+    Row("senszoq", sparse, "int4", replace(DENSE, quant="int4"), slack=2),
+    Row("senszoq", sparse, "queries", DENSE, {"queries": 2}),
+    Row("senszoq", sparse, "signs", SIGNS, {"eps": 1e-3}, noise="rademacher"),
 )
