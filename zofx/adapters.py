@@ -274,7 +274,8 @@ class _KeysAndValues(nn.Module):
 
     def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
         cache = _new_cache()
-        self.model(input_ids=ids, past_key_values=cache, use_cache=True)
+        seen = torch.ones_like(ids)
+        self.model(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True)
         return tuple(x.squeeze(0) for layer in cache.layers for x in (layer.keys, layer.values))
 
 

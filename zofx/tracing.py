@@ -206,10 +206,14 @@ def run_lazily(traced: Traced, values: Mapping[str, Lazy]) -> tuple[Tensor, ...]
 
     Args:
         traced: without free sizes.
-        values: recipes for tensors and inputs.
+        values: recipes for tensors and inputs; what no result depends on is not made.
     """
+    readers: dict[fx.Node, int] = dict.fromkeys(traced.results, 1)
+    for node in reversed(traced.graph.nodes):
+        if node in readers:
+            for operand in node.all_input_nodes:
+                readers[operand] = readers.get(operand, 0) + 1
     made: dict[fx.Node, Any] = {}
-    readers = {node: len(node.users) for node in traced.graph.nodes}
 
     def value_of(node: fx.Node) -> Any:
         if node not in made:
@@ -217,7 +221,7 @@ def run_lazily(traced: Traced, values: Mapping[str, Lazy]) -> tuple[Tensor, ...]
         return made[node]
 
     for node in traced.graph.nodes:
-        if node.op == "call_function":
+        if node.op == "call_function" and node in readers:
             made[node] = run_node(node, value_of)
             for operand in node.all_input_nodes:
                 readers[operand] -= 1

@@ -111,10 +111,11 @@ def trace(
     inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in given.items()}
     stored = load_file(folder / artifact.WEIGHTS)
     rounding = Rounding()
-    return _run(load_graph(folder / artifact.GRAPH), {**stored, **inputs}, rounding), rounding
+    return run(load_graph(folder / artifact.GRAPH), {**stored, **inputs}, rounding), rounding
 
 
-def _run(graph: fx.Graph, given: Mapping[str, Tensor], rounding: Rounding) -> Tensor:
+def run(graph: fx.Graph, given: Mapping[str, Tensor], rounding: Rounding) -> Tensor:
+    """The result of a graph in canonical form, its roundings noted."""
     values: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
