@@ -21,9 +21,10 @@ from typing import Any, Final, TypeAlias
 from machine import commit, describe, save
 from trial import Judge, before, trial
 
+from zofx.assembly import Options, pipeline_for
 from zofx.checkpoint import Checkpoint, open_checkpoint
 from zofx.cli.ranking import measured
-from zofx.compile import Options, compile_model, pipeline_for
+from zofx.compile import compile_model
 from zofx.console import Progress, columns, say
 from zofx.errors import UsageError, ZofxError
 from zofx.methods import METHODS
@@ -83,7 +84,7 @@ def run(given: argparse.Namespace) -> Results:
 def _artifact(given: argparse.Namespace, work: Path, quant: str) -> Path:
     """Compile, unless a former invocation did."""
     checkpoint, folder = open_checkpoint(given.model), work / quant
-    method, options = METHODS["senszoq"], Options(quant, given.fraction)
+    method, options = METHODS["senszoq"], Options(quant, fraction=given.fraction)
     if folder.exists():
         had = open_model(folder).manifest
         wanted = str(pipeline_for(method, options))

@@ -33,6 +33,7 @@ from zofx.rewrite import Editor
 from zofx.tangents import RULES, Tangents, Value, carry
 
 aten = torch.ops.aten
+combine = torch.ops.zofx.combine.default
 perturb = torch.ops.zofx.perturb.default
 
 # What rules write as operators, in aten's names.
@@ -61,10 +62,11 @@ class ForwardMode(Pass):
             walk.visit(node)
         output = output_node(edit.graph)
         (result,) = output.all_input_nodes
-        if not walk.reasons and result not in walk.tangents:
-            walk.reasons.append("no slice reaches the result")
-        if walk.reasons:
-            raise UnsupportedError("forward-mode cannot differentiate this program", walk.reasons)
+        reasons = list(walk.reasons)
+        if not reasons and result not in walk.tangents:
+            reasons = ["no slice reaches the result"]
+        if reasons:
+            raise UnsupportedError("forward-mode cannot differentiate this program", reasons)
         value = edit.call(output, aten.unsqueeze.default, result, 0)
         both = [value, walk.tangents[result].node]
         output.args = (edit.call(output, aten.cat.default, both),)
@@ -77,12 +79,12 @@ class _Walk:
 
     Attributes:
         tangents: by the node of their value.
-        reasons: why some values have none that we know.
+        reasons: why some values have none that we know, each once.
     """
 
     def __init__(self, edit: Editor, coefficients: fx.Node) -> None:
         self.tangents: dict[Hashable, Value] = {}
-        self.reasons: list[str] = []
+        self.reasons: dict[str, None] = {}
         self._blocked: set[fx.Node] = set()
         self._edit = edit
         self._tracer = _Tracer(edit.graph)
@@ -106,16 +108,12 @@ class _Walk:
                 self._carry(node)
 
     def _begin(self, node: fx.Node) -> None:
-        """θ̇ = C·z, [P, *k]; the program goes on with θ itself."""
-        theta, z, coefficients = (self._value(a) for a in node.all_input_nodes)
-        shape = shape_of(theta.node)
-        if len(shape) != 1:
-            z = aten.flatten.using_ints(z, 1)
-        tangent = aten.matmul.default(coefficients, z)
-        if len(shape) != 1:
-            tangent = aten.reshape.default(tangent, [self._d.count, *shape])
-        self.tangents[theta.node] = tangent
-        self._edit.replace(node, theta.node)
+        """θ̇ = C·z; the program goes on with θ itself."""
+        theta, z, coefficients = node.all_input_nodes
+        self.tangents[theta] = self._value(
+            self._edit.call(node.next, combine, theta, z, coefficients)
+        )
+        self._edit.replace(node, theta)
 
     def _carry(self, node: fx.Node) -> None:
         """By the rule of its op; behind a gap, only look whether there is one."""
@@ -126,7 +124,7 @@ class _Walk:
         try:
             tangent = carry(node.target, self._d, self._value(node), args, kwargs)
         except NotImplementedError as why:
-            self.reasons.append(f"{node.target}: {why}")
+            self.reasons[f"{node.target}: {why}"] = None
             self._blocked.add(node)
             return
         if tangent is not None:

@@ -67,7 +67,8 @@ def _part_bias(edit: Editor, linear: fx.Node) -> None:
 
 def _part_norm(edit: Editor, norm: fx.Node) -> None:
     """layer_norm(x, w, b) → layer_norm(x) · w + b."""
-    x, shape, weight, bias, *eps = (*norm.args, *(None,) * (4 - len(norm.args)))
+    x, shape, weight, bias = [*norm.args, None, None][:4]
+    eps = norm.args[4:]
     after = norm.next
     result = edit.call(after, aten.layer_norm.default, x, shape, None, None, *eps)
     if weight is not None:

@@ -6,10 +6,10 @@
 
 Frozen weights are read once for all probes; embeddings, masks, rotary tables and layers before the
 first slice run once, too. A slice that is a whole weight multiplies by P weights in one batched
-product; one that meets activations element by element is given to each of its rows. Downstream of a slice every value has P·N rows: what it meets there is
-replicated when it has rows of its own, and a size that counts rows is multiplied by P. A model that
-addresses rows by number downstream of a slice gets its inputs replicated instead (at=input): always
-right, only slower.
+product; one that meets activations element by element is given to each of its rows. Downstream of a
+slice every value has P·N rows: what it meets there is replicated when it has rows of its own, and a
+size that counts rows is multiplied by P. A model that addresses rows by number downstream of a
+slice gets its inputs replicated instead (at=input): always right, only slower.
 Exact: row (p, n) sees the operands it would see alone; engines may sum a product of another shape
 in another order.
 """
@@ -161,8 +161,10 @@ class _Stacking:
             for place in places:
                 rows = self._rows_of(node.args[place], node)
                 node.update_arg(place, rows)
-        elif node.target in ELEMENTWISE:
-            self.with_probes.add(node)  # between weights: as they are, once per probe
+        elif is_call(node, aten.t.default) or node.target in ELEMENTWISE:
+            if is_call(node, aten.t.default):
+                node.args, node.target = (node.args[0], 1, 2), aten.transpose.int
+            self.with_probes.add(node)  # between weights: once per probe, no rows
             node.meta.pop("val", None)
             return False
         else:

@@ -40,6 +40,7 @@ from torch.onnx._internal.exporter._fx_passes import (
 )
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from zofx.directions import directions_of, draw_of
 from zofx.program import KEYS, Program, Role, output_node, placeholders
 from zofx.rewrite import Editor
 from zofx.runtimes.onnx_lowerings import TRANSLATIONS, ms
@@ -61,7 +62,8 @@ def to_onnx(
 
     Returns:
         A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per slice
-        θ (`NAME.slice`) and its directions (`NAME.slice.z`); output `logprob` f32[P, N, C].
+        θ (`NAME.slice`) and its directions (`NAME.slice.z`), and the state
+        beside them; output `logprob` f32[P, N, C].
     """
     fed = feed_directions(program)
     model = translate(exported_program(fed))
@@ -69,7 +71,7 @@ def to_onnx(
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
     model.graph.outputs[0].name = "logprob"
-    frozen = {s.name: s for s in program.tensors.values() if s.role is not Role.SLICE}
+    frozen = {s.name: s for s in program.tensors.values() if s.role in (Role.FROZEN, Role.INDEX)}
     for value in list(model.graph.inputs):
         if value.name in frozen:
             _refer(value, weights, *place(str(value.name)))
@@ -128,11 +130,12 @@ def translate(exported: ExportedProgram) -> ir.Model:
 
 
 def feed_directions(program: Program) -> Program:
-    """Replace every `direction` by an input, and drop the keys nobody reads then."""
+    """Replace what depends on keys alone by an input per slice, and drop the keys."""
     edit = Editor(program)
-    for node in edit.graph.find_nodes(op="call_function", target=zofx.direction.default):
-        value = node.meta["val"]
-        edit.replace(node, edit.add_input(f"{node.args[2]}.z", value.shape, value.dtype))
+    for name, direction in list(directions_of(edit.graph)):
+        draw = draw_of(direction)
+        value = draw.meta["val"]
+        edit.replace(draw, edit.add_input(f"{name}.z", value.shape, value.dtype))
     fed = edit.done()
     (keys,) = (n for n in placeholders(fed.graph) if n.target == KEYS)
     fed.graph.erase_node(keys)

@@ -106,6 +106,7 @@ def score_targets(logits: Any, targets: Any) -> Any:
 def sparse_linear(x: Any, values: Any, index: Any, out: int, columns: int) -> Any:
     """Where the entries are depends on `index` alone: the engine folds that part at load."""
     width = x.shape[-1]
+    values = values if len(values.shape) == 2 else op.Unsqueeze(values, _ints(0))
     position = op.Cast(index, to=onnx.TensorProto.INT64)
     row = op.Div(position, _ints(width))
     column = op.Sub(position, op.Mul(row, _ints(width)))
@@ -173,9 +174,19 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
 def perturb(values: Any, z: Any, coefficients: Any) -> Any:
     """One product per probe, then one sum: the same roundings as moving θ by hand."""
+    return op.Add(values, combine(values, z, coefficients))
+
+
+def combine(values: Any, z: Any, coefficients: Any) -> Any:
+    """The directions as rows of a matrix."""
     step = op.MatMul(coefficients, op.Flatten(z, axis=1))
-    shape = op.Concat(_head(coefficients, 1), op.Shape(values), axis=0)
-    return op.Add(values, op.Reshape(step, shape))
+    return op.Reshape(step, op.Concat(_head(coefficients, 1), op.Shape(values), axis=0))
+
+
+def mask_small(z: Any, values: Any, limit: float) -> Any:
+    """The mask is made of θ as it is fed, and stored nowhere."""
+    small = op.LessOrEqual(op.Abs(values), op.Constant(value_float=limit))
+    return op.Where(small, z, op.Constant(value_float=0.0))
 
 
 def replicate(x: Any, coefficients: Any) -> Any:
@@ -219,9 +230,11 @@ def split_probes(x: Any, coefficients: Any) -> Any:
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     aten.linear.default: linear,
+    zofx.combine.default: combine,
     zofx.linear_codebook.default: linear_codebook,
     zofx.linear_int.default: linear_int,
     zofx.linear_nf4.default: linear_nf4,
+    zofx.mask_small.default: mask_small,
     zofx.perturb.default: perturb,
     zofx.probe_embedding.default: probe_embedding,
     zofx.probe_linear.default: probe_linear,

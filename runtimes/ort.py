@@ -15,7 +15,7 @@ from zofx import artifact
 from zofx.artifact import Manifest
 from zofx.errors import UnsupportedError
 from zofx.runtime import Batch, Support
-from zofx.runtimes.slices import HostSession, Slices
+from zofx.runtimes.slices import HostSession, artifact_slices
 from zofx.zo.types import FloatArray, Key
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -41,12 +41,12 @@ class OrtSession(HostSession):
         self._engine = onnxruntime.InferenceSession(
             folder / artifact.ONNX, options, providers=[PROVIDERS[device]]
         )
-        super().__init__(Slices(artifact.read_slices(folder), manifest.noise))
+        super().__init__(artifact_slices(folder, manifest))
 
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes in one forward."""
         z, matrix = self._slices.probes(keys, coefficients)
-        feeds = {**batch.named(), **self._slices.theta, "coefficients": matrix}
+        feeds = {**batch.named(), **self._slices.values, "coefficients": matrix}
         feeds |= {f"{name}.z": value for name, value in z.items()}
         (logprob,) = self._engine.run(["logprob"], feeds)
         scores: FloatArray = logprob

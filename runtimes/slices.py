@@ -2,17 +2,23 @@
 
     probes(keys, C)   z: f32[Q, …] per slice, and C; never empty, as engines need it
     move(rays)        θ ← θ + coefficient · z(key)      f32, multiply then add, each rounded
+    refresh(key)      low-rank slices are folded and get a new basis
 
-The directions of the last keys are kept when they are small, so that a step makes them once for its
+The draws of the last keys are kept when they are small, so that a step makes them once for its
 forward and its move.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from zofx import artifact
+from zofx.artifact import Manifest
 from zofx.errors import UsageError
-from zofx.zo.noise import Kind, sample
+from zofx.zo import bases
+from zofx.zo.laws import Noise
+from zofx.zo.noise import CHUNK
 from zofx.zo.types import FloatArray, Key, Ray
 from zofx.zo.update import apply_rays
 
@@ -20,71 +26,105 @@ KEEP_BYTES = 1 << 28
 
 
 class Slices:
-    """The trainable tensors of one session.
+    """All that moves in one session.
 
     Attributes:
-        theta: name → values, f32, contiguous; the engine reads these arrays.
-        noise: the distribution of z.
+        values: slices, and the state beside them (bases, factors, scales), f32, contiguous; the
+            engine reads these arrays.
+        shapes: name → shape of the slices.
+        noise: their directions.
     """
 
-    def __init__(self, theta: dict[str, FloatArray], noise: str) -> None:
-        self.theta = theta
-        self.noise: Kind = noise  # type: ignore[assignment]  # a manifest holds strings
+    def __init__(
+        self,
+        values: dict[str, FloatArray],
+        shapes: Mapping[str, tuple[int, ...]],
+        noise: Noise,
+    ) -> None:
+        self.values = values
+        self.shapes = shapes
+        self.noise = noise
         self._kept: dict[Key, dict[str, FloatArray]] = {}
-        self._bytes = sum(values.nbytes for values in theta.values())
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape."""
-        return {name: values.shape for name, values in self.theta.items()}
+        self._bytes = sum(values[name].nbytes for name in shapes)
 
     def probes(
         self, keys: Sequence[Key], coefficients: FloatArray
     ) -> tuple[dict[str, FloatArray], FloatArray]:
-        """What an engine is fed: directions stacked over the keys, and the probe matrix."""
+        """What an engine is fed: draws stacked over the keys, and the probe matrix."""
         if not keys:
-            zeros = {n: np.zeros((1, *v.shape), np.float32) for n, v in self.theta.items()}
+            zeros = {name: np.zeros((1, *shape), np.float32) for name, shape in self.shapes.items()}
             return zeros, np.zeros((len(coefficients), 1), np.float32)
         if (len(keys) + 1) * self._bytes <= KEEP_BYTES:
-            self._kept = {key: self._kept.get(key) or self._sample(key) for key in keys}
-        directions = [self.direction(key) for key in keys]
-        z = {name: np.stack([d[name] for d in directions]) for name in self.theta}
+            self._kept = {key: self._draws(key) for key in keys}
+        draws = [self._draws(key) for key in keys]
+        z = {name: _stack([d[name] for d in draws]) for name in self.shapes}
         return z, np.ascontiguousarray(coefficients, dtype=np.float32)
 
     def direction(self, key: Key) -> dict[str, FloatArray]:
         """z(key) for every slice."""
-        return self._kept.get(key) or self._sample(key)
+        return {name: self._applied(name, z) for name, z in self._draws(key).items()}
 
-    def _sample(self, key: Key) -> dict[str, FloatArray]:
-        return {n: sample(self.noise, key, n, v.shape) for n, v in self.theta.items()}
+    def _draws(self, key: Key) -> dict[str, FloatArray]:
+        return self._kept.get(key) or {name: self._draw(key, name) for name in self.shapes}
+
+    def _draw(self, key: Key, name: str) -> FloatArray:
+        law, values = self.noise.law(name), np.empty(self.shapes[name], np.float32)
+        flat = values.reshape(-1)
+        for start in range(0, flat.size, CHUNK):
+            part = flat[start : start + CHUNK]
+            part[:] = law.draw(key, name, start, part.size)
+        return values
+
+    def _applied(self, name: str, z: FloatArray) -> FloatArray:
+        law = self.noise.law(name)
+        return law.apply(z, self.values[name], self.values[law.scale] if law.scale else None)
 
     def move(self, rays: Sequence[Ray]) -> None:
         """θ ← θ + coefficient · z(key), ray by ray."""
         if not all(ray.key in self._kept for ray in rays):
-            apply_rays(self.theta, rays, self.noise)
+            apply_rays(self.values, list(self.shapes), rays, self.noise)
             return
-        for ray in rays:
-            for name, values in self.theta.items():
-                values += self._kept[ray.key][name] * np.float32(ray.coefficient)
+        for name in self.shapes:
+            steps = [
+                self._applied(name, self._kept[ray.key][name]) * np.float32(ray.coefficient)
+                for ray in rays
+            ]
+            for step in steps:
+                self.values[name] += step
+
+    def refresh(self, key: Key) -> None:
+        """Fold every low-rank slice and give it the basis of a key."""
+        bases.refresh(self.values, self.noise, key)
 
     def read(self) -> dict[str, FloatArray]:
-        """A copy of θ."""
-        return {name: values.copy() for name, values in self.theta.items()}
+        """A copy of all that moves."""
+        return {name: values.copy() for name, values in self.values.items()}
 
     def write(self, values: Mapping[str, FloatArray]) -> None:
-        """Replace θ; the arrays stay where they are.
+        """Replace all that moves; the arrays stay where they are.
 
         Raises:
             UsageError: other names or shapes than the artifact's.
         """
         given = {name: np.shape(value) for name, value in values.items()}
-        if given != self.shapes:
-            wrong = sorted(set(given.items()) ^ set(self.shapes.items()))[:3]
+        own = {name: value.shape for name, value in self.values.items()}
+        if given != own:
+            wrong = sorted(set(given.items()) ^ set(own.items()))[:3]
             raise UsageError(
                 f"these values are not of this artifact's slices: they differ in {wrong}"
             )
         for name, value in values.items():
-            self.theta[name][...] = value
+            self.values[name][...] = value
+
+
+def artifact_slices(folder: Path, manifest: Manifest) -> Slices:
+    """An artifact's, at their initial values."""
+    return Slices(artifact.read_slices(folder), manifest.slices, manifest.noise)
+
+
+def _stack(parts: Sequence[FloatArray]) -> FloatArray:
+    """f32[Q, …]; a single one, which may be as large as the model, is not copied."""
+    return parts[0][None] if len(parts) == 1 else np.stack(parts)
 
 
 class HostSession:
@@ -98,6 +138,11 @@ class HostSession:
         """Name → shape."""
         return self._slices.shapes
 
+    @property
+    def noise(self) -> Noise:
+        """The artifact's directions."""
+        return self._slices.noise
+
     def move(self, rays: Sequence[Ray]) -> None:
         """θ ← θ + coefficient · z(key), ray by ray."""
         self._slices.move(rays)
@@ -106,10 +151,14 @@ class HostSession:
         """z(key) for every slice."""
         return self._slices.direction(key)
 
+    def refresh(self, key: Key) -> None:
+        """Fold every low-rank slice and give it the basis of a key."""
+        self._slices.refresh(key)
+
     def read(self) -> dict[str, FloatArray]:
-        """A copy of θ."""
+        """A copy of all that moves."""
         return self._slices.read()
 
     def write(self, values: Mapping[str, FloatArray]) -> None:
-        """Replace θ."""
+        """Replace all that moves."""
         self._slices.write(values)

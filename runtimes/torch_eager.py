@@ -26,7 +26,7 @@ from zofx.graphfile import load_graph
 from zofx.ops import direction
 from zofx.program import COEFFICIENTS, KEYS, output_node
 from zofx.runtime import Batch, Support
-from zofx.runtimes.slices import HostSession, Slices
+from zofx.runtimes.slices import HostSession, artifact_slices
 from zofx.runtimes.torch_noise import sample_torch
 from zofx.zo.noise import Kind
 from zofx.zo.types import FloatArray, Key, key_words
@@ -53,7 +53,7 @@ class TorchSession(HostSession):
         self._device = torch.device(device)
         self._graph = _placed(load_graph(folder / artifact.GRAPH), self._device)
         self._last_use = _last_uses(self._graph)
-        super().__init__(Slices(artifact.read_slices(folder), manifest.noise))
+        super().__init__(artifact_slices(folder, manifest))
         self._weights: dict[str, Tensor] = {}
         with safe_open(folder / artifact.WEIGHTS, framework="pt", device=device) as file:
             self._weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -64,7 +64,7 @@ class TorchSession(HostSession):
         if not keys:
             keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
         words = key_words(tuple(keys)).view(np.int64)
-        fed = {**batch.named(), **self._slices.theta, KEYS: words, COEFFICIENTS: coefficients}
+        fed = {**batch.named(), **self._slices.values, KEYS: words, COEFFICIENTS: coefficients}
         inputs = {
             name: torch.from_numpy(np.ascontiguousarray(value)).to(self._device)
             for name, value in fed.items()

@@ -15,8 +15,9 @@ import torch
 
 from tests import tiny
 from zofx.artifact import read_slices
+from zofx.assembly import Options
 from zofx.checkpoint import Checkpoint, build_on_meta, open_checkpoint
-from zofx.compile import Options, compile_model
+from zofx.compile import compile_model
 from zofx.methods import METHODS
 from zofx.program import Lazy
 from zofx.runtime import Session
@@ -98,7 +99,7 @@ class Family:
         folder = self.root / str(case)
         if not folder.exists():
             checkpoint = open_checkpoint(str(self.checkpoint(case)))
-            options = Options(case.quant, FRACTION, case.settings)
+            options = Options(case.quant, fraction=FRACTION, settings=case.settings)
             scores = made_up_scores(checkpoint)
             compile_model(checkpoint, METHODS["senszoq"], folder, scores=scores, options=options)
         return folder

@@ -36,7 +36,17 @@ from zofx.errors import ArtifactError
 from zofx.runtime import Session, unperturbed
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.torch_noise import sample_torch
-from zofx.zo import Driver, Journal, JournalWriter, OneSided, Recipe, Spsa, constant, replay
+from zofx.zo import (
+    Driver,
+    Journal,
+    JournalWriter,
+    OneSided,
+    Recipe,
+    Spsa,
+    constant,
+    replay,
+    scored,
+)
 from zofx.zo.noise import normal_table, sample
 from zofx.zo.types import FloatArray, Ray, key_words
 
@@ -54,7 +64,7 @@ def trained(session: Session, recipe: Recipe, journal: JournalWriter | None = No
     """A few steps on one batch."""
     driver = Driver(recipe, session, SEED, journal)
     for step in range(STEPS):
-        driver.step(step, TWO_POINT.batch, mean_loss)
+        driver.step(step, scored(TWO_POINT.batch, mean_loss))
 
 
 def digests(folder: Path) -> dict[str, str]:

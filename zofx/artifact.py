@@ -2,7 +2,7 @@
 
     manifest.json        what this is: method, pipeline, tensor table, hashes, compile report
     weights.safetensors  every frozen tensor once, read by all runtimes
-    slices.safetensors   initial values of the slices, f32
+    slices.safetensors   initial values of all that moves, f32
     graph.json           the program for torch          graph.onnx   the same for ONNX Runtime
     noise.onnx           keys → directions, for engines without numpy
     program.txt          the printed program            tokenizer.json
@@ -30,6 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from zofx.errors import ArtifactError, UsageError
+from zofx.zo.laws import Noise
 from zofx.zo.types import FloatArray
 
 FORMAT: Final = "zofx-artifact"
@@ -54,7 +55,7 @@ class TensorRow:
 
     Attributes:
         name: stable, from the module path.
-        role: "frozen", "index" or "slice".
+        role: "frozen", "index", "slice" or "state".
         shape: its shape.
         dtype: safetensors spelling, such as "F32" or "U8".
         origin: the checkpoint tensor it was derived from, or None.
@@ -81,7 +82,7 @@ class Manifest:
         recipe: the method's defaults for `tune`: eps, lr, … as text.
         model: source, hash, architecture, positions and special tokens of the model.
         config: the transformers configuration.
-        noise: "gaussian" or "rademacher".
+        noise: how a slice's direction follows from a key.
         tensors: the table.
         files: name → SHA-256 of every other file.
         report: what the compiler said and how long it took; not part of the identity.
@@ -92,7 +93,7 @@ class Manifest:
     recipe: Mapping[str, Any]
     model: Mapping[str, Any]
     config: Mapping[str, Any]
-    noise: str
+    noise: Noise
     tensors: tuple[TensorRow, ...]
     files: Mapping[str, str]
     report: Mapping[str, Any]
@@ -100,7 +101,7 @@ class Manifest:
     @property
     def hash(self) -> str:
         """Identity of the artifact: SHA-256 of everything but the report."""
-        said = {key: value for key, value in asdict(self).items() if key != "report"}
+        said = {key: value for key, value in self._said().items() if key != "report"}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -108,9 +109,12 @@ class Manifest:
         """Name → shape of the trainable tensors, in table order."""
         return {row.name: row.shape for row in self.tensors if row.role == "slice"}
 
+    def _said(self) -> dict[str, Any]:
+        return {**asdict(self), "noise": self.noise.to_dict()}
+
     def to_json(self) -> str:
         """The file's text."""
-        said = {"format": FORMAT, "version": VERSION, "hash": self.hash, **asdict(self)}
+        said = {"format": FORMAT, "version": VERSION, "hash": self.hash, **self._said()}
         return json.dumps(said, indent=1) + "\n"
 
     @classmethod
@@ -145,8 +149,9 @@ class Manifest:
         return manifest
 
     @classmethod
-    def _of(cls, tensors: list[dict[str, Any]], **said: Any) -> Self:
-        return cls(tensors=tuple(_row(**row) for row in tensors), **said)
+    def _of(cls, tensors: list[dict[str, Any]], noise: Mapping[str, Any], **said: Any) -> Self:
+        rows = tuple(_row(**row) for row in tensors)
+        return cls(tensors=rows, noise=Noise.from_dict(noise), **said)
 
 
 def _row(shape: list[int], origin_shape: list[int] | None, **said: Any) -> TensorRow:
@@ -184,7 +189,7 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
 
 
 def read_slices(folder: Path) -> dict[str, FloatArray]:
-    """Initial θ, writable."""
+    """Initial values of slices and state, writable."""
     return read_tensors(folder / SLICES)
 
 

@@ -5,7 +5,7 @@ makes one tensor at a time.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,18 +14,21 @@ import onnx
 import torch
 
 from zofx import artifact
+from zofx.adapters import adapter_for
 from zofx.artifact import Manifest, TensorFile, TensorRow
+from zofx.assembly import Options, pipeline_for
 from zofx.capture import capture
 from zofx.checkpoint import Checkpoint, build_on_meta
-from zofx.errors import PipelineError
+from zofx.directions import noise_of
+from zofx.facts import SLICED
 from zofx.graphfile import dump_graph
 from zofx.methods import Method
-from zofx.passes import PASSES
-from zofx.pipeline import After, Pass, Pipeline, Remark
+from zofx.pipeline import After, Pass, Remark
 from zofx.printer import show
 from zofx.program import Lazy, Program, Role
 from zofx.runtimes.onnx_export import to_onnx
 from zofx.runtimes.onnx_noise import build_noise_model
+from zofx.zo.laws import Noise
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # (what, done, of how many)
 
@@ -38,23 +41,6 @@ DTYPES = {
 
 def no_progress(what: str, done: int, total: int) -> None:
     """Report nothing."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a compilation differs from the method's defaults.
-
-    Attributes:
-        quant: frozen format, "none" for no quantization; None keeps the method's.
-        fraction: share of the weights that trains; None keeps the method's.
-        settings: "PASS.OPTION=VALUE", applied last.
-        force: replace an existing artifact.
-    """
-
-    quant: str | None = None
-    fraction: float | None = None
-    settings: Sequence[str] = ()
-    force: bool = False
 
 
 @dataclass
@@ -76,31 +62,6 @@ class Report:
             also(item, before, now, remarks, seconds)
 
         return record
-
-
-def pipeline_for(method: Method, options: Options) -> Pipeline:
-    """The method's pipeline under these options, checked and ready.
-
-    Raises:
-        UsageError: an option or pass that is not there, or an order that cannot work; nothing has
-            run.
-    """
-    pipeline = Pipeline.parse(method.pipeline, PASSES)
-    if options.quant == "none":
-        pipeline = Pipeline(tuple(p for p in pipeline.passes if p.name != "quantize-frozen"))
-    elif options.quant:
-        pipeline = pipeline.with_option(f"quantize-frozen.format={options.quant}")
-    if options.fraction is not None:
-        select = next((p.name for p in pipeline.passes if p.name.startswith("select-")), None)
-        if select is None:
-            raise PipelineError(
-                f"method {method.name} selects no fraction of the weights; leave --fraction out"
-            )
-        pipeline = pipeline.with_option(f"{select}.fraction={options.fraction}")
-    for setting in options.settings:
-        pipeline = pipeline.with_option(setting)
-    pipeline.check_order()
-    return pipeline
 
 
 def compile_model(
@@ -136,7 +97,10 @@ def compile_model(
         model = build_on_meta(checkpoint.config, checkpoint.architecture)
         loaders = checkpoint.resolve(model)
         causal = checkpoint.architecture == "causal-lm"
-        program = capture(model, loaders, causal=causal).with_(scores=scores or {})
+        adapter = adapter_for(options.adapter) if options.adapter else None
+        program = capture(model, loaders, causal=causal, adapter=adapter)
+        held = {SLICED.name} if adapter else set()
+        program = program.with_(scores=scores or {}, facts=program.facts | held)
         report.seconds["capture"] = round(time.perf_counter() - start, 3)
         progress("passes", 0, len(pipeline.passes))
         program = pipeline.run(program, report.after(after))
@@ -161,19 +125,13 @@ def compile_model(
     return manifest
 
 
-def noise_of(program: Program) -> str:
-    """The distribution the program's directions are drawn from."""
-    nodes = program.graph.find_nodes(op="call_function", target=torch.ops.zofx.direction.default)
-    return str(nodes[0].args[4])
-
-
 def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> list[str]:
     """Write a compiled program's tensors and graphs; returns the names of the files."""
     weights = _tensor_file(program, folder / artifact.WEIGHTS, Role.FROZEN, Role.INDEX)
-    slices = _tensor_file(program, folder / artifact.SLICES, Role.SLICE)
+    slices = _tensor_file(program, folder / artifact.SLICES, Role.SLICE, Role.STATE)
     for done, spec in enumerate(program.tensors.values()):
         progress("weights", done, len(program.tensors))
-        target = slices if spec.role is Role.SLICE else weights
+        target = slices if spec.role in (Role.SLICE, Role.STATE) else weights
         # A view of the bytes: numpy has no bfloat16, so no array of the tensor's own type.
         data = program.load(spec.name).contiguous().flatten().view(torch.uint8).numpy()
         target.write(spec.name, data.data)
@@ -182,11 +140,14 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
     (folder / artifact.PROGRAM).write_text(show(program))
     onnx.save(to_onnx(program, weights.span, artifact.WEIGHTS), folder / artifact.ONNX)
     progress("graphs", 1, 2)
-    onnx.save(_noise_model(program, weights), folder / artifact.NOISE)
-    return [
+    written = [
         artifact.WEIGHTS, artifact.SLICES, artifact.GRAPH, artifact.PROGRAM, artifact.ONNX,
-        artifact.NOISE,
     ]  # fmt: skip
+    noise = noise_of(program)
+    if not any(law.mask or law.turn for law in noise.laws.values()):
+        onnx.save(_noise_model(program, noise, weights), folder / artifact.NOISE)
+        written.append(artifact.NOISE)
+    return written
 
 
 def _tensor_file(program: Program, path: Path, *roles: Role) -> TensorFile:
@@ -200,11 +161,11 @@ def _tensor_file(program: Program, path: Path, *roles: Role) -> TensorFile:
     )
 
 
-def _noise_model(program: Program, weights: TensorFile) -> onnx.ModelProto:
+def _noise_model(program: Program, noise: Noise, weights: TensorFile) -> onnx.ModelProto:
     table = next((name for name in program.tensors if name.startswith("noise.")), None)
     place = (artifact.WEIGHTS, *weights.span(table)) if table else None
     slices = {spec.name: spec.shape for spec in program.slices}
-    return build_noise_model(slices, noise_of(program), table_file=place)  # type: ignore[arg-type]
+    return build_noise_model(slices, noise.kind, table_file=place)
 
 
 def _rows(program: Program) -> tuple[TensorRow, ...]:

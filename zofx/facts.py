@@ -75,7 +75,8 @@ def _selected(program: Program) -> str | None:
 
 
 def _chosen(program: Program) -> str | None:
-    return None if program.chosen else "no tensors are chosen"
+    gone = sorted(program.chosen - program.tensors.keys())
+    return f"{gone[0]} is chosen, and not there" if gone else None
 
 
 def _sliced(program: Program) -> str | None:
@@ -95,7 +96,8 @@ def _perturbed(program: Program) -> str | None:
         return f"the program takes no {KEYS} and {COEFFICIENTS}"
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.target in {s.name for s in program.slices}:
-            raw = [u for u in node.users if not is_call(u, zofx.perturb.default)]
+            known = (zofx.perturb.default, zofx.mask_small.default)
+            raw = [user for user in node.users if not is_call(user, *known)]
             if raw:
                 return f"{node.target} is read without its perturbation: {raw[0].format_node()}"
     return None

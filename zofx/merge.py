@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zofx import artifact, quant
 from zofx.artifact import Manifest, TensorRow
+from zofx.errors import UnsupportedError
 from zofx.zo.types import FloatArray
 
 FORMATS = frozenset({"nf4", "int4", "int8", "codebook"})
@@ -31,8 +32,12 @@ def merged_tensors(
 
     Yields:
         (name in the transformers model, f32 or as stored), every tensor the program reads.
+
+    Raises:
+        UnsupportedError: what trains is in no weight of the checkpoint.
     """
     manifest = artifact.read_manifest(folder)
+    _refuse_adapters(folder, manifest)
     slices = artifact.read_slices(folder) if theta is None else theta
 
     def load(name: str) -> Tensor:
@@ -43,6 +48,19 @@ def merged_tensors(
 
     for name, rows in _by_weight(manifest).items():
         yield _restored(name, rows, slices, load)
+
+
+def _refuse_adapters(folder: Path, manifest: Manifest) -> None:
+    trained = next((row.name for row in manifest.tensors if row.form == "adapter"), None)
+    if trained:
+        raise UnsupportedError(
+            f"{folder} cannot be merged into a checkpoint",
+            [
+                f"it trains a {trained.partition('.')[0]}, which stands before the text and is "
+                "part of no weight; use it from the artifact and its run: "
+                "`zofx eval DIR --run RUN`"
+            ],
+        )
 
 
 def _by_weight(manifest: Manifest) -> dict[str, list[TensorRow]]:

@@ -6,42 +6,63 @@ A new method is a row here and, at most, one pass and one rule.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from zofx.errors import UsageError
 from zofx.registry import Table
-from zofx.zo.estimators import Estimator, OneSided, Spsa
-from zofx.zo.recipe import Recipe
+from zofx.zo.estimators import Curved, Estimator, OneSided, Slopes, Spsa
+from zofx.zo.laws import Noise
+from zofx.zo.recipe import Recipe, Trial
+from zofx.zo.rules import ray_rule, tensor_rule
 from zofx.zo.schedule import Schedule
+
+ESTIMATORS: Final = ("two-point", "one-sided", "curved", "slopes")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of a run; a method brings defaults, the command line overrides them.
+    """The driven half of a method, as data: defaults in its row, overridden on the command line.
 
     Attributes:
-        estimator: "two-point" (±ε along each direction) or "one-sided" (θ and +ε).
+        estimator: "two-point" (±ε along each direction), "one-sided" (θ and +ε), "curved" (±ε and
+            θ) or "slopes" (exact derivatives, of a program in forward mode).
         eps: distance of a probe, in units of z.
-        queries: directions averaged per step.
+        queries: directions per step.
+        average: whether their slopes are averaged, or stand each for its own slices.
+        rays: rules on the coefficients, as text.
+        tensors: rules on the materialised gradient, as text.
+        trial: whether the step is tried forwards, backwards and not at all, and the best kept.
+        refresh: steps between two bases of low-rank slices; 0 for none.
+        hold: steps on the same batch.
         lr: learning rate at its peak.
         schedule: "constant", "linear" or "cosine" decay to zero.
         steps: of the run.
         batch_size: examples per step.
     """
 
-    estimator: Literal["two-point", "one-sided"] = "two-point"
+    estimator: str = "two-point"
     eps: float = 1e-3
     queries: int = 1
+    average: bool = True
+    rays: str = ""
+    tensors: str = ""
+    trial: bool = False
+    refresh: int = 0
+    hold: int = 1
     lr: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     steps: int = 1000
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or self.steps < 1 or self.batch_size < 1:
+        if not self.lr > 0 or self.steps < 1 or self.batch_size < 1 or self.hold < 1:
             raise UsageError(
-                f"lr={self.lr}, steps={self.steps}, batch_size={self.batch_size}: "
-                "all must be positive"
+                f"lr={self.lr}, steps={self.steps}, batch_size={self.batch_size}, "
+                f"hold={self.hold}: all must be positive"
+            )
+        if self.estimator not in ESTIMATORS:
+            raise UsageError(
+                f"there is no estimator '{self.estimator}'; there are: {', '.join(ESTIMATORS)}"
             )
 
     @classmethod
@@ -53,19 +74,50 @@ class Settings:
         """Override by everything that is not None."""
         return replace(self, **{key: value for key, value in given.items() if value is not None})
 
+    def fitted(self, noise: Noise) -> Self:
+        """For an artifact: where slices take turns, a round of them is one step of the method."""
+        turn = noise.turns
+        if turn is None:
+            return self
+        if turn.by == "step":
+            return replace(self, hold=turn.groups)
+        return replace(self, queries=turn.groups, average=False)
+
+    def cursor(self, step: int) -> int:
+        """Where the data stream stands before a step, in examples."""
+        return step // self.hold * self.batch_size
+
     def recipe(self) -> Recipe:
         """The driver's recipe; it names the steps where the schedule depends on them."""
-        kinds: dict[str, type[Spsa | OneSided]] = {"two-point": Spsa, "one-sided": OneSided}
-        if self.estimator not in kinds:
-            raise UsageError(
-                f"there is no estimator '{self.estimator}'; there are: {', '.join(kinds)}"
-            )
-        estimator: Estimator = kinds[self.estimator](self.eps, self.queries)
         steps = 0 if self.schedule == "constant" else self.steps
-        return Recipe(estimator, Schedule(self.schedule, self.lr, steps))
+        return Recipe(
+            self._estimator(),
+            Schedule(self.schedule, self.lr, steps),
+            ray_rule(self.rays),
+            tensor_rule(self.tensors),
+            Trial() if self.trial else None,
+            self.refresh,
+        )
+
+    def _estimator(self) -> Estimator:
+        match self.estimator:
+            case "one-sided":
+                return OneSided(self.eps, self.queries)
+            case "curved":
+                return Curved(self.eps)
+            case "slopes":
+                return Slopes(self.queries)
+            case _:
+                return Spsa(self.eps, self.queries, self.average)
 
     def __str__(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in asdict(self).items())
+        plain = Settings()
+        always = ("estimator", "eps", "lr", "schedule", "steps", "batch_size")
+        return ", ".join(
+            f"{key}={value}"
+            for key, value in asdict(self).items()
+            if key in always or value != getattr(plain, key)
+        )
 
 
 @dataclass(frozen=True)
@@ -87,24 +139,163 @@ class Method:
     settings: Settings
 
 
-SENSZOQ = Method(
-    name="senszoq",
-    summary=(
-        "train the 0.1 % most sensitive weights as a sparse slice by two probes in one forward; "
-        "the rest is frozen and quantized"
-    ),
-    source=(
-        "Guo et al. 2025, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, "
-        "ICLR, arXiv 2406.02913"
-    ),
-    pipeline=(
-        "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global}, "
-        "split-sparse, quantize-frozen{format=nf4}, insert-perturbation{noise=gaussian}, "
-        "stack-probes"
-    ),
-    # Measured on SmolLM2-135M and TREC (106,168 trained weights), where 3e-4 diverges. The more
-    # weights train, the less a step may move: a larger model wants a smaller rate.
-    settings=Settings(eps=1e-3, lr=1e-4, schedule="linear", steps=1000, batch_size=16),
+MEZO = (
+    "Malladi et al. 2023, Fine-Tuning Language Models with Just Forward Passes, NeurIPS, "
+    "arXiv 2305.17333"
+)
+BENCH = (
+    "Zhang et al. 2024, Revisiting Zeroth-Order Optimization for Memory-Efficient LLM Fine-Tuning, "
+    "ICML, arXiv 2402.11592"
+)
+LOZO = (
+    "Chen et al. 2025, Enhancing Zeroth-order Fine-tuning for Language Models with Low-rank "
+    "Structures, ICLR, arXiv 2410.07698"
 )
 
-METHODS: Table[Method] = Table("method", "methods", {"senszoq": lambda: SENSZOQ})
+ALL = "canonicalize, narrow-positions, select-parameters{match=.}, split-dense"
+PROBED = "insert-perturbation{noise=gaussian}, stack-probes"
+
+ROWS: Final = (
+    Method(
+        "senszoq",
+        "train the 0.1 % most sensitive weights as a sparse slice by two probes in one forward; "
+        "the rest is frozen and quantized",
+        "Guo et al. 2025, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, "
+        "ICLR, arXiv 2406.02913",
+        "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global}, "
+        "split-sparse, quantize-frozen{format=nf4}, insert-perturbation{noise=gaussian}, "
+        "stack-probes",
+        # Measured on SmolLM2-135M and TREC (106,168 trained weights), where 3e-4 diverges. The more
+        # weights train, the less a step may move: a larger model wants a smaller rate.
+        Settings(lr=1e-4, schedule="linear"),
+    ),
+    Method(
+        "mezo",
+        "train all parameters: two probes along a dense Gaussian direction",
+        MEZO,
+        f"{ALL}, {PROBED}",
+        Settings(lr=1e-6),
+    ),
+    Method(
+        "zo-sgd-sign",
+        "mezo that keeps only the sign of the projected gradient; "
+        "with --tensors 'sign_coordinates()' the sign of every coordinate of the estimate",
+        BENCH,
+        f"{ALL}, {PROBED}",
+        Settings(lr=1e-6, rays="sign()"),
+    ),
+    Method(
+        "zo-sgd-momentum",
+        "mezo with a heavy ball; with --tensors '' --rays 'past_momentum(0.9, 20)' its state is "
+        "the last rays instead of a tensor",
+        BENCH,
+        f"{ALL}, {PROBED}",
+        Settings(lr=1e-7, tensors="momentum(0.9)"),
+    ),
+    Method(
+        "zo-adam",
+        "mezo with Adam; with --tensors 'past_adam()' its moments are made from the last rays",
+        BENCH,
+        f"{ALL}, {PROBED}",
+        Settings(lr=1e-4, tensors="adam()"),
+    ),
+    Method(
+        "zo-sgd-conservative",
+        "mezo that tries the step forwards, backwards and not at all, and keeps the best",
+        BENCH,
+        f"{ALL}, {PROBED}",
+        Settings(lr=1e-6, trial=True),
+    ),
+    Method(
+        "forward-grad",
+        "exact directional derivatives by forward-mode differentiation instead of two probes",
+        "Baydin et al. 2022, Gradients without Backpropagation, arXiv 2202.08587; as compared in "
+        f"{BENCH}",
+        f"{ALL}, insert-perturbation{{noise=gaussian}}, forward-mode",
+        Settings(estimator="slopes", lr=5e-7),
+    ),
+    Method(
+        "zo-blockwise",
+        "one block of parameters at a time, with a projected gradient of its own; "
+        "--set take-turns.by=query moves all at once (Jacobi)",
+        BENCH,
+        f"{ALL}, insert-perturbation{{noise=gaussian}}, take-turns{{by=step level=layer}}, "
+        "stack-probes",
+        Settings(lr=1e-6),
+    ),
+    Method(
+        "zo-sparse-grad",
+        "mezo on a random part of the weights, drawn anew every so many steps",
+        BENCH,
+        f"{ALL}, insert-perturbation{{noise=gaussian}}, "
+        "mask-directions{keep=0.8 interval=100 scope=slice}, stack-probes",
+        Settings(lr=1e-6),
+    ),
+    Method(
+        "sparse-mezo",
+        "mezo on the weights that are small now: a mask made of θ in every forward, stored nowhere",
+        "Liu et al. 2024, Sparse MeZO: Less Parameters for Better Performance in Zeroth-Order LLM "
+        "Fine-Tuning, arXiv 2402.15751",
+        f"{ALL}, insert-perturbation{{noise=gaussian}}, select-small{{fraction=0.2}}, stack-probes",
+        Settings(lr=2e-6),
+    ),
+    Method(
+        "lozo",
+        "low-rank directions U·V: V is kept for some steps, and what is learnt folded into the "
+        "matrix when it changes",
+        LOZO,
+        "canonicalize, narrow-positions, select-parameters{match=.}, "
+        "insert-low-rank{rank=2 basis=refreshed sides=one gain=1}, "
+        f"split-dense, {PROBED}",
+        Settings(lr=1e-6, refresh=50),
+    ),
+    Method(
+        "lozo-momentum",
+        "lozo with momentum in the coordinates of V, carried over to a new basis",
+        LOZO,
+        "canonicalize, narrow-positions, select-parameters{match=.}, "
+        "insert-low-rank{rank=2 basis=refreshed sides=one gain=1}, "
+        f"split-dense, {PROBED}",
+        Settings(lr=1e-6, refresh=50, tensors="low_rank_momentum(0.9)"),
+    ),
+    Method(
+        "lora-fa",
+        "the B of LoRA adapters, A frozen, several queries side by side in one forward; "
+        "the matrices may be quantized",
+        "Gao et al. 2024, P-RGE, Enabling On-Device LLM Personalization with Inference Engines, "
+        "arXiv 2409.15520; Zhang et al. 2023, LoRA-FA, arXiv 2308.03303",
+        f"canonicalize, narrow-positions, insert-lora{{rank=8 alpha=16.0 freeze=A}}, {PROBED}",
+        Settings(eps=1e-2, lr=1e-4, queries=4),
+    ),
+    Method(
+        "subzero",
+        "directions in a random subspace with orthonormal bases on both sides of each matrix",
+        "Yu et al. 2024, Zeroth-Order Fine-Tuning of LLMs in Random Subspaces, arXiv 2410.08989",
+        "canonicalize, narrow-positions, select-parameters{match=.}, "
+        "insert-low-rank{rank=8 basis=refreshed sides=two gain=norm orthonormal=true}, "
+        f"split-dense, {PROBED}",
+        Settings(lr=1e-6, refresh=1000),
+    ),
+    Method(
+        "hizoo",
+        "mezo preconditioned by a running diagonal Hessian, from a third probe",
+        "Zhao et al. 2025, Second-Order Fine-Tuning without Pain for LLMs: a Hessian Informed "
+        "Zeroth-Order Optimizer, ICLR, arXiv 2402.15173",
+        f"{ALL}, insert-perturbation{{noise=gaussian}}, scale-directions, stack-probes",
+        Settings(estimator="curved", lr=1e-6, tensors="diagonal_hessian(1e-8)"),
+    ),
+    Method(
+        "fzoo",
+        "one-sided probes along several ±1 directions, the step divided by the spread of losses",
+        "Dang et al. 2025, FZOO: Fast Zeroth-Order Optimizer for Fine-Tuning Large Language Models "
+        "towards Adam-Scale Speed, arXiv 2506.09034",
+        f"{ALL}, insert-perturbation{{noise=rademacher}}, stack-probes",
+        Settings(estimator="one-sided", queries=8, lr=1e-4, rays="normalise_by_spread()"),
+    ),
+)
+
+METHODS: Table[Method] = Table(
+    "method",
+    "methods",
+    {row.name: lambda row=row: row for row in ROWS},  # type: ignore[misc]
+)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from zofx.artifact import Manifest
 from zofx.errors import ArtifactError, UsageError
 from zofx.methods import Settings
 from zofx.run_folder import RunFolder
@@ -117,7 +118,9 @@ def prepare(artifact: Path, request: Request) -> Prepared:
     workload = open_workload(model, asked)
     workload.examples("train")
     workload.check("train", "dev")
-    settings = Settings.from_mapping(model.manifest.recipe).with_given(**request.settings)
+    own = Settings.from_mapping(model.manifest.recipe)
+    settings = own.with_given(**request.settings).fitted(model.manifest.noise)
+    _require_fit(model.manifest, settings)
     plan = Plan(
         artifact=model.manifest.hash,
         folder=str(artifact.resolve()),
@@ -135,6 +138,17 @@ def prepare(artifact: Path, request: Request) -> Prepared:
     )
     plan.header  # noqa: B018  what is wrong with the settings shows here
     return Prepared(model, workload, plan, settings.steps)
+
+
+def _require_fit(manifest: Manifest, settings: Settings) -> None:
+    """The estimator asks for what the compiled program computes."""
+    slopes = "forward-mode" in manifest.pipeline
+    if slopes != (settings.estimator == "slopes"):
+        raise UsageError(
+            f"--estimator {settings.estimator}: this artifact was compiled "
+            + ("in forward mode, which gives slopes" if slopes else "for probes, not forward mode")
+            + "; leave --estimator out, or compile with the method that goes with it"
+        )
 
 
 def prepare_resumed(artifact: Path, folder: Path, request: Request) -> Prepared:
@@ -187,6 +201,8 @@ def _require_same(run: RunFolder, request: Request, workload: Workload) -> None:
     }
     asked = {**vars(request), **request.settings, "steps": None}
     asked |= {name: _absolute(asked[name], has[name]) for name in ("task", "data")}
+    if request.objective is not None:
+        asked["objective"] = workload.objective(request.objective).name
     if request.eval_size is not None:
         asked["eval_size"] = min(request.eval_size, plan.drawn["dev"])
     differing = [

@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
+from zofx.zo.laws import Basis
+
 Lazy: TypeAlias = Callable[[], Tensor]
 
 INPUTS = ("input_ids", "attention_mask", "positions", "targets")
@@ -30,6 +32,7 @@ class Role(StrEnum):
     FROZEN = "frozen"  # never changes; in weights.safetensors
     INDEX = "index"  # where a slice's entries sit in the tensor it was cut from; frozen too
     SLICE = "slice"  # trains; f32; initial value in slices.safetensors
+    STATE = "state"  # f32 beside a slice; changes when the driver says so; also there
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Program:
             passes, never of the graph.
         selection: chosen coordinates, i32[k] ascending flat positions, by weight; made by a select
             pass for a split pass.
+        bases: low-rank slice → what it stands for.
         chosen: names of the tensors that train whole; made and used likewise.
         facts: names of the facts that hold (see `facts`).
         history: the text of every pass run so far.
@@ -89,6 +93,7 @@ class Program:
     scores: Mapping[str, Lazy] = field(default_factory=dict)
     selection: Mapping[str, Tensor] = field(default_factory=dict)
     chosen: frozenset[str] = frozenset()
+    bases: Mapping[str, Basis] = field(default_factory=dict)
     facts: frozenset[str] = frozenset()
     history: tuple[str, ...] = ()
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias, cast
 
 from zofx import jsonl, snapshot
-from zofx.artifact import Manifest, new_folder, read_slices
+from zofx.artifact import Manifest, new_folder
 from zofx.errors import ArtifactError, UsageError
 from zofx.evaluate import Evaluation
 from zofx.run_plan import Plan
 from zofx.runtime import Session
-from zofx.runtimes.slices import Slices
+from zofx.runtimes.slices import HostSession, artifact_slices
 from zofx.zo import Journal, JournalWriter, replay
 from zofx.zo.types import FloatArray
 
@@ -158,10 +158,10 @@ class RunFolder:
         for name in ("best", "last"):
             if (cached := snapshot.load(self._snapshot(name), step, history)) is not None:
                 return step, cached
-        slices = Slices(read_slices(artifact), manifest.noise)
         # Replay moves, reads and writes θ but evaluates nothing: no engine is needed for that.
-        replay(cast(Session, slices), journal, step, self.plan.settings.recipe().tensors)
-        return step, slices.theta
+        host = HostSession(artifact_slices(artifact, manifest))
+        replay(cast(Session, host), journal, step, self.plan.settings.recipe().tensors)
+        return step, host.read()
 
     def require_artifact(self, manifest: Manifest) -> None:
         """Check that the run was made with this artifact.

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from zofx.zo.laws import Noise
 from zofx.zo.types import FloatArray, IntArray, Key, Ray
 
 IGNORED = -100
@@ -51,6 +52,11 @@ class Session(Protocol):
         """Name → shape of every trainable slice."""
         ...
 
+    @property
+    def noise(self) -> Noise:
+        """How a slice's direction follows from a key."""
+        ...
+
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes in one forward.
 
@@ -76,12 +82,16 @@ class Session(Protocol):
         """z(key) for every slice."""
         ...
 
+    def refresh(self, key: Key) -> None:
+        """Fold every low-rank slice into its base, and give it the basis of this key."""
+        ...
+
     def read(self) -> dict[str, FloatArray]:
-        """A copy of θ."""
+        """A copy of all that moves: slices, and the state beside them."""
         ...
 
     def write(self, values: Mapping[str, FloatArray]) -> None:
-        """Replace θ (every slice, same shapes)."""
+        """Replace all that moves (every name, same shapes)."""
         ...
 
     def close(self) -> None:

@@ -22,7 +22,9 @@ from zofx.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
 from zofx.prepare import Prepared
 from zofx.run_folder import RunFolder, require_free
 from zofx.runtime import Session
-from zofx.zo import Driver, Journal, JournalWriter, Preflight, preflight
+from zofx.tasks import Encoded
+from zofx.tasks.objectives import TextObjective
+from zofx.zo import Driver, Journal, JournalWriter, Key, Measure, Preflight, preflight
 
 Stop: TypeAlias = Callable[[], bool]
 
@@ -51,14 +53,22 @@ class Outcome:
         return self.steps < self.wanted
 
 
-def measure(prepared: Prepared, session: Session) -> Preflight:
+def measure(prepared: Prepared, session: Session) -> Preflight | None:
     """The pre-flight on the first batch of the run; θ is not moved.
+
+    Returns:
+        None where nothing can be told: exact slopes have no ± gap, and losses of text jump.
 
     Raises:
         DivergenceError: the losses near the start are not finite.
     """
-    encoded, settings = prepared.batch(0), prepared.plan.settings
+    settings = prepared.plan.settings
     objective = prepared.workload.objective(prepared.plan.objective)
+    if settings.estimator == "slopes" or isinstance(objective, TextObjective):
+        return None
+    encoded = prepared.batch(0)
+    if settings.refresh:  # before the first basis a low-rank slice changes nothing
+        session.refresh(Key(prepared.plan.choice.seed, 0))
     with np.errstate(all="ignore"):  # what is not finite is refused below, with a message
         found = preflight(
             session, encoded.batch, objective.on(encoded), settings.eps, prepared.plan.choice.seed
@@ -159,10 +169,9 @@ class _Loop:
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
-        cursor = step * self.prepared.plan.settings.batch_size
+        cursor, after = map(self.prepared.plan.settings.cursor, (step, step + 1))
         encoded = self.prepared.batch(cursor)
-        after = cursor + self.prepared.plan.settings.batch_size
-        log = self.driver.step(step, encoded.batch, self.objective.on(encoded), after)
+        log = self.driver.step(step, self._measure(encoded), after)
         seconds = time.perf_counter() - began
         tokens = int(encoded.batch.attention_mask.sum())
         metrics = StepMetrics(
@@ -170,6 +179,11 @@ class _Loop:
         )
         for observer in self.observers:
             observer.step(metrics)
+
+    def _measure(self, encoded: Encoded) -> Measure:
+        slopes = self.prepared.plan.settings.estimator == "slopes"
+        losses = self.objective.slopes if slopes else self.objective.measure
+        return lambda session, keys, matrix: losses(session, encoded, keys, matrix)
 
     def _evaluate(self, step: int) -> None:
         found = self._judge(step)

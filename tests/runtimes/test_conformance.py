@@ -130,8 +130,7 @@ def test_moving_has_the_bits_of_the_rule(session: Session, case: Case, before: L
         rays = [Ray(before.keys[0], 0.125), Ray(before.keys[0], -1e-3)]
     else:
         rays = list(RAYS)
-    kind: Any = case.noise
-    apply_rays(wanted, rays, kind)
+    apply_rays(wanted, list(session.slices), rays, session.noise)
     session.move(rays)
     same(session.read(), wanted)
 

@@ -14,7 +14,7 @@ from tests.test_imports import imported_by
 from zofx import artifact
 from zofx.runtime import Batch
 from zofx.runtimes import RUNTIMES
-from zofx.zo import Driver, Recipe, Spsa, constant
+from zofx.zo import Driver, Recipe, Spsa, constant, scored
 
 (LINES,) = PYTHON.findall((ROOT / "docs" / "ten_lines.md").read_text())
 
@@ -33,7 +33,7 @@ def test_the_lines_make_the_step_that_the_driver_makes(
     session = RUNTIMES["ort"].load(folder)
     recipe = Recipe(Spsa(names["eps"]), constant(names["lr"]))
     driver = Driver(recipe, session, names["seed"])
-    driver.step(names["step"], Batch(**names["batch"]), lambda scores: -scores.mean((1, 2)))
+    driver.step(names["step"], scored(Batch(**names["batch"]), lambda s: -s.mean((1, 2))))
     start = artifact.read_slices(folder)
     for name, value in session.read().items():
         np.testing.assert_array_equal(bits(names["theta"][name]), bits(value))

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zofx.runtime import Batch
-from zofx.zo import FloatArray, Key, Kind, Ray, apply_rays, sample
+from zofx.zo import FloatArray, Key, Kind, Noise, Ray, apply_rays, sample
+from zofx.zo.bases import refresh
 
 SHAPES: Mapping[str, tuple[int, ...]] = {"layer.weight": (3, 4), "layer.bias": (5,)}
 
@@ -22,7 +23,8 @@ class Bowl:
     """`calls` counts forwards; `probes` counts the rows of all probe matrices."""
 
     def __init__(self, kind: Kind = "gaussian", resolution: float = 0.0) -> None:
-        self.kind = kind
+        self.kind: Kind = kind
+        self.noise = Noise(kind)
         self.resolution = resolution
         self.calls = 0
         self.probes = 0
@@ -50,7 +52,10 @@ class Bowl:
         return scores.astype(np.float32)
 
     def move(self, rays: Sequence[Ray]) -> None:
-        apply_rays(self.theta, rays, self.kind)
+        apply_rays(self.theta, list(SHAPES), rays, self.noise)
+
+    def refresh(self, key: Key) -> None:
+        refresh(self.theta, self.noise, key)
 
     def direction(self, key: Key) -> dict[str, FloatArray]:
         return {name: sample(self.kind, key, name, shape) for name, shape in SHAPES.items()}

@@ -30,6 +30,7 @@ from zofx.zo import (
     replay,
     scale_by_rms,
     scale_by_schedule,
+    scored,
     sign,
 )
 
@@ -64,7 +65,7 @@ def batch(step: int) -> Batch:
 
 def train(driver: Driver, start: int, stop: int) -> None:
     for step in range(start, stop):
-        driver.step(step, batch(step), mean_loss, cursor=3 * step)
+        driver.step(step, scored(batch(step), mean_loss), cursor=3 * step)
 
 
 def recorded(path: Path, recipe: Recipe, steps: int) -> Bowl:
@@ -149,7 +150,7 @@ def test_killed_between_record_and_move(tmp_path: Path) -> None:
     with JournalWriter.create(tmp_path / "j", recipe.header("hash", SEED)) as writer:
         driver = Driver(recipe, Killed(), SEED, writer)
         with pytest.raises(KeyboardInterrupt):
-            driver.step(0, batch(0), mean_loss)
+            driver.step(0, scored(batch(0), mean_loss))
     replayed = Bowl()
     assert replay(replayed, Journal.read(tmp_path / "j")) == 1
     assert_same_theta(replayed, recorded(tmp_path / "whole", recipe, 1))
@@ -160,10 +161,11 @@ def test_step_log(tmp_path: Path) -> None:
     recipe = CASES["spsa-4"]
     bowl = Bowl()
     with JournalWriter.create(tmp_path / "j", recipe.header("hash", SEED, task="t")) as writer:
-        log = Driver(recipe, bowl, SEED, writer).step(0, batch(0), mean_loss, cursor=3)
-    (record,) = Journal.read(tmp_path / "j")
+        log = Driver(recipe, bowl, SEED, writer).step(0, scored(batch(0), mean_loss), cursor=3)
+    journal = Journal.read(tmp_path / "j")
+    (record,) = journal
     assert (record.step, record.cursor, record.learning_rate) == (0, 3, log.learning_rate)
-    assert record.rays(SEED) == log.rays
+    assert record.rays(journal.header) == log.rays
     np.testing.assert_array_equal(record.losses, log.losses)
     assert log.learning_rate == np.float32(0.03)
     assert log.loss == pytest.approx(float(log.losses.mean()))
@@ -171,7 +173,7 @@ def test_step_log(tmp_path: Path) -> None:
 
 def test_a_step_is_descent_along_its_rays() -> None:
     """The coefficient of a plain step is −rate · (f₊ − f₋) / 2ε, rounded once."""
-    log = Driver(CASES["spsa"], Bowl(), SEED).step(0, batch(0), mean_loss)
+    log = Driver(CASES["spsa"], Bowl(), SEED).step(0, scored(batch(0), mean_loss))
     up, down = (float(loss) for loss in log.losses)
     expected = np.float32(-float(np.float32(0.01)) * ((up - down) / 2e-3))
     assert [ray.coefficient for ray in log.rays] == [float(expected)]
@@ -192,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad: float, tmp_path: Path) -> 
         driver = Driver(recipe, bowl, SEED, writer)
         train(driver, 0, 4)
         with pytest.raises(DivergenceError, match="losses of step 4 are not finite") as error:
-            driver.step(4, batch(4), breaks)
+            driver.step(4, scored(batch(4), breaks))
         assert error.value.step == 4
         assert "replay the journal up to a step well before 4" in str(error.value)
         assert len(Journal.read(tmp_path / "j")) == 4
@@ -205,7 +207,7 @@ def test_a_coefficient_that_overflows_stops_the_run() -> None:
     bowl = Bowl()
     driver = Driver(Recipe(Spsa(eps=1e-30), constant(1e38)), bowl, SEED)
     with pytest.raises(DivergenceError, match="coefficients of step 0 are not finite"):
-        driver.step(0, batch(0), lambda scores: np.array([1.0, 2.0]))
+        driver.step(0, scored(batch(0), lambda scores: np.array([1.0, 2.0])))
     assert_same_theta(bowl, Bowl())
 
 
@@ -219,7 +221,7 @@ def test_probes_that_cannot_be_told_apart_stop_the_run(recipe: Recipe, tmp_path:
         driver = Driver(recipe, bowl, SEED, writer, patience=4)
         train(driver, 0, 3)
         with pytest.raises(DivergenceError, match="4 steps in a row, the last of them step 3") as e:
-            driver.step(3, batch(3), mean_loss)
+            driver.step(3, scored(batch(3), mean_loss))
     assert e.value.step == 3
     assert "eps is so small" in str(e.value)
     assert len(Journal.read(tmp_path / "j")) == 3
@@ -235,11 +237,11 @@ def test_patience_survives_a_resume_and_ends_with_a_slope(tmp_path: Path) -> Non
     with JournalWriter.create(tmp_path / "j", recipe.header("hash", SEED)) as writer:
         driver = Driver(recipe, Bowl(), SEED, writer, patience=3)
         for step, objective in enumerate([flat, flat, mean_loss, flat, flat]):
-            driver.step(step, batch(step), objective)
+            driver.step(step, scored(batch(step), objective))
     resumed = Driver(recipe, Bowl(), SEED, patience=3)
     resumed.resume(Journal.read(tmp_path / "j"))
     with pytest.raises(DivergenceError, match="3 steps in a row"):
-        resumed.step(5, batch(5), flat)
+        resumed.step(5, scored(batch(5), flat))
 
 
 def test_another_recipe_cannot_resume(tmp_path: Path) -> None:
@@ -273,12 +275,14 @@ def test_an_objective_of_the_wrong_shape() -> None:
     with pytest.raises(
         UsageError, match=r"shape \(\) at step 0; it must return one per probe, \(2,\)"
     ):
-        Driver(CASES["spsa"], Bowl(), SEED).step(0, batch(0), lambda s: np.asarray(s.mean()))
+        Driver(CASES["spsa"], Bowl(), SEED).step(
+            0, scored(batch(0), lambda s: np.asarray(s.mean()))
+        )
 
 
 def test_a_recipe_prints_what_it_does() -> None:
     """The text in the journal names every part with its options."""
     assert str(CASES["decayed"]) == (
-        "Spsa(eps=0.001, queries=1) | clip(50.0) | Schedule(shape='constant', peak=0.01, steps=0, "
-        "warmup=0, floor=0.0) | decay(0.01, exempt=['bias']) > momentum(0.5)"
+        "Spsa(eps=0.001, queries=1, average=True) | clip(50.0) | Schedule(shape='constant', "
+        "peak=0.01, steps=0, warmup=0, floor=0.0) | decay(0.01, exempt=['bias']) > momentum(0.5)"
     )

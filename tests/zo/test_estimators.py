@@ -107,9 +107,9 @@ def test_counts_are_those_of_the_matrix(estimator: Estimator) -> None:
 @pytest.mark.parametrize(
     ("eps", "queries", "message"),
     [
-        (0.0, 1, "Spsa(eps=0.0, queries=1): eps must be a positive number"),
-        (float("nan"), 1, "Spsa(eps=nan, queries=1): eps must be a positive number"),
-        (1e-3, 0, "Spsa(eps=0.001, queries=0): queries must be between 1 and 65536"),
+        (0.0, 1, "Spsa(eps=0.0, queries=1, average=True): eps must be a positive number"),
+        (float("nan"), 1, "Spsa(eps=nan, queries=1, average=True): eps must be a positive number"),
+        (1e-3, 0, "Spsa(eps=0.001, queries=0, average=True): queries must be between 1 and 65536"),
     ],
 )
 def test_errors(eps: float, queries: int, message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from zofx.errors import ArtifactError, UsageError
 from zofx.zo import Header, Journal, JournalWriter, Key, Ray, Record
 
-HEADER = Header("sha256:abc", 2**64 - 1, "recipe θ", "", 2, 3, {"task": "sst2"})
+HEADER = Header("sha256:abc", 2**64 - 1, "recipe θ", "", 2, 3, settings={"task": "sst2"})
 
 
 def record(step: int, cursor: int = 2**63) -> Record:
@@ -37,9 +37,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert (found.step, found.cursor, found.learning_rate) == (step, 2**63, 0.5)
         np.testing.assert_array_equal(found.coefficients, expected.coefficients)
         np.testing.assert_array_equal(found.losses, expected.losses)
-        assert found.rays(5) == (
-            Ray(Key(5, step, 0), float(np.float32(0.1))),
-            Ray(Key(5, step, 1), float(-step)),
+        assert found.rays(HEADER) == (
+            Ray(Key(2**64 - 1, step, 0), float(np.float32(0.1))),
+            Ray(Key(2**64 - 1, step, 1), float(-step)),
         )
 
 

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from zofx.errors import UsageError
-from zofx.zo import FloatArray, Key, Kind, Ray, apply_rays, noise, sample, sample_flat, update
+from zofx.zo import (
+    FloatArray,
+    Key,
+    Kind,
+    Noise,
+    Ray,
+    apply_rays,
+    laws,
+    noise,
+    sample,
+    sample_flat,
+    update,
+)
 
 RAYS = (
     Ray(Key(1, 2), float(np.float32(0.1))),
@@ -31,7 +43,7 @@ def test_each_product_and_each_sum_is_rounded(kind: Kind, monkeypatch: pytest.Mo
                 values[index] = np.float32(
                     values[index] + np.float32(np.float32(ray.coefficient) * z)
                 )
-    apply_rays(theta, RAYS, kind)
+    apply_rays(theta, list(theta), RAYS, Noise(kind))
     for name, values in theta.items():
         np.testing.assert_array_equal(values, expected[name])
 
@@ -42,7 +54,7 @@ def test_order_matters() -> None:
     summed = theta["a"] + sum(
         np.float32(ray.coefficient) * sample("gaussian", ray.key, "a", (4096,)) for ray in RAYS
     )
-    apply_rays(theta, RAYS, "gaussian")
+    apply_rays(theta, list(theta), RAYS, Noise("gaussian"))
     np.testing.assert_allclose(theta["a"], summed, rtol=1e-5, atol=1e-6)
     assert np.any(theta["a"] != summed)
 
@@ -55,9 +67,9 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(length)
         return sample_flat(kind, key, name, offset, length, **rest)
 
-    monkeypatch.setattr(update, "sample_flat", spy)
+    monkeypatch.setattr(laws, "sample_flat", spy)
     theta = {"a": np.zeros(3 * noise.CHUNK + 5, dtype=np.float32)}
-    apply_rays(theta, RAYS[:1], "gaussian")
+    apply_rays(theta, list(theta), RAYS[:1], Noise("gaussian"))
     assert sizes == [noise.CHUNK] * 3 + [5]
     assert np.count_nonzero(theta["a"]) == theta["a"].size
 
@@ -69,5 +81,5 @@ def test_a_slice_that_cannot_be_moved_in_place() -> None:
     frozen.setflags(write=False)
     for bad in (np.zeros(4), np.zeros((4, 4), np.float32).T[:2], frozen):
         with pytest.raises(UsageError, match="slice 'bad' cannot be moved in place"):
-            apply_rays({"good": good, "bad": bad}, RAYS, "gaussian")  # type: ignore[dict-item]
+            apply_rays({"good": good, "bad": bad}, ["good", "bad"], RAYS, Noise("gaussian"))  # type: ignore[dict-item]
     assert not good.any()

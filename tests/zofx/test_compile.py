@@ -7,8 +7,9 @@ import pytest
 
 from tests.artifacts import CASES, FRACTION, Family, made_up_scores
 from zofx.artifact import read_manifest
+from zofx.assembly import Options, pipeline_for
 from zofx.checkpoint import open_checkpoint
-from zofx.compile import Options, Report, compile_model, pipeline_for
+from zofx.compile import Report, compile_model
 from zofx.errors import PipelineError, UsageError
 from zofx.methods import METHODS, SENSZOQ, Method, Settings
 from zofx.passes import PASSES
@@ -125,7 +126,7 @@ class Compilation:
             SENSZOQ,
             self.out,
             scores=made_up_scores(self.checkpoint),
-            options=Options("none", FRACTION, force=force),
+            options=Options("none", fraction=FRACTION, force=force),
             after=after,
             progress=lambda what, done, total: self.reached(what, stop),
         )
@@ -177,7 +178,7 @@ def test_two_compilations_make_the_same_artifact(family: Family, tmp_path: Path)
         SENSZOQ,
         tmp_path / "again",
         scores=made_up_scores(checkpoint),
-        options=Options(case.quant, FRACTION, case.settings),
+        options=Options(case.quant, fraction=FRACTION, settings=case.settings),
     )
     first = read_manifest(family.artifact(case))
     assert dict(again.files) == dict(first.files)

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, PreTraine
 from tests import tiny
 from tests.artifacts import made_up_scores
 from tests.scripted import scripted
+from zofx.assembly import Options
 from zofx.checkpoint import open_checkpoint
 from zofx.cli.judging import export
-from zofx.compile import Options, compile_model
+from zofx.compile import compile_model
 from zofx.errors import DivergenceError, UnsupportedError, UsageError
 from zofx.generate import generate
 from zofx.methods import METHODS
@@ -61,7 +62,7 @@ class Written:
         self.artifact = folder / "artifact"
         compile_model(
             checkpoint, METHODS["senszoq"], self.artifact,
-            scores=made_up_scores(checkpoint), options=Options("none", 0.05, []),
+            scores=made_up_scores(checkpoint), options=Options("none", fraction=0.05),
         )  # fmt: skip
         export(self.artifact, folder / "exported")
         self.exported = AutoModelForCausalLM.from_pretrained(folder / "exported").eval()

@@ -1,6 +1,8 @@
 """Merging: what passes took apart is the checkpoint again, and answers as the session does."""
 
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from tests.artifacts import CASES, Case, Family
 from tests.loads import KEYS, Load, batch
 from tests.runtimes import reference
-from zofx.artifact import WEIGHTS, Manifest, TensorRow, read_manifest
+from zofx.artifact import MANIFEST, WEIGHTS, Manifest, TensorRow, read_manifest
+from zofx.errors import UnsupportedError
 from zofx.export_hf import export_hf
 from zofx.merge import merged_tensors
 from zofx.runtime import Session, unperturbed
@@ -179,3 +182,16 @@ def test_transposed_weights_are_restored(family: Family) -> None:
     found = (after[name] - before[name])[columns, rows]
     torch.testing.assert_close(found, torch.from_numpy(step), rtol=0, atol=float(4 * UNIT))
     session.close()
+
+
+def test_an_adapter_is_in_no_weight(family: Family, tmp_path: Path) -> None:
+    """Nothing is exported, and the error says what trains and where to use it."""
+    folder = shutil.copytree(family.artifact(GPT2), tmp_path / "art")
+    manifest = read_manifest(folder)
+    row = TensorRow("prefix.0.key", "slice", (2, 5, 16), "F32", form="adapter")
+    changed = replace(manifest, tensors=(*manifest.tensors, row))
+    (folder / MANIFEST).write_text(changed.to_json())
+    tensors = merged_tensors(folder)
+    with pytest.raises(UnsupportedError, match="trains a prefix, which stands before the text"):
+        export_hf(manifest.config, None, tensors, tmp_path / "out", None)
+    assert [path.name for path in tmp_path.iterdir()] == ["art"]

@@ -23,6 +23,7 @@ from zofx.run_plan import Plan
 from zofx.tasks import Accuracy
 from zofx.tune import start, train
 from zofx.workload import open_model
+from zofx.zo import Noise
 
 
 def judged(correct: int, loss: float) -> Evaluation:
@@ -165,7 +166,7 @@ def test_a_snapshot_is_used_only_if_it_is_the_right_one(
 def test_a_run_belongs_to_one_artifact(run: RunFolder, artifact: Path, manifest: Manifest) -> None:
     """Another hash is refused before anything is replayed."""
     with pytest.raises(UsageError, match="was made with artifact"):
-        run.theta(artifact, replace(manifest, noise="rademacher"))
+        run.theta(artifact, replace(manifest, noise=Noise("rademacher")))
 
 
 def test_trimming_drops_what_is_ahead_of_the_journal(run: RunFolder) -> None:

@@ -76,6 +76,14 @@ def compile_(  # noqa: PLR0913  a verb has many options
         str | None,
         typer.Option("--quant", metavar="FORMAT", help="nf4, int4, int8, codebook or none."),
     ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            "--train",
+            metavar="WHAT",
+            help="lora, prefix, prompt, or a regular expression over names of parameters.",
+        ),
+    ] = None,
     fraction: Annotated[
         float | None,
         typer.Option("--fraction", metavar="F", help="Share of the weights that trains."),
@@ -131,10 +139,11 @@ def compile_(  # noqa: PLR0913  a verb has many options
     if out is not None:
         _require_free(out, force)
     say("loading torch, transformers and onnx")
+    from zofx.assembly import Options, pipeline_for
     from zofx.checkpoint import open_checkpoint
-    from zofx.compile import Options, compile_model, pipeline_for
+    from zofx.compile import compile_model
 
-    options = Options(quant, fraction, tuple(settings or ()), force)
+    options = Options(quant, train, fraction, tuple(settings or ()), force)
     pipeline = pipeline_for(chosen, options)
     _require_printable(print_after, pipeline)
     target = out or Path("artifacts") / f"{_short(model)}-{method}-{_quant(pipeline)}"
@@ -232,7 +241,7 @@ def _summary(
     rows: list[tuple[str, ...]] = [
         ("pipeline", manifest.pipeline),
         ("trains", f"{trained:,} of {total:,} weights ({trained / total:.3%})"),
-        ("noise", manifest.noise),
+        ("noise", manifest.noise.kind),
         ("size", size(files)),
         ("skipped", f"{len(skipped)} rewrites{'' if verbose else ' (--verbose lists them)'}"),
     ]

@@ -51,6 +51,26 @@ def tune(  # noqa: PLR0913  a verb has many options
     queries: Annotated[
         int | None, typer.Option("--queries", min=1, metavar="Q", help="Directions per step.")
     ] = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option("--estimator", metavar="NAME", help="two-point, one-sided or curved."),
+    ] = None,
+    rays: Annotated[
+        str | None,
+        typer.Option(
+            "--rays", metavar="RULES", help="On projected gradients: 'clip(100) > sign()', or ''."
+        ),
+    ] = None,
+    tensors: Annotated[
+        str | None,
+        typer.Option(
+            "--tensors", metavar="RULES", help="On the gradient: 'momentum(0.9)', 'adam()', or ''."
+        ),
+    ] = None,
+    refresh: Annotated[
+        int | None,
+        typer.Option("--refresh", min=0, metavar="N", help="Steps between low-rank bases."),
+    ] = None,
     schedule: Annotated[
         str | None, typer.Option("--schedule", metavar="SHAPE", help="constant, linear or cosine.")
     ] = None,
@@ -109,7 +129,8 @@ def tune(  # noqa: PLR0913  a verb has many options
         runtime=runtime, device=device, threads=threads,
         settings={
             "steps": steps, "batch_size": batch_size, "lr": lr, "eps": eps, "queries": queries,
-            "schedule": schedule,
+            "schedule": schedule, "estimator": estimator, "rays": rays, "tensors": tensors,
+            "refresh": refresh,
         },
     )  # fmt: skip
     if tensorboard:
@@ -163,6 +184,9 @@ def _preflight(prepared: "Prepared", session: "Session", strict: bool) -> None:
 
     say("pre-flight: measuring the ± gap and the round-off of this graph")
     found = measure(prepared, session)
+    if found is None:
+        say("pre-flight: nothing to measure here: no ± gap, or losses of text that jump")
+        return
     if strict and found.verdict == "lost":
         raise UsageError(f"--strict-preflight: {found}")
     say(f"pre-flight: {found}")

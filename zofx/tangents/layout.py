@@ -26,7 +26,7 @@ ALONG = (
 JOINS = (aten.cat.default, aten.stack.default)
 RESHAPES = (aten._unsafe_view.default, aten.reshape.default, aten.view.default)
 FILLS = (
-    aten.empty_like.default, aten.full_like.default, aten.new_full.default, aten.new_ones.default,
+    aten.full_like.default, aten.new_full.default, aten.new_ones.default,
     aten.new_zeros.default, aten.ones_like.default, aten.zeros_like.default,
 )  # fmt: skip
 

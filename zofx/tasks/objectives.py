@@ -62,11 +62,14 @@ class ScoreObjective:
         name: as in `--objective NAME`.
         gold_only: whether it looks at the gold candidate alone, so that only that is encoded.
         of: (scores f32[P, B, M], the encoded batch) → loss.
+        along: (scores f32[B, M], tangents of scores f32[Q, B, M], the encoded batch) → the loss's
+            derivatives f64[Q]; None where it has none.
     """
 
     name: str
     gold_only: bool
     of: Callable[[FloatArray, Encoded], Loss]
+    along: Callable[[FloatArray, FloatArray, Encoded], DoubleArray] | None = None
 
     def measure(
         self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
@@ -83,6 +86,31 @@ class ScoreObjective:
             f64[P], lower is better.
         """
         return self.loss(session.evaluate(encoded.batch, keys, matrix), encoded).mean
+
+    def slopes(
+        self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
+    ) -> DoubleArray:
+        """The loss of one batch at θ, and its derivatives: of a program in forward mode.
+
+        Args:
+            session: holds θ, which stays where it is.
+            encoded: B examples.
+            keys: Q directions.
+            matrix: f32[P, Q]; row p is the direction Σ_q C[p, q] · z(key_q).
+
+        Returns:
+            f64[1 + P].
+
+        Raises:
+            UsageError: the objective has no derivative.
+        """
+        if self.along is None:
+            raise UsageError(f"objective '{self.name}' has no derivative: train it by probes")
+        here, *tangents = np.split(session.evaluate(encoded.batch, keys, matrix), len(matrix) + 1)
+        scores = encoded.scores(here)
+        along = encoded.scores(np.concatenate(tangents))
+        slopes = self.along(scores[0], along, encoded)
+        return np.concatenate([self.of(scores, encoded).mean, slopes])
 
     def loss(self, logprob: FloatArray, encoded: Encoded) -> Loss:
         """The loss of what a session returned, f32[P, N, C]."""
@@ -125,6 +153,16 @@ class TextObjective:
         costs = [[self.cost(t, e) for t, e in zip(row, examples, strict=True)] for row in texts]
         return Loss(np.array(costs, dtype=np.float64).sum(axis=-1), float(len(examples)))
 
+    def slopes(
+        self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
+    ) -> DoubleArray:
+        """Text has no derivative.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"objective '{self.name}' has no derivative: train it by probes")
+
     def on(self, encoded: Encoded) -> Callable[[FloatArray], DoubleArray]:
         """Scores do not suffice.
 
@@ -146,10 +184,26 @@ def cross_entropy(scores: FloatArray, encoded: Encoded) -> Loss:
     return Loss(losses.sum(axis=-1), float(losses.shape[-1]))
 
 
+def cross_entropy_along(scores: FloatArray, tangents: FloatArray, encoded: Encoded) -> DoubleArray:
+    """Σ_m softmax(s)_m · ṡ_m − ṡ_gold, mean over examples."""
+    wide = scores.astype(np.float64)
+    weights = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    moving = np.where(weights > 0, tangents.astype(np.float64), 0.0)  # missing candidates: 0 · −∞
+    slopes: DoubleArray = (weights * moving).sum(axis=-1) - _gold(moving, encoded)
+    along: DoubleArray = slopes.mean(axis=-1)
+    return along
+
+
 def likelihood(scores: FloatArray, encoded: Encoded) -> Loss:
     """Teacher forcing on the gold continuation; every token has the same weight."""
     tokens = np.take_along_axis(encoded.counts, encoded.gold[:, None], axis=1)[:, 0]
     return Loss(-(_gold(scores.astype(np.float64), encoded) @ tokens), float(tokens.sum()))
+
+
+def likelihood_along(scores: FloatArray, tangents: FloatArray, encoded: Encoded) -> DoubleArray:
+    """It is linear in the scores."""
+    return likelihood(tangents, encoded).mean
 
 
 def error_rate(scores: FloatArray, encoded: Encoded) -> Loss:
@@ -170,8 +224,12 @@ def _gold(scores: DoubleArray, encoded: Encoded) -> DoubleArray:
 
 
 OBJECTIVES: Mapping[str, ScoreObjective] = {
-    "cross-entropy": ScoreObjective("cross-entropy", gold_only=False, of=cross_entropy),
-    "likelihood": ScoreObjective("likelihood", gold_only=True, of=likelihood),
+    "cross-entropy": ScoreObjective(
+        "cross-entropy", gold_only=False, of=cross_entropy, along=cross_entropy_along
+    ),
+    "likelihood": ScoreObjective(
+        "likelihood", gold_only=True, of=likelihood, along=likelihood_along
+    ),
     "error-rate": ScoreObjective("error-rate", gold_only=False, of=error_rate),
 }
 """Those of scores, which need no model to be made; `Workload.objective` makes the others."""

@@ -1,9 +1,19 @@
 """The zeroth-order driver: numpy only, knows no graph."""
 
 from zofx.zo.driver import Driver, StepLog
-from zofx.zo.estimators import Estimate, Estimator, OnePoint, OneSided, Probes, Spsa
+from zofx.zo.estimators import (
+    Curved,
+    Estimate,
+    Estimator,
+    OnePoint,
+    OneSided,
+    Probes,
+    Slopes,
+    Spsa,
+)
 from zofx.zo.journal import Header, Journal, Record
 from zofx.zo.journal_writer import JournalWriter
+from zofx.zo.laws import Basis, Law, Noise, RandomMask, Turn
 from zofx.zo.noise import Kind, Stream, normal_table, sample, sample_flat, slice_id
 from zofx.zo.philox import philox_blocks
 from zofx.zo.preflight import Preflight, preflight
@@ -12,44 +22,66 @@ from zofx.zo.rays import (
     chain,
     clip,
     normalise_by_spread,
+    past_momentum,
     scale_by_rms,
     scale_by_schedule,
     sign,
     stateless,
 )
-from zofx.zo.recipe import Objective, Recipe
+from zofx.zo.recipe import Measure, Objective, Recipe, Trial, scored
 from zofx.zo.replay import Mover, replay
 from zofx.zo.schedule import Schedule, constant
-from zofx.zo.tensors import TensorRule, adam, chain_tensors, decay, momentum
+from zofx.zo.tensors import (
+    Gradient,
+    TensorRule,
+    adam,
+    chain_tensors,
+    decay,
+    diagonal_hessian,
+    low_rank_momentum,
+    momentum,
+    past_adam,
+    sign_coordinates,
+)
 from zofx.zo.types import FloatArray, IntArray, Key, Ray, key_words
 from zofx.zo.update import apply_rays
 
 __all__ = [
+    "Basis",
+    "Curved",
     "Driver",
     "Estimate",
     "Estimator",
     "FloatArray",
+    "Gradient",
     "Header",
     "IntArray",
     "Journal",
     "JournalWriter",
     "Key",
     "Kind",
+    "Law",
+    "Measure",
     "Mover",
+    "Noise",
     "Objective",
     "OnePoint",
     "OneSided",
     "Preflight",
     "Probes",
+    "RandomMask",
     "Ray",
     "RayRule",
     "Recipe",
     "Record",
     "Schedule",
+    "Slopes",
     "Spsa",
     "StepLog",
     "Stream",
     "TensorRule",
+    "Trial",
+    "Turn",
     "adam",
     "apply_rays",
     "chain",
@@ -57,10 +89,14 @@ __all__ = [
     "clip",
     "constant",
     "decay",
+    "diagonal_hessian",
     "key_words",
+    "low_rank_momentum",
     "momentum",
     "normal_table",
     "normalise_by_spread",
+    "past_adam",
+    "past_momentum",
     "philox_blocks",
     "preflight",
     "replay",
@@ -68,7 +104,9 @@ __all__ = [
     "sample_flat",
     "scale_by_rms",
     "scale_by_schedule",
+    "scored",
     "sign",
+    "sign_coordinates",
     "slice_id",
     "stateless",
 ]

@@ -1,7 +1,9 @@
 """The driver: one loop for every method.
 
-    probes(seed, step) → session.evaluate → objective → losses f32[P]     one forward
+    every so many steps: session.refresh                                  low-rank slices
+    probes(seed, step) → measure(session) → losses f32[P]                 one forward
     losses → estimate → rules on rays → coefficients                      scalars
+    coefficients → trial points → losses → the best of them               one more, where tried
     journal ← (step, cursor, learning rate, coefficients, losses)         before θ moves
     rays:     θ ← θ − learning rate · Σ coefficient · z                   session.move
     tensors:  θ ← θ − learning rate · rule(Σ coefficient · z)             session.write
@@ -17,14 +19,15 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from zofx.errors import ArtifactError, DivergenceError, UsageError
+from zofx.zo.estimators import Estimate, Probes
 from zofx.zo.journal import Header, Journal, Record
 from zofx.zo.journal_writer import JournalWriter
-from zofx.zo.recipe import Objective, Recipe
+from zofx.zo.recipe import Measure, Recipe
 from zofx.zo.replay import Mover
 from zofx.zo.types import FloatArray, Ray
 
 if TYPE_CHECKING:  # zofx.runtime imports zofx.zo.types: at run time the arrow points one way
-    from zofx.runtime import Batch, Session
+    from zofx.runtime import Session
 
 PATIENCE: Final = 10
 """Steps in a row without any slope before a run counts as collapsed."""
@@ -88,30 +91,33 @@ class Driver:
         self.journal = journal
         self.patience = patience
         self._state = _State(recipe.rays.init())
-        self._mover = Mover(session, recipe.tensors)
+        self._mover = Mover(session, recipe.tensors, seed, recipe.refresh)
 
-    def step(self, step: int, batch: "Batch", objective: Objective, cursor: int = 0) -> StepLog:
+    def step(self, step: int, measure: Measure, cursor: int = 0) -> StepLog:
         """Evaluate, decide, record, move.
 
         Args:
             step: of the run, from 0, increasing.
-            batch: what to evaluate on.
-            objective: scores of the batch → losses.
+            measure: the losses of the step's batch under some probes (`scored`).
             cursor: where the data stream stands after this batch; only recorded.
 
         Raises:
             DivergenceError: a loss or a coefficient is not finite, or the probes cannot be told
                 apart. θ and the journal are as they were before the step.
         """
+        self._mover.enter(step)
         probes = self.recipe.estimator.probes(self.seed, step)
-        scores = self.session.evaluate(batch, probes.keys, probes.matrix)
-        with np.errstate(over="ignore"):  # an infinite loss is refused below, with a message
-            losses = np.asarray(objective(scores)).astype(np.float32)
         rate = float(np.float32(self.recipe.learning_rate(step)))
+        losses = self._losses(step, measure, probes, self.recipe.estimator.evaluations)
+        if self.recipe.trial:
+            tried, _, _ = self._aim(step, losses, rate)
+            points = Probes(probes.keys, self.recipe.trial.matrix(_coefficients(tried.rays)))
+            more = self._losses(step, measure, points, len(points.matrix))
+            losses = np.concatenate([losses, more])
         log, state = self._decide(step, losses, rate)
         if state.flat >= self.patience:
             raise DivergenceError(_collapsed(step, self.patience), step)
-        record = Record(step, cursor, rate, _coefficients(log.rays), losses)
+        record = Record(step, cursor, rate, self._padded(log.rays), losses)
         if self.journal is not None:
             self.journal.append(record)
         self._state = state
@@ -131,30 +137,52 @@ class Driver:
         _require_same_run(self.recipe, self.seed, journal.header)
         for record in journal:
             log, self._state = self._decide(record.step, record.losses, record.learning_rate)
-            if not np.allclose(
-                _coefficients(log.rays), record.coefficients, rtol=COEFFICIENT_TOLERANCE, atol=0
-            ):
+            found = self._padded(log.rays)
+            if not np.allclose(found, record.coefficients, rtol=COEFFICIENT_TOLERANCE, atol=0):
                 raise ArtifactError(
                     f"the journal and its recipe disagree at step {record.step}: the recorded "
-                    f"losses lead to coefficients {_coefficients(log.rays)}, recorded are "
+                    f"losses lead to coefficients {found}, recorded are "
                     f"{record.coefficients}; resume with the version of zofx that wrote it"
                 )
-            self._mover.move(record.rays(self.seed), record.learning_rate)
+            self._mover.enter(record.step)
+            self._mover.move(record.rays(journal.header), record.learning_rate)
         return journal.next_step
+
+    def _losses(self, step: int, measure: Measure, probes: Probes, expected: int) -> FloatArray:
+        """What the batch says of some probes, f32[expected]."""
+        with np.errstate(over="ignore"):  # an infinite loss is refused below, with a message
+            found = np.asarray(measure(self.session, *probes)).astype(np.float32)
+        _require_losses(step, found, expected)
+        return found
 
     def _decide(self, step: int, losses: FloatArray, rate: float) -> tuple[StepLog, _State]:
         """Losses → rays and the state after; touches neither θ nor the journal."""
-        estimator, state = self.recipe.estimator, self._state
-        _require_losses(step, losses, estimator.evaluations)
+        evaluations, trial = self.recipe.estimator.evaluations, self.recipe.trial
+        _require_losses(step, losses, self.recipe.evaluations)
+        estimate, rule_state, sloped = self._aim(step, losses[:evaluations], rate)
+        if trial:
+            chosen = trial.choose(estimate.coefficients, losses[evaluations:])
+            estimate = estimate.with_coefficients(chosen)
+        _require_finite(step, "coefficients", _coefficients(estimate.rays), losses)
+        flat = 0 if sloped else self._state.flat + 1
+        log = StepLog(step, estimate.loss, rate, estimate.rays, losses)
+        return log, _State(rule_state, losses[:evaluations], flat)
+
+    def _aim(self, step: int, losses: FloatArray, rate: float) -> tuple[Estimate, Any, bool]:
+        """The step that the estimate leads to, the rule's state after, and if there is a slope."""
+        estimator = self.recipe.estimator
         keys = estimator.probes(self.seed, step).keys
-        raw = estimator.estimate(keys, losses, state.previous)
-        estimate, rule_state = self.recipe.rays.update(raw, state.rays, step)
+        raw = estimator.estimate(keys, losses, self._state.previous)
+        estimate, rule_state = self.recipe.rays.update(raw, self._state.rays, step)
         if self.recipe.tensors is None:
             estimate = estimate.with_coefficients(-rate * estimate.coefficients)
-        _require_finite(step, "coefficients", _coefficients(estimate.rays), losses)
-        flat = 0 if np.any(raw.coefficients) else state.flat + 1
-        log = StepLog(step, raw.loss, rate, estimate.rays, losses)
-        return log, _State(rule_state, losses, flat)
+        return estimate, rule_state, bool(np.any(raw.coefficients))
+
+    def _padded(self, rays: tuple[Ray, ...]) -> FloatArray:
+        """The coefficients of a record: zeros where the past does not reach back far enough."""
+        whole = np.zeros(self.recipe.estimator.rays * self.recipe.rays.window, np.float32)
+        whole[: len(rays)] = _coefficients(rays)
+        return whole
 
 
 def _coefficients(rays: tuple[Ray, ...]) -> FloatArray:

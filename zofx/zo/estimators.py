@@ -6,11 +6,14 @@
     Spsa       C = ε · [[1], [−1]] per query      coefficient_q = (f₊ − f₋) / (2 ε Q)
     OneSided   C = [0; ε I]                       coefficient_q = (f_q − f₀) / (ε Q)
     OnePoint   C = [[ε]]                          coefficient   = (f_t − f_{t−1}) / ε
+    Curved     C = ε · [1; −1; 0]                 a second one, |f₊ + f₋ − 2 f₀| / (2 ε²)
+    Slopes     C = I                              coefficient_q = (∇f · z_q) / Q, exact
 
 An estimator is a frozen dataclass without state. What it may know of the past is the losses of the
 step before, so that the journal, which holds them, restores it exactly.
 Source: Malladi et al. 2023, "Fine-Tuning Language Models with Just Forward Passes" (two-point and
-averaged SPSA, one-point residual feedback).
+averaged SPSA, one-point residual feedback); Zhao et al. 2025, HiZOO, arXiv 2402.15173 (curvature);
+Baydin et al. 2022, Gradients without Backpropagation, arXiv 2202.08587 (slopes).
 """
 
 from dataclasses import dataclass, replace
@@ -72,8 +75,13 @@ class Estimator(Protocol):
         ...
 
     @property
+    def rays(self) -> int:
+        """How many coefficients an estimate has: Q, or more where they tell more than slopes."""
+        ...
+
+    @property
     def evaluations(self) -> int:
-        """P, the number of probes of a step, all evaluated in one forward."""
+        """P, the number of losses of a step, all from one forward."""
         ...
 
     def probes(self, seed: int, step: int) -> Probes:
@@ -93,17 +101,30 @@ class Estimator(Protocol):
         ...
 
 
+class _OneRayPerQuery:
+    """What most estimators have in common."""
+
+    queries: int
+
+    @property
+    def rays(self) -> int:
+        """Q."""
+        return self.queries
+
+
 @dataclass(frozen=True)
-class Spsa:
+class Spsa(_OneRayPerQuery):
     """Two-point differences; reports the mean of all probes, which is f(θ) up to O(ε²).
 
     Attributes:
         eps: half the distance between the two points, in units of z.
         queries: directions averaged per step; row 2q is + and row 2q + 1 is −.
+        average: whether slopes are averaged; where directions do not overlap, each is for itself.
     """
 
     eps: float = 1e-3
     queries: int = 1
+    average: bool = True
 
     def __post_init__(self) -> None:
         _require_usable(self, self.eps, self.queries)
@@ -127,11 +148,11 @@ class Spsa:
         """Half the slope of each pair, averaged over the queries."""
         wide = losses.astype(np.float64)
         slopes = (wide[0::2] - wide[1::2]) / (2 * self.eps)
-        return Estimate(float(wide.mean()), keys, slopes / self.queries)
+        return Estimate(float(wide.mean()), keys, slopes / (self.queries if self.average else 1))
 
 
 @dataclass(frozen=True)
-class OneSided:
+class OneSided(_OneRayPerQuery):
     """Forward differences that share f(θ): Q + 1 probes instead of 2 Q; reports f(θ) itself.
 
     Attributes:
@@ -186,6 +207,11 @@ class OnePoint:
         return 1
 
     @property
+    def rays(self) -> int:
+        """One."""
+        return 1
+
+    @property
     def evaluations(self) -> int:
         """One."""
         return 1
@@ -201,6 +227,83 @@ class OnePoint:
         wide = losses.astype(np.float64)
         before = wide if previous is None else previous.astype(np.float64)
         return Estimate(float(wide[0]), keys, (wide - before) / self.eps)
+
+
+@dataclass(frozen=True)
+class Curved:
+    """Two-point differences and the curvature along the direction; reports f(θ).
+
+    The second coefficient is of no direction: it is |f₊ + f₋ − 2 f₀| / (2 ε²) = ½ |zᵀ∇²f z|, for a
+    rule on tensors that estimates a diagonal Hessian from it (`hizoo`).
+
+    Attributes:
+        eps: half the distance between the outer points, in units of z.
+    """
+
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _require_usable(self, self.eps, self.queries)
+
+    @property
+    def queries(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def rays(self) -> int:
+        """Slope and curvature."""
+        return 2
+
+    @property
+    def evaluations(self) -> int:
+        """Three."""
+        return 3
+
+    def probes(self, seed: int, step: int) -> Probes:
+        """±ε along one direction, and θ."""
+        matrix = np.array([[self.eps], [-self.eps], [0]], dtype=np.float32)
+        return Probes(_keys(seed, step, 1), matrix)
+
+    def estimate(
+        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+    ) -> Estimate:
+        """Slope and curvature, under keys of their own."""
+        plus, minus, here = losses.astype(np.float64)
+        slope = (plus - minus) / (2 * self.eps)
+        curvature = abs(plus + minus - 2 * here) / (2 * self.eps**2)
+        both = _keys(keys[0].seed, keys[0].step, 2)
+        return Estimate(float(here), both, np.array([slope, curvature]))
+
+
+@dataclass(frozen=True)
+class Slopes(_OneRayPerQuery):
+    """Exact directional derivatives, from a program in forward mode; reports f(θ).
+
+    Attributes:
+        queries: directions averaged per step.
+    """
+
+    queries: int = 1
+
+    def __post_init__(self) -> None:
+        _require_usable(self, 1.0, self.queries)
+
+    @property
+    def evaluations(self) -> int:
+        """f(θ), and Q slopes."""
+        return self.queries + 1
+
+    def probes(self, seed: int, step: int) -> Probes:
+        """Each direction by itself; a row is a tangent here, not a point."""
+        return Probes(_keys(seed, step, self.queries), np.eye(self.queries, dtype=np.float32))
+
+    def estimate(
+        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+    ) -> Estimate:
+        """The slopes themselves, averaged over the queries."""
+        wide = losses.astype(np.float64)
+        return Estimate(float(wide[0]), keys, wide[1:] / self.queries)
 
 
 def _keys(seed: int, step: int, queries: int) -> tuple[Key, ...]:

@@ -3,7 +3,7 @@
     θ = f(artifact, journal)
 
     file    magic "ZOFXJRNL" · version u32 · length u32 · crc32 u32 · header (JSON) · records
-    record  step u32 · cursor u64 · learning rate f32 · coefficients f32[Q] · losses f32[P] · crc32
+    record  step u32 · cursor u64 · learning rate f32 · coefficients f32[Q·W] · losses f32[P] · crc
 
 Little endian, no padding; 32 bytes a step for two probes of one direction. Directions are not
 stored: they follow from (seed, step, query). A record's checksum continues that of the record
@@ -17,6 +17,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from struct import Struct
 from typing import Any, Final, Self
@@ -44,6 +45,8 @@ class Header:
         tensors: the text of its rule on tensors; empty when rays alone move θ.
         queries: Q.
         evaluations: P.
+        window: how many steps' directions a step moves along: its own, and those before it.
+        refresh: steps between two bases of low-rank slices; 0 for none.
         settings: everything else worth keeping (task, data, options); strings.
     """
 
@@ -53,6 +56,8 @@ class Header:
     tensors: str
     queries: int
     evaluations: int
+    window: int = 1
+    refresh: int = 0
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -63,7 +68,7 @@ class Header:
                 ("step", "<u4"),
                 ("cursor", "<u8"),
                 ("learning_rate", "<f4"),
-                ("coefficients", "<f4", (self.queries,)),
+                ("coefficients", "<f4", (self.queries * self.window,)),
                 ("losses", "<f4", (self.evaluations,)),
                 ("checksum", "<u4"),
             ]
@@ -83,8 +88,8 @@ class Record:
         step: of the run, from 0.
         cursor: where the data stream stands after the step, in the caller's units.
         learning_rate: as used, float32.
-        coefficients: f32[Q]; how far θ moved along each direction, or, with a rule on tensors, the
-            gradient that the rule was given.
+        coefficients: f32[Q·W], those of the step's own directions first; how far θ moved along each
+            direction, or, with a rule on tensors, the gradient that the rule was given.
         losses: f32[P], what the estimator saw.
     """
 
@@ -94,11 +99,13 @@ class Record:
     coefficients: FloatArray
     losses: FloatArray
 
-    def rays(self, seed: int) -> tuple[Ray, ...]:
-        """The rays of a run with this seed."""
+    def rays(self, header: Header) -> tuple[Ray, ...]:
+        """The rays of a run with this header."""
+        places = product(range(header.window), range(header.queries))
         return tuple(
-            Ray(Key(seed, self.step, query), float(coefficient))
-            for query, coefficient in enumerate(self.coefficients)
+            Ray(Key(header.seed, self.step - age, query), float(coefficient))
+            for (age, query), coefficient in zip(places, self.coefficients, strict=True)
+            if age <= self.step
         )
 
 

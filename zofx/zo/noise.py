@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zofx.errors import ArtifactError, UsageError
 from zofx.zo.philox import WordArray
@@ -142,6 +143,16 @@ def sample_flat(
     else:
         values = _quantiles(words, normal_table() if table is None else table)
     return values[skip : skip + length]
+
+
+def sample_words(
+    key: Key, name: str, stream: Stream, offset: int, length: int
+) -> NDArray[np.uint16]:
+    """A range of a sequence of uniform 16-bit numbers, as a normal is indexed by; u16[length]."""
+    first, skip = divmod(offset, VALUES_PER_BLOCK["gaussian"])
+    blocks = -(-(skip + length) // VALUES_PER_BLOCK["gaussian"])
+    words = _words(key, name, stream, first, blocks)
+    return words.astype("<u8", copy=False).view("<u2")[skip : skip + length]
 
 
 def _words(key: Key, name: str, stream: Stream, first: int, blocks: int) -> WordArray:

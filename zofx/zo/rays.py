@@ -28,11 +28,13 @@ class RayRule(Generic[S]):
         text: how the recipe spells it.
         init: the state before the first step.
         update: one step.
+        window: how many steps' directions its estimates are made of, with their own.
     """
 
     text: str
     init: Callable[[], S]
     update: Callable[[Estimate, S, int], tuple[Estimate, S]]
+    window: int = 1
 
 
 def chain(*rules: RayRule[Any]) -> RayRule[tuple[Any, ...]]:
@@ -47,8 +49,11 @@ def chain(*rules: RayRule[Any]) -> RayRule[tuple[Any, ...]]:
             after.append(state)
         return estimate, tuple(after)
 
+    if any(rule.window > 1 for rule in rules[:-1]):
+        raise UsageError("a rule on past rays comes last: those before it change this step's own")
     text = " > ".join(rule.text for rule in rules)
-    return RayRule(text, lambda: tuple(rule.init() for rule in rules), update)
+    window = max((rule.window for rule in rules), default=1)
+    return RayRule(text, lambda: tuple(rule.init() for rule in rules), update, window)
 
 
 def stateless(text: str, change: Callable[[Coefficients, int], Coefficients]) -> RayRule[None]:
@@ -120,3 +125,25 @@ def scale_by_rms(decay: float = 0.999, eps: float = 1e-8) -> RayRule[tuple[float
         return estimate.with_coefficients(estimate.coefficients / size), (mean, power)
 
     return RayRule(f"scale_by_rms({decay}, {eps})", lambda: (0.0, 1.0), update)
+
+
+def past_momentum(beta: float = 0.9, window: int = 20) -> RayRule[tuple[Estimate, ...]]:
+    """Heavy ball without a tensor of state: the last rays are walked again, weighted betaʲ.
+
+    m = Σ_j betaʲ · c_{t−j} z_{t−j} over the last `window` steps; what is cut off weighs
+    beta^window / (1 − beta) of a gradient. A step makes `window` times the directions.
+    Source: Malladi et al. 2023, arXiv 2305.17333, appendix B.2.
+    """
+    if not 0 <= beta < 1 or window < 1:
+        raise UsageError(f"past_momentum({beta}, {window}): beta in [0, 1), window at least 1")
+
+    def update(
+        estimate: Estimate, past: tuple[Estimate, ...], step: int
+    ) -> tuple[Estimate, tuple[Estimate, ...]]:
+        known = (estimate, *past)
+        keys = tuple(key for one in known for key in one.keys)
+        weighted = [one.coefficients * beta**age for age, one in enumerate(known)]
+        moved = Estimate(estimate.loss, keys, np.concatenate(weighted))
+        return moved, known[: window - 1]
+
+    return RayRule(f"past_momentum({beta}, {window})", tuple, update, window)

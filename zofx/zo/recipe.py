@@ -7,20 +7,54 @@ The compiled half, noise and selection, is in the artifact.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zofx.zo.estimators import Estimator
+from zofx.errors import UsageError
+from zofx.zo.estimators import Coefficients, Estimator
 from zofx.zo.journal import Header
 from zofx.zo.rays import RayRule, chain
 from zofx.zo.schedule import Schedule
 from zofx.zo.tensors import TensorRule
-from zofx.zo.types import FloatArray
+from zofx.zo.types import FloatArray, Key
 
-Objective: TypeAlias = Callable[[FloatArray], NDArray[np.floating[Any]]]
+if TYPE_CHECKING:  # zofx.runtime imports zofx.zo.types: at run time the arrow points one way
+    from zofx.runtime import Batch, Session
+
+Losses: TypeAlias = NDArray[np.floating[Any]]
+
+Measure: TypeAlias = Callable[["Session", tuple[Key, ...], FloatArray], Losses]
+"""(session, keys, matrix f32[P, Q]) → losses [P] of a batch, lower is better. Where an estimator
+asks for slopes, [1 + P]: the loss at θ, then its slope along each row of the matrix."""
+
+Objective: TypeAlias = Callable[[FloatArray], Losses]
 """logprob f32[P, N, C] → one loss per probe [P], lower is better; any host function will do."""
+
+
+def scored(batch: "Batch", objective: Objective) -> Measure:
+    """Losses that are a function of a batch's scores: one forward."""
+    return lambda session, keys, matrix: objective(session.evaluate(batch, keys, matrix))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Try the step before taking it: of θ + m·step for each m, the one with the smallest loss.
+
+    The order of the multipliers breaks ties.
+    Source: Zhang et al. 2024, ZO-Bench, arXiv 2402.11592 (ZO-SGD-Cons, with m = −1, 1, 0).
+    """
+
+    multipliers: tuple[float, ...] = (-1.0, 1.0, 0.0)
+
+    def matrix(self, step: FloatArray) -> FloatArray:
+        """The trial points as probes, f32[M, Q], of a step f32[Q] along the directions."""
+        return np.outer(np.array(self.multipliers, np.float32), step)
+
+    def choose(self, step: Coefficients, losses: FloatArray) -> Coefficients:
+        """The step that did best."""
+        return self.multipliers[int(np.argmin(losses))] * step
 
 
 @dataclass(frozen=True)
@@ -32,15 +66,37 @@ class Recipe:
         learning_rate: per step; multiplies what the rules return.
         rays: rule on the coefficients.
         tensors: rule on the materialised gradient; None moves along the rays themselves.
+        trial: points to try before a step along rays is taken; None takes it.
+        refresh: steps between two bases of low-rank slices; 0 for none.
     """
 
     estimator: Estimator
     learning_rate: Schedule
     rays: RayRule[Any] = field(default_factory=chain)
     tensors: TensorRule[Any] | None = None
+    trial: Trial | None = None
+    refresh: int = 0
+
+    def __post_init__(self) -> None:
+        if self.trial and (self.tensors or self.rays.window > 1):
+            raise UsageError(
+                "a trial tries a step along this step's own directions; it does not go with a rule "
+                f"on tensors or on past rays: drop the trial, or {self.tensors_text}"
+            )
+        if self.refresh < 0:
+            raise UsageError(f"refresh={self.refresh}: a number of steps, or 0 for none")
+
+    @property
+    def evaluations(self) -> int:
+        """How many losses a step records."""
+        tried = len(self.trial.multipliers) if self.trial else 0
+        return self.estimator.evaluations + tried
 
     def __str__(self) -> str:
-        parts = (str(self.estimator), self.rays.text, str(self.learning_rate), self.tensors_text)
+        parts = (
+            str(self.estimator), self.rays.text, str(self.learning_rate), self.tensors_text,
+            str(self.trial or ""), f"refresh({self.refresh})" if self.refresh else "",
+        )  # fmt: skip
         return " | ".join(part for part in parts if part)
 
     @property
@@ -56,7 +112,9 @@ class Recipe:
             seed=seed,
             recipe=str(self),
             tensors=self.tensors_text,
-            queries=estimator.queries,
-            evaluations=estimator.evaluations,
+            queries=estimator.rays,
+            evaluations=self.evaluations,
+            window=self.rays.window,
+            refresh=self.refresh,
             settings=settings,
         )

@@ -1,19 +1,21 @@
 """Replay: θ from the artifact and the journal, with no forward and no data.
 
+    refresh  every so many steps: low-rank slices get a new basis        session.refresh
     rays     θ ← θ + coefficient · z                                     session.move
     tensors  θ ← θ − learning rate · rule(Σ coefficient · z)             read, session.write
 
 A training step ends in the same `Mover`, so what a run did and what a replay does cannot differ.
 """
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zofx.errors import UsageError
 from zofx.zo.journal import Journal
-from zofx.zo.tensors import TensorRule
-from zofx.zo.types import FloatArray, Ray
+from zofx.zo.tensors import Gradient, TensorRule
+from zofx.zo.types import Key, Ray
 
 if TYPE_CHECKING:  # zofx.runtime imports zofx.zo.types: at run time the arrow points one way
     from zofx.runtime import Session
@@ -25,33 +27,45 @@ class Mover:
     Args:
         session: holds θ.
         rule: on materialised gradients; None moves along the rays themselves.
+        seed: of the run.
+        refresh: steps between two bases of low-rank slices; 0 for none.
     """
 
-    def __init__(self, session: "Session", rule: TensorRule[Any] | None) -> None:
+    def __init__(
+        self, session: "Session", rule: TensorRule[Any] | None, seed: int, refresh: int
+    ) -> None:
         self._session = session
         self._rule = rule
+        self._seed, self._refresh = seed, refresh
+        self._entered = -1
         self._state = rule.init(session.read()) if rule else None
+        self._past: deque[tuple[Ray, ...]] = deque(maxlen=rule.window - 1 if rule else 0)
+
+    def enter(self, step: int) -> None:
+        """What happens before a step's first forward; once per step, however often it is called."""
+        if step == self._entered:
+            return
+        self._entered = step
+        if not self._refresh or step % self._refresh:
+            return
+        old = self._session.read() if self._rule else {}
+        self._session.refresh(Key(self._seed, step))
+        if self._rule:
+            new = self._session.read()
+            self._state = self._rule.refreshed(self._state, old, new, self._session.noise)
 
     def move(self, rays: tuple[Ray, ...], rate: float) -> None:
-        """One step; `rate` is what a rule's direction is multiplied by."""
+        """The end of a step; `rate` is what a rule's direction is multiplied by."""
         if self._rule is None:
             self._session.move(rays)
             return
         theta = self._session.read()
-        gradient = self._materialise(rays, theta)
+        gradient = Gradient(rays, tuple(self._past), self._session.direction)
         direction, self._state = self._rule.update(gradient, theta, self._state)
+        self._past.appendleft(rays)
         down = np.float32(-rate)
-        self._session.write({name: theta[name] + down * direction[name] for name in theta})
-
-    def _materialise(
-        self, rays: tuple[Ray, ...], theta: dict[str, FloatArray]
-    ) -> dict[str, FloatArray]:
-        """Σ coefficient · z on every slice, ray by ray in order."""
-        gradient = {name: np.zeros_like(values) for name, values in theta.items()}
-        for ray in rays:
-            for name, z in self._session.direction(ray.key).items():
-                gradient[name] += np.float32(ray.coefficient) * z
-        return gradient
+        moved = {name: theta[name] + down * along for name, along in direction.items()}
+        self._session.write({**theta, **moved, **self._rule.exposes(self._state)})
 
 
 def replay(
@@ -80,11 +94,12 @@ def replay(
             f"this journal was made with the rule on tensors '{journal.header.tensors}', not with "
             f"'{given}': replay it with the recipe it names, {journal.header.recipe}"
         )
-    mover = Mover(session, tensors)
+    mover = Mover(session, tensors, journal.header.seed, journal.header.refresh)
     replayed = 0
     for record in journal:
         if upto is not None and record.step >= upto:
             break
-        mover.move(record.rays(journal.header.seed), record.learning_rate)
+        mover.enter(record.step)
+        mover.move(record.rays(journal.header), record.learning_rate)
         replayed += 1
     return replayed

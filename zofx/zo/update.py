@@ -3,7 +3,8 @@
     θ ← round(θ + round(coefficient · z(key)))          float32, ray by ray in order
 
 Multiply and add are two numpy calls: no compiler can fuse them into one rounding. In place, chunk
-by chunk: the temporaries stay below a few MiB however large a slice is.
+by chunk: the temporaries stay below a few MiB however large a slice is. Where a direction depends
+on θ, it is on θ before the first ray.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,35 +12,42 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from zofx.errors import UsageError
-from zofx.zo.noise import CHUNK, Kind, sample_flat
+from zofx.zo.laws import Noise
+from zofx.zo.noise import CHUNK
 from zofx.zo.types import FloatArray, Ray
 
 
 def apply_rays(
-    theta: Mapping[str, FloatArray],
+    values: Mapping[str, FloatArray],
+    slices: Sequence[str],
     rays: Sequence[Ray],
-    kind: Kind,
+    noise: Noise,
     table: FloatArray | None = None,
 ) -> None:
     """Move every slice along the rays, in place.
 
     Args:
-        theta: slice name → values; float32, C-contiguous, writable.
+        values: name → f32, C-contiguous, writable; slices, and the scales of those that have one.
+        slices: the names of those that move.
         rays: applied in this order.
-        kind: the distribution of z.
+        noise: how a direction follows from a key.
         table: f32[65536] for "gaussian"; None takes the one that ships with zofx.
 
     Raises:
         UsageError: a slice cannot be moved in place; nothing has been moved.
     """
-    for name, values in theta.items():
-        _require_movable(name, values)
-    for name, values in theta.items():
-        flat = values.reshape(-1)
+    for name in slices:
+        _require_movable(name, values[name])
+    for name in slices:
+        law, flat = noise.law(name), values[name].reshape(-1)
+        scale = values[law.scale].reshape(-1) if law.scale else None
         for start in range(0, flat.size, CHUNK):
             part = flat[start : start + CHUNK]
+            scales = None if scale is None else scale[start : start + CHUNK]
+            before = part.copy() if law.limit is not None else part
             for ray in rays:
-                step = sample_flat(kind, ray.key, name, start, part.size, table=table)
+                z = law.draw(ray.key, name, start, part.size, table)
+                step = law.apply(z, before, scales)
                 np.multiply(step, np.float32(ray.coefficient), out=step)
                 np.add(part, step, out=part)
 

@@ -1,0 +1,164 @@
+"""Train a matrix through a thin one beside it: its coordinates in a random basis.
+
+    linear(x, W)        →   linear(x, W) + gain · linear(linear(x, V), A)           A: [m, r] = 0
+    embedding(W, ids)   →   embedding(W, ids) + gain · embedding(A, ids) · V        V: [r, n]
+    two-sided           →   … + gain · linear(linear(linear(x, V), A), U)           A: [r, r]
+
+basis=refreshed: V (and U) are state: a session draws them for a key, again every so many steps, and
+folds what A has learnt into W, which is state too and stays in full precision. basis=fixed: V is
+drawn once, here, and W is frozen, so it may be quantized. A starts at zero, so the program starts
+out as the one before; W is never perturbed, so all probes share its product.
+Exact at A = 0. Scored by rank: r (m + n) products per token instead of a perturbed copy of W.
+gain: 1 (LOZO's code), 1/r (its paper), or √(mn)/r (SubZero: a direction of length √(mn)).
+Source: Chen et al. 2025, Enhancing Zeroth-order Fine-tuning for Language Models with Low-rank
+Structures, arXiv 2410.07698; Yu et al. 2024, Zeroth-Order Fine-Tuning of LLMs in Random Subspaces,
+arXiv 2410.08989 (two-sided, orthonormal).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, fx
+
+from zofx.errors import PipelineError
+from zofx.facts import CHOSEN, SLICED
+from zofx.pipeline import Pass, Remarker
+from zofx.program import Program, Role, TensorSpec, is_call
+from zofx.rewrite import Editor
+from zofx.zo.bases import orthonormal_rows
+from zofx.zo.laws import Basis
+from zofx.zo.noise import Stream, sample
+from zofx.zo.types import Key
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class InsertLowRank(Pass):
+    """See the module.
+
+    Attributes:
+        rank: r; a matrix with a side of r or less is left to other passes.
+        basis: drawn by the session and refreshed, or drawn now and kept.
+        sides: one factor, or one on either side of A.
+        gain: of the product.
+        orthonormal: whether rows of V (and columns of U) are made orthonormal.
+        seed: of a fixed basis.
+    """
+
+    name: ClassVar[str] = "insert-low-rank"
+    requires = (CHOSEN,)
+    establishes = (SLICED,)
+    rank: int = 2
+    basis: Literal["refreshed", "fixed"] = "refreshed"
+    sides: Literal["one", "two"] = "one"
+    gain: Literal["1", "1/r", "norm"] = "1"
+    orthonormal: bool = False
+    seed: int = 0
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """A branch for every chosen matrix; vectors stay chosen."""
+        if self.rank < 1:
+            raise PipelineError(f"insert-low-rank.rank={self.rank}: must be at least 1")
+        edit = Editor(program)
+        bases, done = dict(program.bases), set()
+        for name in [n for n in program.tensors if n in program.chosen]:
+            spec = program.tensors[name]
+            if len(spec.shape) != 2 or min(spec.shape) <= self.rank:
+                continue
+            why = _other_reader(edit.placeholder(name))
+            if why:
+                remark(name, "skipped", f"read by {why.target}: it has no low-rank form")
+                continue
+            bases |= self._branch(edit, program, spec)
+            done.add(name)
+        remark("matrices", "applied", f"{len(done)} of rank {self.rank}, basis {self.basis}")
+        return edit.done(bases=bases, chosen=program.chosen - done)
+
+    def _branch(self, edit: Editor, program: Program, spec: TensorSpec) -> dict[str, Basis]:
+        """Tensors and ops for one matrix; what the session refreshes, if anything."""
+        rows, columns = spec.shape
+        name, two = f"{spec.name}.slice", self.sides == "two"
+        shape = (self.rank if two else rows, self.rank)
+        values = edit.add_tensor(
+            TensorSpec(name, Role.SLICE, shape, torch.float32, spec.name, "low-rank"),
+            lambda: torch.zeros(shape),
+        )
+        right = self._factor(edit, spec, "right", (self.rank, columns), Stream.V)
+        left = self._factor(edit, spec, "left", (rows, self.rank), Stream.U) if two else None
+        gain = self._gain(rows, columns)
+        for reader in list(edit.placeholder(spec.name).users):
+            _beside(edit, reader, values, right, left, gain)
+        if self.basis == "fixed":
+            return {}
+        state = replace(spec, role=Role.STATE, dtype=torch.float32)
+        edit.replace_data(state, program.data[spec.name])
+        left_name = str(left.target) if left else None
+        basis = Basis(str(right.target), spec.name, left_name, gain, self.orthonormal)
+        return {name: basis}
+
+    def _factor(
+        self, edit: Editor, spec: TensorSpec, side: str, shape: tuple[int, int], stream: Stream
+    ) -> fx.Node:
+        """Zeros that a session will draw, or the draw itself."""
+        fixed = self.basis == "fixed"
+        name = f"{spec.name}.slice.{side}"
+        role = Role.FROZEN if fixed else Role.STATE
+        row = TensorSpec(name, role, shape, torch.float32, spec.name, form=side)
+        drawn = self._drawn(f"{spec.name}.slice", shape, stream)
+        return edit.add_tensor(row, drawn if fixed else lambda: torch.zeros(shape))
+
+    def _drawn(self, name: str, shape: tuple[int, int], stream: Stream) -> Callable[[], Tensor]:
+        upright = shape if stream is Stream.V else shape[::-1]
+
+        def draw() -> Tensor:
+            rows = sample("gaussian", Key(self.seed, 0), name, upright, stream)
+            rows = orthonormal_rows(rows) if self.orthonormal else rows
+            return torch.from_numpy(rows if stream is Stream.V else rows.T.copy())
+
+        return draw
+
+    def _gain(self, rows: int, columns: int) -> float:
+        gains = {"1": 1.0, "1/r": 1 / self.rank, "norm": math.sqrt(rows * columns) / self.rank}
+        return gains[self.gain]
+
+
+def _other_reader(weight: fx.Node) -> fx.Node | None:
+    """What reads a matrix and is neither a linear nor a lookup."""
+    for user in weight.users:
+        linear = is_call(user, aten.linear.default) and user.args[1] is weight
+        if not linear and not (is_call(user, aten.embedding.default) and user.args[0] is weight):
+            return user
+    return None
+
+
+def _beside(
+    edit: Editor,
+    reader: fx.Node,
+    values: fx.Node,
+    right: fx.Node,
+    left: fx.Node | None,
+    gain: float,
+) -> None:
+    """Add gain · left · A · right to what reads the matrix."""
+    after = reader.next
+    if is_call(reader, aten.linear.default):
+        thin = edit.call(after, aten.linear.default, reader.args[0], right)
+        branch = edit.call(after, aten.linear.default, thin, values)
+        if left is not None:
+            branch = edit.call(after, aten.linear.default, branch, left)
+    else:
+        ids = reader.args[1]
+        if left is not None:  # row i of U·A is the row i of U, times A
+            rows = edit.call(after, aten.embedding.default, left, ids)
+            turned = edit.call(after, aten.t.default, values)
+            thin = edit.call(after, aten.linear.default, rows, turned)
+        else:
+            thin = edit.call(after, aten.embedding.default, values, ids)
+        branch = edit.call(after, aten.matmul.default, thin, right)
+    if gain != 1:
+        branch = edit.call(after, aten.mul.Tensor, branch, gain)
+    edit.replace(reader, edit.call(after, aten.add.Tensor, reader, branch))

@@ -1,0 +1,86 @@
+"""Perturb a random part of each slice, the same part for some steps.
+
+    z   →   z ⊙ m        m = [16 random bits < keep · 2¹⁶] of (seed, step // interval, slice)
+
+scope=slice keeps the same share of every slice. scope=global keeps of each the share of its weights
+that are among the `keep` largest magnitudes of all: which entries is random all the same.
+Exact: a product with 0 or 1. Each entry stays with probability keep, rounded to 2⁻¹⁶.
+Source: Zhang et al. 2024, Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
+Fine-Tuning, arXiv 2402.11592, §5 (sparse gradients). Its public code draws the mask as normal <
+ratio, which is another share; here the share is the one that is asked for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from zofx.directions import directions_of
+from zofx.errors import PipelineError
+from zofx.facts import PERTURBED
+from zofx.pipeline import Pass, Remarker
+from zofx.program import KEYS, Program
+from zofx.rewrite import Editor
+from zofx.zo.laws import KEEP_ALL
+
+zofx = torch.ops.zofx
+
+SAMPLED = 10_000_000
+"""Magnitudes looked at for a quantile over all weights."""
+
+
+@dataclass(frozen=True)
+class MaskDirections(Pass):
+    """See the module.
+
+    Attributes:
+        keep: share of the entries that are perturbed, in (0, 1].
+        interval: steps that a mask holds; 0 for all of the run.
+        scope: the same share of each slice, or more of those with large weights.
+    """
+
+    name: ClassVar[str] = "mask-directions"
+    requires = (PERTURBED,)
+    keep: float = 0.8
+    interval: int = 0
+    scope: Literal["slice", "global"] = "slice"
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Mask the direction of every slice."""
+        if not 0 < self.keep <= 1 or self.interval < 0:
+            raise PipelineError(
+                f"mask-directions{{keep={self.keep} interval={self.interval}}}: keep must be in "
+                "(0, 1] and interval a number of steps"
+            )
+        edit = Editor(program)
+        shares = self._shares(program)
+        keys = edit.placeholder(KEYS)
+        for name, direction in list(directions_of(edit.graph)):
+            kept = round(shares[name] * KEEP_ALL)
+            mask = zofx.mask_random.default
+            edit.replace(
+                direction,
+                edit.call(direction.next, mask, direction, keys, name, kept, self.interval),
+            )
+        spread = f"{min(shares.values()):.3g} to {max(shares.values()):.3g}"
+        held = f"for {self.interval} steps" if self.interval else "for the run"
+        remark("slices", "applied", f"{len(shares)} slices, {spread} of each, {held}")
+        return edit.done()
+
+    def _shares(self, program: Program) -> Mapping[str, float]:
+        """How much of each slice is kept."""
+        names = [spec.name for spec in program.slices]
+        if self.scope == "slice":
+            return dict.fromkeys(names, self.keep)
+        limit = _quantile(program, names, 1 - self.keep)
+        return {name: float((program.load(name).abs() >= limit).float().mean()) for name in names}
+
+
+def _quantile(program: Program, names: list[str], at: float) -> float:
+    """A quantile of the magnitudes of all slices, from evenly spaced entries of each."""
+    total = sum(program.tensors[name].size for name in names)
+    stride = -(-total // SAMPLED)
+    sample = torch.cat([program.load(name).flatten()[::stride].abs() for name in names])
+    place = min(sample.numel(), max(1, round(at * sample.numel()) + 1))
+    return float(sample.kthvalue(place).values)

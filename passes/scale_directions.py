@@ -1,0 +1,49 @@
+"""Let every direction be scaled per weight, by tensors that the driver's rule keeps.
+
+    z   →   z ⊙ s        s: f32 of the slice's shape, state of a session, 1 at first
+
+Exact at first: a product with 1.
+Source: Zhao et al. 2025, Second-Order Fine-Tuning without Pain for LLMs: a Hessian Informed
+Zeroth-Order Optimizer, arXiv 2402.15173 (s = 1 / √H, H a running diagonal Hessian).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zofx.directions import directions_of
+from zofx.facts import PERTURBED
+from zofx.pipeline import Pass, Remarker
+from zofx.program import Program, Role, TensorSpec
+from zofx.rewrite import Editor
+from zofx.zo.laws import SCALE
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class ScaleDirections(Pass):
+    """See the module."""
+
+    name: ClassVar[str] = "scale-directions"
+    requires = (PERTURBED,)
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """One product per slice."""
+        edit = Editor(program)
+        for name, direction in list(directions_of(edit.graph)):
+            shape = program.tensors[name].shape
+            spec = TensorSpec(
+                f"{name}{SCALE}", Role.STATE, shape, torch.float32, name, form="computed"
+            )
+            scale = edit.add_tensor(spec, _ones(shape))
+            edit.replace(direction, edit.call(direction.next, aten.mul.Tensor, direction, scale))
+        remark("slices", "applied", f"{len(program.slices)} slices, as much memory again")
+        return edit.done()
+
+
+def _ones(shape: tuple[int, ...]) -> Callable[[], Tensor]:
+    return lambda: torch.ones(shape)

@@ -1,0 +1,123 @@
+"""A method under a user's options → the pipeline to run; what cannot work is refused here, at once.
+
+method's text ─train─▶ what trains ─quant─▶ how the rest is stored ─fraction, --set─▶ Pipeline
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from zofx.errors import PipelineError
+from zofx.facts import SLICED
+from zofx.methods import Method
+from zofx.passes import PASSES
+from zofx.pipeline import Pass, Pipeline
+
+ADAPTERS: Final = ("prefix", "prompt")
+LORA: Final = "lora"
+CHOOSING: Final = (
+    "select-parameters", "select-sensitive", "split-dense", "split-sparse", "insert-low-rank",
+    "insert-lora",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a compilation differs from the method's defaults.
+
+    Attributes:
+        quant: frozen format, "none" for no quantization; None keeps the method's.
+        train: "lora", "prefix", "prompt", or a regular expression over the names of parameters;
+            None keeps the method's.
+        fraction: share of the weights that trains; None keeps the method's.
+        settings: "PASS.OPTION=VALUE", applied last.
+        force: replace an existing artifact.
+    """
+
+    quant: str | None = None
+    train: str | None = None
+    fraction: float | None = None
+    settings: Sequence[str] = ()
+    force: bool = False
+
+    @property
+    def adapter(self) -> str | None:
+        """What is to stand before the text."""
+        return self.train if self.train in ADAPTERS else None
+
+
+def pipeline_for(method: Method, options: Options) -> Pipeline:
+    """The method's pipeline under these options, checked and ready.
+
+    Raises:
+        UsageError: an option or pass that is not there, an order that cannot work, or parts that do
+            not go together; nothing has run.
+    """
+    pipeline = _training(Pipeline.parse(method.pipeline, PASSES), method, options.train)
+    if options.quant:
+        pipeline = _quantized(pipeline, options.quant)
+    if options.fraction is not None:
+        select = next((p.name for p in pipeline.passes if hasattr(p, "fraction")), None)
+        if select is None:
+            raise PipelineError(
+                f"method {method.name} selects no fraction of the weights; leave --fraction out"
+            )
+        pipeline = pipeline.with_option(f"{select}.fraction={options.fraction}")
+    for setting in options.settings:
+        pipeline = pipeline.with_option(setting)
+    pipeline.check_order([SLICED.name] if options.adapter else ())
+    _require_something_frozen(pipeline)
+    return pipeline
+
+
+def _training(pipeline: Pipeline, method: Method, train: str | None) -> Pipeline:
+    """With what trains changed."""
+    if train is None:
+        return pipeline
+    passes = pipeline.passes
+    if train in ADAPTERS:
+        return Pipeline(tuple(p for p in passes if p.name not in CHOOSING))
+    if train == LORA:
+        first = next(i for i, p in enumerate(passes) if p.name in CHOOSING)
+        kept = [p for p in passes[first:] if p.name not in CHOOSING]
+        return Pipeline((*passes[:first], PASSES["insert-lora"](), *kept))
+    if not _find(pipeline, "select-parameters"):
+        raise PipelineError(
+            f"--train {train}: method {method.name} does not choose parameters by name; it takes "
+            "lora, prefix and prompt, or --set for its own passes"
+        )
+    return pipeline.with_option(f"select-parameters.match={train}")
+
+
+def _quantized(pipeline: Pipeline, form: str) -> Pipeline:
+    """With the frozen matrices stored in a format, or as they are."""
+    if form == "none":
+        return Pipeline(tuple(p for p in pipeline.passes if p.name != "quantize-frozen"))
+    if not _find(pipeline, "quantize-frozen"):
+        place = next(i for i, p in enumerate(pipeline.passes) if p.name == "insert-perturbation")
+        before, after = pipeline.passes[:place], pipeline.passes[place:]
+        pipeline = Pipeline((*before, PASSES["quantize-frozen"](), *after))
+    return pipeline.with_option(f"quantize-frozen.format={form}")
+
+
+def _require_something_frozen(pipeline: Pipeline) -> None:
+    """A matrix that moves is no frozen one."""
+    if not _find(pipeline, "quantize-frozen"):
+        return
+    low_rank: Any = _find(pipeline, "insert-low-rank")
+    chosen: Any = _find(pipeline, "select-parameters")
+    if low_rank and low_rank.basis == "refreshed":
+        raise PipelineError(
+            "quantize-frozen does not go with insert-low-rank{basis=refreshed}: at every refresh "
+            "what was learnt is folded into the matrix, which has to be in full precision for "
+            "that; leave --quant out, or keep one basis: --set insert-low-rank.basis=fixed"
+        )
+    if chosen and not low_rank and chosen.match == ".":
+        raise PipelineError(
+            "quantize-frozen finds nothing to quantize where every parameter trains; leave --quant "
+            "out, or train less: --train lora, --train REGEX, or a method with a sparse slice"
+        )
+
+
+def _find(pipeline: Pipeline, name: str) -> Pass | None:
+    return next((p for p in pipeline.passes if p.name == name), None)

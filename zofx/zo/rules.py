@@ -1,0 +1,74 @@
+"""Rules by their text: what a recipe prints is what a method's table and `--rays` are written in.
+
+"clip(100) > sign()"   →   chain(clip(100), sign())
+"""
+
+import ast
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from zofx.errors import UsageError
+from zofx.zo import rays, tensors
+from zofx.zo.rays import RayRule
+from zofx.zo.tensors import TensorRule
+
+RAY_RULES: Final[Mapping[str, Callable[..., RayRule[Any]]]] = {
+    "clip": rays.clip,
+    "normalise_by_spread": rays.normalise_by_spread,
+    "past_momentum": rays.past_momentum,
+    "scale_by_rms": rays.scale_by_rms,
+    "sign": rays.sign,
+}
+TENSOR_RULES: Final[Mapping[str, Callable[..., TensorRule[Any]]]] = {
+    "adam": tensors.adam,
+    "decay": tensors.decay,
+    "diagonal_hessian": tensors.diagonal_hessian,
+    "low_rank_momentum": tensors.low_rank_momentum,
+    "momentum": tensors.momentum,
+    "past_adam": tensors.past_adam,
+    "sign_coordinates": tensors.sign_coordinates,
+}
+
+
+def ray_rule(text: str) -> RayRule[Any]:
+    """The rule on rays of this text; empty text leaves the estimate as it is.
+
+    Raises:
+        UsageError: no such rule, or arguments it does not take.
+    """
+    return rays.chain(*_read(text, RAY_RULES, "rays"))
+
+
+def tensor_rule(text: str) -> TensorRule[Any] | None:
+    """The rule on tensors of this text; None for empty text.
+
+    Raises:
+        UsageError: no such rule, or arguments it does not take.
+    """
+    rules = _read(text, TENSOR_RULES, "tensors")
+    return rules[0] if len(rules) == 1 else tensors.chain_tensors(*rules) if rules else None
+
+
+def _read(text: str, table: Mapping[str, Callable[..., Any]], kind: str) -> list[Any]:
+    return [_call(part.strip(), table, kind) for part in text.split(">")] if text.strip() else []
+
+
+def _call(text: str, table: Mapping[str, Callable[..., Any]], kind: str) -> Any:
+    """One rule, `name(literals)`."""
+    try:
+        parsed = ast.parse(text, mode="eval").body
+        if not (isinstance(parsed, ast.Call) and isinstance(parsed.func, ast.Name)):
+            raise SyntaxError(text)  # noqa: TRY004, TRY301  one message for all that is not a rule
+        name = parsed.func.id
+        args = [ast.literal_eval(arg) for arg in parsed.args]
+        options = {str(word.arg): ast.literal_eval(word.value) for word in parsed.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(
+            f"'{text}' is not a rule on {kind}; write name(numbers), as in {next(iter(table))}(…)"
+        ) from error
+    if name not in table:
+        raise UsageError(f"there is no rule on {kind} '{name}'; there are: {', '.join(table)}")
+    try:
+        return table[name](*args, **options)
+    except TypeError as error:
+        raise UsageError(f"{text}: {error}") from error
