@@ -1,0 +1,165 @@
+"""What a program's derivatives are, in float64, and how far float32 may be from them.
+
+    f(θ), ∂f/∂θ·v_p                torch's forward mode on the program before `forward-mode`
+    |y₃₂ − y| ≤ Σᵢ |∂y/∂vᵢ|·localᵢ    the roundings of every op of the program after it
+
+The bound is that of `tests.runtimes.reference`, with the ops that tangents are made of.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_aggregate, map_arg
+
+from tests.golden import Inputs, values
+from tests.runtimes import reference
+from tests.runtimes.reference import FUNCTION, Rounding
+from zofx.program import Program, output_node
+
+aten = torch.ops.aten
+zofx = torch.ops.zofx
+
+EXACT = reference.EXACT | {
+    aten.clamp, aten.clone, aten.relu, aten.sign, aten.split, aten.type_as, aten.where,
+}  # fmt: skip
+ROUNDED = reference.ROUNDED | {aten.reciprocal}
+FUNCTIONS = reference.FUNCTIONS | {aten.erf, aten.exp, aten.sigmoid}
+
+
+def exactly(value: Tensor, *_: Any) -> Tensor:
+    """In place of a `Rounding` where none is to be noted."""
+    return value
+
+
+def evaluate(graph: fx.Graph, given: Mapping[str, Tensor], rounding: Callable[..., Tensor]) -> Any:
+    """The result in float64, noting what each op rounds."""
+    found: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            found[node] = given[str(node.target)]
+        elif node.op == "call_function":
+            args = map_arg(node.args, found.__getitem__)
+            kwargs = map_aggregate(map_arg(node.kwargs, found.__getitem__), _wide)
+            found[node] = _call(node.target, args, kwargs, rounding)
+    return found[output_node(graph).all_input_nodes[0]]
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+def _call(
+    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], rounding: Callable[..., Tensor]
+) -> Any:
+    if target in MEANINGS:
+        return MEANINGS[target](rounding, *args, **kwargs)
+    value = target(*args, **kwargs)
+    if not (isinstance(value, Tensor) and value.is_floating_point()):
+        return value
+    kind = getattr(target, "overloadpacket", None)
+    if kind in ROUNDED:
+        return rounding(value, value.abs(), reference.ARITHMETIC)
+    if kind in FUNCTIONS:
+        return rounding(value, args[0].abs().clamp(min=1), FUNCTION)
+    assert kind is None or kind in EXACT, f"say what {target} rounds, in {__file__}"
+    return value
+
+
+def combine(rounding: Any, theta: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
+    """C·z."""
+    value, size = (
+        torch.einsum("pq,q...->p...", a, b)
+        for a, b in ((coefficients, z), (coefficients.abs(), z.abs()))
+    )
+    return rounding(value, size, len(z))  # type: ignore[no-any-return]
+
+
+def matmul(rounding: Any, a: Tensor, b: Tensor) -> Tensor:
+    """a·b."""
+    return rounding(a @ b, a.abs() @ b.abs(), a.shape[-1] + 1)  # type: ignore[no-any-return]
+
+
+def softmax(rounding: Any, x: Tensor, axis: int) -> Tensor:
+    """exp of a difference d that is off by u·|d|, then a sum and a division."""
+    p = torch.softmax(x, axis)
+    distance = (x - x.amax(axis, keepdim=True)).abs()
+    return rounding(p, p * (1 + distance), FUNCTION + x.shape[axis] + 1)  # type: ignore[no-any-return]
+
+
+def sparse_linear(rounding: Any, x: Tensor, theta: Tensor, index: Tensor, *rest: int) -> Tensor:
+    """One matrix, or one per direction."""
+    return reference.sparse_linear(rounding, x, theta.reshape(-1, len(index)), index, *rest)
+
+
+def total(rounding: Any, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
+    """Over some axes."""
+    value, size = x.sum(axes, keep), x.abs().sum(axes, keep)
+    return rounding(value, size, x.numel() // value.numel())  # type: ignore[no-any-return]
+
+
+MEANINGS: Mapping[Any, Callable[..., Any]] = {
+    **reference.MEANINGS,
+    aten.matmul.default: matmul,
+    aten.softmax.int: softmax,
+    aten.sum.dim_IntList: total,
+    zofx.combine.default: combine,
+    zofx.sparse_linear.default: sparse_linear,
+}
+
+
+def wide(program: Program, inputs: Inputs) -> dict[str, Tensor]:
+    """All that a program reads, what is a float as f64."""
+    everything = {name: program.load(name) for name in program.tensors} | dict(inputs)
+    return {n: v.double() if v.is_floating_point() else v for n, v in everything.items()}
+
+
+def directions(program: Program, inputs: Inputs) -> dict[str, Tensor]:
+    """z of every slice: [Q, *k]."""
+    found = values(program, inputs)
+    return {
+        str(node.args[0].target): found[node.args[1]]
+        for node in program.graph.find_nodes(op="call_function", target=zofx.combine.default)
+    }
+
+
+def scorer(before: Program, inputs: Inputs) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """θ ↦ f(θ), [N, C] in float64, for a program with slices that nothing perturbs."""
+    given = wide(before, inputs)
+    return lambda theta: evaluate(before.graph, {**given, **theta}, exactly)
+
+
+def slopes(before: Program, inputs: Inputs, z: Mapping[str, Tensor]) -> Tensor:
+    """f(θ), and its derivative along every row of C: [1 + P, N, C] in float64.
+
+    Args:
+        before: as for `scorer`.
+        inputs: a batch, with `coefficients` [P, Q].
+        z: directions of the slices.
+    """
+    score = scorer(before, inputs)
+    theta = {name: before.load(name).double() for name in z}
+    rows = [score(theta)]
+    for row in inputs["coefficients"]:
+        rows.append(torch.func.jvp(score, (theta,), (along(row, z),))[1])
+    return torch.stack(rows)
+
+
+def along(row: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """v = Σ_q c_q·z_q of every slice."""
+    wide_row = row.double()
+    return {name: torch.einsum("q,q...->...", wide_row, each.double()) for name, each in z.items()}
+
+
+def rounding_bound(after: Program, inputs: Inputs) -> Tensor:
+    """How far float32 may be from what the rewritten program means: [1 + P, N, C]."""
+    given = wide(after, inputs)
+    rounding = Rounding()
+
+    def noted(value: Tensor, magnitude: Tensor, roundings: int) -> Tensor:
+        counts = not value.requires_grad  # made of integers alone: nothing is rounded
+        return value if counts else rounding(value, magnitude, roundings)
+
+    floats = {n: v.requires_grad_() for n, v in given.items() if v.is_floating_point()}
+    return rounding.bound(evaluate(after.graph, {**given, **floats}, noted)).detach()
