@@ -1,28 +1,28 @@
 """How far a compiled step may be from the textbook's: rounding, and nothing else.
 
-    |l₃₂ − l|   ≤ Σᵢ |∂l/∂vᵢ|·localᵢ + u·|l|                          of each loss: δ
-    |θ'₃₂ − θ'| ≤ γₖ·(|θ| + Σ |terms|)                                at the same losses: moved
-    |θ'₃₂ − θ'| ≤ that + Σ_p max |θ'(l ± δ_p·e_p) − θ'(l)|            at each one's own losses
+    |l₃₂ − l|   ≤ Σᵢ |∂l/∂vᵢ|·localᵢ + u·|l| + 4u·(max l − min l)     of each loss: δ
+    |θ'₃₂ − θ'| ≤ γₖ·(|θ| + Σ |terms|)                                at the same losses
 
-The first is the derivation of `tests.runtimes.reference`, taken to the loss; the driver rounds that
-once more. The scores are made into a loss here as they are in `zofx.tasks.objectives`, to have its
-derivative. In the second every weight is the sum of what it was and of terms (η·c·z, or some), and
-no path from a term to θ' has more than k roundings (Higham 2002, chapter 3). The third moves each
-loss by its bound, either way: exact where a step is affine in its losses, which gives the known
-η·|z|·(δ₊ + δ₋) / 2ε of a two-point step; to first order where it is smooth; and where it decides (a
-sign, a choice) the jump is in it, if rounding could decide.
+The first is the derivation of `tests.runtimes.reference`, taken to the loss. The driver rounds that
+once more; and the probe matrix rounds its entries, which are up to four operations from ε, η and c,
+so that a probe lies off by that share of its distance from θ. The scores are made into a loss here
+as they are in `zofx.tasks.objectives`, to have its derivative. In the second every weight is the
+sum of what it was and of terms (η·c·z, or some), and no path from a term to θ' has more than k
+roundings (Higham 2002, chapter 3).
+
+Both together bound c by (δ₊ + δ₋) / 2ε, and θ' by η·|z| times that where each is left to its own
+losses; `tests.methods.free_run` carries it through a run.
 """
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tests.methods.reference import Method, Tensors
+from tests.methods.reference import Loss, Method, Tensors
 from tests.runtimes import reference
 from zofx.runtime import Batch
 from zofx.tasks.encode import Encoded
@@ -48,24 +48,31 @@ class Evaluation:
     matrix: FloatArray
 
 
-@dataclass(frozen=True)
-class Replay:
-    """A loss that was measured already: evaluation e of a step is losses[e]."""
+@dataclass
+class Forced:
+    """A loss that was measured elsewhere: answers with that, and notes its own at the same weights.
 
-    losses: list[Tensor]
+    So every evaluation of a step is compared where the measured ones before it lead.
+
+    Attributes:
+        loss: what it is by itself.
+        measured: f64[P], evaluation e of the step is measured[e].
+        own: the values of `loss`.
+    """
+
+    loss: Loss
+    measured: Tensor
+    own: list[Tensor] = field(default_factory=list)
 
     def __call__(self, weights: Tensors) -> Tensor:
-        """The next one, whatever the weights."""
-        return self.losses.pop(0)
+        """The next one."""
+        self.own.append(self.loss(weights))
+        return self.measured[len(self.own) - 1]
 
     def slope(self, weights: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         """The next two: a loss and its slope."""
-        return self.losses.pop(0), self.losses.pop(0)
-
-
-def replayed(losses: Tensor) -> Replay:
-    """Of f64[P], in the order in which the textbook asks for them."""
-    return Replay(list(losses))
+        self.own += self.loss.slope(weights, along)
+        return self.measured[len(self.own) - 2], self.measured[len(self.own) - 1]
 
 
 def rounding_of_losses(
@@ -81,7 +88,8 @@ def rounding_of_losses(
     """
     scores, rounding = reference.trace(folder, made.batch, made.keys, made.matrix, made.theta)
     losses = losses_and_slopes(scores, encoded) if slopes else cross_entropy(scores, encoded)
-    return rounding.bound(losses) + UNIT * losses.detach().abs()
+    known = losses.detach()
+    return rounding.bound(losses) + UNIT * (known.abs() + 4 * (known.max() - known.min()))
 
 
 def losses_and_slopes(scores: Tensor, encoded: Encoded) -> Tensor:
@@ -117,29 +125,3 @@ def rounding_of_move(before: Tensors, method: Method, roundings: int) -> Tensors
     """γₖ·(|θ| + Σ |terms|) of the step the method just took."""
     gamma = roundings * UNIT / (1 - roundings * UNIT)
     return {n: gamma * (before[n].abs() + terms) for n, terms in method.terms.items()}
-
-
-def reach(method: Method, t: int, losses: Tensor, allowed: Tensor) -> Tensors:
-    """Σ_p max |θ'(l ± δ_p·e_p) − θ'(l)|: what uncertain losses f64[P] do to a step.
-
-    Args:
-        method: as it was before the step; left alone.
-        t: the step.
-        losses: f64[P], in the order of its evaluations.
-        allowed: δ f64[P].
-    """
-    centre = _after(method, t, losses)
-    total = {name: torch.zeros_like(centre[name]) for name in method.trained}
-    for place, delta in enumerate(allowed):
-        nudge = torch.zeros_like(losses)
-        nudge[place] = delta
-        ends = [_after(method, t, losses + by) for by in (nudge, -nudge)]
-        for name, sum_ in total.items():
-            sum_ += torch.stack([(end[name] - centre[name]).abs() for end in ends]).amax(0)
-    return total
-
-
-def _after(method: Method, t: int, losses: Tensor) -> Tensors:
-    other = copy.deepcopy(method)
-    other.step(t, replayed(losses))
-    return other.theta

@@ -22,7 +22,7 @@ from tests.methods.model import Model
 from tests.methods.reference import Method, Mezo, Tensors
 from zofx import artifact
 from zofx.artifact import Manifest
-from zofx.compile import Options
+from zofx.assembly import Options
 from zofx.merge import merged_tensors
 from zofx.methods import METHODS, Settings
 from zofx.runtime import Session
@@ -111,6 +111,16 @@ def few_roundings(settings: Settings, t: int) -> int:
     return 4 + settings.queries
 
 
+def moments(settings: Settings, t: int) -> int:
+    """Of θ − η·m / (√v + δ), of one query.
+
+    Coefficient and product make g; β, product and sum make each moment, once a step; then 1 − βᵗ
+    and the division by it, twice, the root, δ, the quotient, η, its product and the sum. The error
+    of v counts by half under the root, and what g² has twice thereby once.
+    """
+    return 2 * (3 + 3 * (t + 1)) + 10
+
+
 @dataclass(frozen=True)
 class Row:
     """A compiled method and its textbook.
@@ -156,8 +166,14 @@ class Row:
 RUN = {"eps": EPS, "lr": 0.01, "schedule": "constant"}
 
 
-def sparse(start: Start) -> Subject:
-    """SensZOQ: MeZO at the chosen coordinates of the weights, everything else frozen."""
+def sparse(start: Start, kind: Callable[..., Method] = Mezo, **own: Any) -> Subject:
+    """SensZOQ: a method at the chosen coordinates of the weights, everything else frozen.
+
+    Args:
+        start: what it starts from.
+        kind: the method, which for SensZOQ is MeZO.
+        own: its own numbers, such as a momentum's β.
+    """
     slices = start.named("slice")
     index = {weight: start.frozen(name).long() for weight, name in start.named("index").items()}
     initial = start.initial()
@@ -171,7 +187,7 @@ def sparse(start: Start) -> Subject:
 
     shapes = {name: weight.shape for name, weight in rest.items()}
     z = on_index(lambda t, query, name: start.draw(t, query, slices[name]), index, shapes)
-    method = Mezo(theta(initial), z, trained=tuple(slices), **start.common())
+    method = kind(theta(initial), z, trained=tuple(slices), **start.common(), **own)
     return Subject(method, theta)
 
 

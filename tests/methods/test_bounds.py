@@ -10,18 +10,11 @@ from torch.nn import functional
 
 from tests import tiny
 from tests.methods.bench import MODELS, questions
-from tests.methods.bounds import (
-    UNIT,
-    cross_entropy,
-    losses_and_slopes,
-    reach,
-    replayed,
-    rounding_of_move,
-)
+from tests.methods.bounds import UNIT, Forced, cross_entropy, losses_and_slopes, rounding_of_move
 from tests.methods.bowl import SHAPES, Bowl, draw, random, start
 from tests.methods.free_run import FreeRun
 from tests.methods.model import MASK, Model
-from tests.methods.reference import Mezo, ScalarSign, Tensors
+from tests.methods.reference import Mezo, Tensors
 from zofx.runtime import Batch
 from zofx.tasks import OBJECTIVES, Encoded
 
@@ -34,25 +27,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Both kinds."""
     folder = MODELS[request.param](tmp_path_factory.mktemp("model"))
     return Model(folder, request.param == "causal")
-
-
-def test_uncertain_losses_reach_theta_through_c() -> None:
-    """Of MeZO: η·|z|·(δ₊ + δ₋) / 2ε, exactly."""
-    method = Mezo(start(), draw, LR, EPS)
-    found = reach(method, 0, torch.tensor([1.0, 0.5], dtype=torch.float64), DELTA)
-    for name, values in found.items():
-        wanted = LR * draw(0, 0, name).abs() * DELTA.sum() / (2 * EPS)
-        torch.testing.assert_close(values, wanted, rtol=1e-6, atol=0)
-        assert torch.equal(method.theta[name], start()[name])
-
-
-def test_a_sign_is_certain_where_losses_are() -> None:
-    """No reach at a gap above the rounding; the whole step back at one below."""
-    method = ScalarSign(start(), draw, LR, EPS)
-    far, near = (torch.tensor([gap, 0.0], dtype=torch.float64) for gap in (1e-5, 1e-7))
-    assert all((values == 0).all() for values in reach(method, 0, far, DELTA).values())
-    for name, values in reach(method, 0, near, DELTA).items():
-        torch.testing.assert_close(values, 4 * LR * draw(0, 0, name).abs())
 
 
 def test_a_derivative_of_scores_is_one_of_the_loss() -> None:
@@ -85,7 +59,7 @@ def test_a_move_in_float32_is_within_its_rounding() -> None:
         values.copy_(values.float())
     before = copy.deepcopy(method.theta)
     losses = torch.tensor([1.0, 0.5, 0.25, 0.75], dtype=torch.float64)
-    method.step(0, replayed(losses))
+    method.step(0, Forced(Bowl(), losses))
     ratios = []
     for name, allowed in rounding_of_move(before, method, 6).items():
         theta = before[name].float()
@@ -102,7 +76,7 @@ def test_a_free_run_is_bounded_by_its_worst_losses() -> None:
     worst = Mezo(start(), draw, LR, EPS)
     for t in range(10):
         losses = [worst_loss(worst, t, side) for side in (0, 1)]
-        worst.step(t, replayed(torch.stack(losses)))
+        worst.step(t, Forced(Bowl(), torch.stack(losses)))
         allowed = free.step(t, Bowl(), DELTA, roundings=0)
         ratios = [
             ((worst.theta[name] - free.theta[name]).abs() / allowed[name]).max() for name in SHAPES

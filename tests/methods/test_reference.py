@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.bounds import replayed
+from tests.methods.bounds import Forced
 from tests.methods.bowl import SHAPES, Bowl, draw, inner, random, start
 from tests.methods.directions import masked, on_index, subspace
 from tests.methods.reference import (
@@ -153,7 +153,7 @@ def test_conservative_keeps_the_best_of_three(down: float, up: float, here: floa
     """Back along cz, on along it, or nowhere; of equals as the code of ZO-Bench has it."""
     losses = torch.tensor([0.6, 0.0, down, up, here], dtype=torch.float64)
     method = Conservative(start(), draw, lr=LR, eps=EPS)
-    method.step(0, replayed(losses))
+    method.step(0, Forced(Bowl(), losses))
     close(method.theta, moved(z(0), to * LR * 0.6 / (2 * EPS)))
 
 
