@@ -187,7 +187,7 @@ def sparse(start: Start, kind: Callable[..., Method] = Mezo, **own: Any) -> Subj
 
     shapes = {name: weight.shape for name, weight in rest.items()}
     z = on_index(lambda t, query, name: start.draw(t, query, slices[name]), index, shapes)
-    method = kind(theta(initial), z, trained=tuple(slices), **start.common(), **own)
+    method = kind(theta(initial), z, trained=tuple(slices), **{**start.common(), **own})
     return Subject(method, theta)
 
 
