@@ -1,6 +1,6 @@
 """Compute directional derivatives beside the program: forward-mode AD as a rewrite.
 
-    c: f32[Q] → f32[P, Q]       logprob f[N, C] → f32[1 + P, N, C]
+    c: f32[Q] → f32[P, Q]       logprob f32[N, C] → f32[1 + P, N, C]
     row 0       f(x, θ)
     row 1 + p   ∂f/∂θ · v_p,    v_p = Σ_q C[p, q]·z_q
 
@@ -9,8 +9,8 @@ Every value v that depends on a slice gets a tangent v̇: [P, *v.shape], made by
 are not computed: what no slice reaches has no tangent. An op that has no rule is refused, with all
 others like it.
 Row 0 is bit-equal to the program without perturbation. The derivatives are exact up to rounding:
-there is no ε, so nothing is cut off. A program costs about 1 + 2P times the products below its
-slices, and lives without a backward pass.
+there is no ε, so nothing is cut off. Below the slices a product becomes at most 1 + 2P of its size;
+nothing is kept for a backward pass.
 Source: Baydin et al. 2022, Gradients without Backpropagation, arXiv 2202.08587; the rules are those
 of Wengert 1964, A Simple Automatic Derivative Evaluation Program, CACM 7(8).
 """
@@ -90,7 +90,7 @@ class _Walk:
         self._tracer = _Tracer(edit.graph)
         first = next(n for n in edit.nodes if n.op == "call_function")
         count = edit.call(first, aten.sym_size.int, coefficients, 0)
-        self._d = Tangents(self._value(count), self.tangents)
+        self._d = Tangents(self._value(count), self.tangents)  # grows with them
 
     def visit(self, node: fx.Node) -> None:
         """Make the tangent of one value."""

@@ -19,12 +19,13 @@ aten = torch.ops.aten
 AXES = ("dim", "dim0", "dim1", "dims", "end_dim", "start_dim")  # as aten's schemas name them
 ALONG = (
     aten.cumsum.default, aten.flatten.using_ints, aten.index_select.default, aten.mean.dim,
-    aten.select.int, aten.slice.Tensor, aten.split.Tensor,
-    aten.split_with_sizes.default, aten.squeeze.dim, aten.squeeze.dims, aten.sum.dim_IntList,
-    aten.transpose.int, aten.unbind.int, aten.unflatten.int, aten.unsqueeze.default,
+    aten.select.int, aten.slice.Tensor, aten.split.Tensor, aten.split_with_sizes.default,
+    aten.squeeze.dim, aten.squeeze.dims, aten.sum.dim_IntList, aten.transpose.int,
+    aten.unbind.int, aten.unflatten.int, aten.unsqueeze.default,
 )  # fmt: skip
 JOINS = (aten.cat.default, aten.stack.default)
 RESHAPES = (aten._unsafe_view.default, aten.reshape.default, aten.view.default)
+# What they make has the shape or type of x and nothing else of it.
 FILLS = (
     aten.full_like.default, aten.new_full.default, aten.new_ones.default,
     aten.new_zeros.default, aten.ones_like.default, aten.zeros_like.default,
@@ -52,6 +53,8 @@ def _moved(op: Any, operands: Sequence[Any], axes: int) -> list[Any]:
 
 
 def _along(op: Any) -> Rule:
+    """Of an op along some axes."""
+
     def apply(d: Tangents, y: Value, x: Value, *operands: Any, **options: Any) -> Value:
         return op(d(x), *_moved(op, operands, rank(x)), **options)
 
@@ -59,6 +62,8 @@ def _along(op: Any) -> Rule:
 
 
 def _join(op: Any) -> Rule:
+    """Of an op that joins values, zeros in place of tangents that are not there."""
+
     def apply(d: Tangents, y: Value, parts: Sequence[Value], *operands: Any) -> Value:
         tangents = [
             d.spread(aten.zeros_like.default(x), x) if d(x) is None else d(x) for x in parts
