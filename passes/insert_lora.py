@@ -23,6 +23,7 @@ from zofx.matching import linear_weights, linears_of
 from zofx.pipeline import Pass, Remarker
 from zofx.program import Program, Role, TensorSpec
 from zofx.rewrite import Editor
+from zofx.zo.laws import Basis
 from zofx.zo.noise import Stream, sample_words
 from zofx.zo.types import Key
 
@@ -63,24 +64,25 @@ class InsertLora(Pass):
                 f"are called {some}, …"
             )
         edit = Editor(program)
+        bases = dict(program.bases)
         for name in chosen:
-            self._branch(edit, program.tensors[name])
+            bases |= self._branch(edit, program.tensors[name])
         remark("matrices", "applied", f"{len(chosen)} of {len(matrices)}, rank {self.rank}")
-        return edit.done()
+        return edit.done(bases=bases)
 
-    def _branch(self, edit: Editor, spec: TensorSpec) -> None:
+    def _branch(self, edit: Editor, spec: TensorSpec) -> dict[str, Basis]:
         out, width = spec.shape
         role = Role.FROZEN if self.freeze == "A" else Role.SLICE
         down = edit.add_tensor(
             TensorSpec(
-                f"{spec.name}.lora_A", role, (self.rank, width), torch.float32, spec.name, "lora-a"
+                f"{spec.name}.lora_A", role, (self.rank, width), torch.float32, spec.name, "right"
             ),
             lambda: self._drawn(f"{spec.name}.lora_A", self.rank, width),
         )
         up = edit.add_tensor(
             TensorSpec(
                 f"{spec.name}.lora_B", Role.SLICE, (out, self.rank), torch.float32, spec.name,
-                "lora-b",
+                "low-rank",
             ),
             lambda: torch.zeros(out, self.rank),
         )  # fmt: skip
@@ -90,6 +92,7 @@ class InsertLora(Pass):
             branch = edit.call(after, aten.linear.default, thin, up)
             scaled = edit.call(after, aten.mul.Tensor, branch, self.alpha / self.rank)
             edit.replace(linear, edit.call(after, aten.add.Tensor, linear, scaled))
+        return {str(up.target): Basis(str(down.target), gain=self.alpha / self.rank)}
 
     def _drawn(self, name: str, rank: int, width: int) -> Tensor:
         """Uniform in ±1/√width, from 16 bits each."""

@@ -92,13 +92,12 @@ class InsertLowRank(Pass):
         gain = self._gain(rows, columns)
         for reader in list(edit.placeholder(spec.name).users):
             _beside(edit, reader, values, right, left, gain)
-        if self.basis == "fixed":
-            return {}
-        state = replace(spec, role=Role.STATE, dtype=torch.float32)
-        edit.replace_data(state, program.data[spec.name])
-        left_name = str(left.target) if left else None
-        basis = Basis(str(right.target), spec.name, left_name, gain, self.orthonormal)
-        return {name: basis}
+        refreshed = self.basis == "refreshed"
+        if refreshed:
+            state = replace(spec, role=Role.STATE, dtype=torch.float32)
+            edit.replace_data(state, program.data[spec.name])
+        base, left_name = (spec.name if refreshed else None), (str(left.target) if left else None)
+        return {name: Basis(str(right.target), base, left_name, gain, self.orthonormal)}
 
     def _factor(
         self, edit: Editor, spec: TensorSpec, side: str, shape: tuple[int, int], stream: Stream

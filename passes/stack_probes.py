@@ -47,6 +47,9 @@ PROBE_FORMS = {
     (aten.embedding.default, 0): zofx.probe_embedding.default,
 }
 
+# What makes a weight of a slice: an axis of probes in front changes nothing.
+BETWEEN_WEIGHTS = (aten.t.default, zofx.dequantize_int.default)
+
 
 @dataclass(frozen=True)
 class StackProbes(Pass):
@@ -161,7 +164,7 @@ class _Stacking:
             for place in places:
                 rows = self._rows_of(node.args[place], node)
                 node.update_arg(place, rows)
-        elif is_call(node, aten.t.default) or node.target in ELEMENTWISE:
+        elif is_call(node, *BETWEEN_WEIGHTS) or node.target in ELEMENTWISE:
             if is_call(node, aten.t.default):
                 node.args, node.target = (node.args[0], 1, 2), aten.transpose.int
             self.with_probes.add(node)  # between weights: once per probe, no rows

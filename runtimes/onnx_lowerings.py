@@ -156,6 +156,27 @@ def linear_int(x: Any, codes: Any, scales: Any, zeros: Any, bias: Any, bits: int
     return _add_bias(y, bias)
 
 
+def dequantize_int(codes: Any, scales: Any, zeros: Any, bits: int) -> Any:
+    """The scales are fed, so no kernel takes them; ONNX Runtime folds the rest into f32 at load."""
+    out, blocks, stored = codes.shape
+    levels = op.Reshape(_unpacked(codes, bits), _ints(out, blocks, stored * 8 // bits))
+    offsets = op.Reshape(_unpacked(zeros, bits), _ints(out, -1))
+    offsets = op.Slice(offsets, _ints(0), _ints(blocks), _ints(1))
+    steps = op.Sub(levels, op.Unsqueeze(offsets, _ints(-1)))
+    weight = op.Mul(steps, op.Unsqueeze(scales, _ints(-1)))
+    width = blocks * stored * 8 // bits
+    return op.Reshape(weight, op.Concat(_leading(scales), _ints(width), axis=0))
+
+
+def _unpacked(codes: Any, bits: int) -> Any:
+    """u8 → f32, two values to a byte if of 4 bits, the first in the low nibble."""
+    if bits == 4:
+        low = op.BitwiseAnd(codes, op.Cast(_ints(0xF), to=onnx.TensorProto.UINT8))
+        high = op.BitShift(codes, op.Cast(_ints(4), to=onnx.TensorProto.UINT8), direction="RIGHT")
+        codes = op.Concat(op.Unsqueeze(low, _ints(-1)), op.Unsqueeze(high, _ints(-1)), axis=-1)
+    return op.Cast(codes, to=onnx.TensorProto.FLOAT)
+
+
 def linear_codebook(x: Any, codes: Any, centroids: Any, bias: Any) -> Any:
     """No engine kernel reads a codebook: ONNX Runtime folds this into an f32 weight at load."""
     out, pairs = codes.shape
@@ -231,6 +252,7 @@ def split_probes(x: Any, coefficients: Any) -> Any:
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     aten.linear.default: linear,
     zofx.combine.default: combine,
+    zofx.dequantize_int.default: dequantize_int,
     zofx.linear_codebook.default: linear_codebook,
     zofx.linear_int.default: linear_int,
     zofx.linear_nf4.default: linear_nf4,

@@ -17,7 +17,7 @@ ADAPTERS: Final = ("prefix", "prompt")
 LORA: Final = "lora"
 CHOOSING: Final = (
     "select-parameters", "select-sensitive", "split-dense", "split-sparse", "insert-low-rank",
-    "insert-lora",
+    "insert-lora", "expose-scales",
 )  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
         pipeline = pipeline.with_option(setting)
     pipeline.check_order([SLICED.name] if options.adapter else ())
     _require_something_frozen(pipeline)
+    _require_scales(pipeline)
     return pipeline
 
 
@@ -116,6 +117,16 @@ def _require_something_frozen(pipeline: Pipeline) -> None:
         raise PipelineError(
             "quantize-frozen finds nothing to quantize where every parameter trains; leave --quant "
             "out, or train less: --train lora, --train REGEX, or a method with a sparse slice"
+        )
+
+
+def _require_scales(pipeline: Pipeline) -> None:
+    """Scales to train are those of a format that has them."""
+    stored: Any = _find(pipeline, "quantize-frozen")
+    if _find(pipeline, "expose-scales") and (not stored or not stored.format.startswith("int")):
+        raise PipelineError(
+            "expose-scales trains the scales of block-wise integers: name --quant int4 or int8, "
+            "not " + (stored.format if stored else "none")
         )
 
 

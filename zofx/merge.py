@@ -1,6 +1,8 @@
 """Artifact + θ → the checkpoint's own tensors: what passes took apart is put together again.
 
+    W = θ                              where it trains whole
     W = Ŵ + scatter(θ, index)          Ŵ from the artifact's codes: the model that was trained
+    W = Ŵ + gain · left · θ · right    where a thin matrix trains beside it
     W = (W.T)ᵀ                         where canonicalize stored a transpose
 
 One tensor at a time: memory is that of the largest.
@@ -16,6 +18,7 @@ from torch import Tensor
 from zofx import artifact, quant
 from zofx.artifact import Manifest, TensorRow
 from zofx.errors import UnsupportedError
+from zofx.zo.laws import Basis, Noise
 from zofx.zo.types import FloatArray
 
 FORMATS = frozenset({"nf4", "int4", "int8", "codebook"})
@@ -38,16 +41,18 @@ def merged_tensors(
     """
     manifest = artifact.read_manifest(folder)
     _refuse_adapters(folder, manifest)
-    slices = artifact.read_slices(folder) if theta is None else theta
+    moved = artifact.read_slices(folder) if theta is None else theta
 
     def load(name: str) -> Tensor:
+        if name in moved:
+            return torch.from_numpy(moved[name])
         # Opened for every tensor: a mapping that stays open keeps its pages in memory.
         with safe_open(folder / artifact.WEIGHTS, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
     for name, rows in _by_weight(manifest).items():
-        yield _restored(name, rows, slices, load)
+        yield _restored(name, rows, manifest.noise, load)
 
 
 def _refuse_adapters(folder: Path, manifest: Manifest) -> None:
@@ -76,7 +81,7 @@ def _by_weight(manifest: Manifest) -> dict[str, list[TensorRow]]:
 def _restored(
     name: str,
     rows: list[TensorRow],
-    slices: Mapping[str, FloatArray],
+    noise: Noise,
     load: Callable[[str], Tensor],
 ) -> tuple[str, Tensor]:
     by_form = {row.form: row for row in rows}
@@ -85,9 +90,18 @@ def _restored(
     if "slice" in by_form:
         index = load(by_form["index"].name).long()
         weight = weight.clone()
-        weight.view(-1)[index] += torch.from_numpy(slices[by_form["slice"].name])
+        weight.view(-1)[index] += load(by_form["slice"].name)
+    if "low-rank" in by_form:
+        thin = by_form["low-rank"].name
+        weight = weight + _product(load(thin), noise.bases[thin], load)
     # canonicalize's suffix for a weight it keeps as [out, in]
     return (name.removesuffix(".T"), weight.t()) if name.endswith(".T") else (name, weight)
+
+
+def _product(thin: Tensor, basis: Basis, load: Callable[[str], Tensor]) -> Tensor:
+    """Gain · left · A · right."""
+    left = load(basis.left) @ thin if basis.left else thin
+    return basis.gain * (left @ load(basis.right))
 
 
 def _dequantized(parts: list[TensorRow], load: Callable[[str], Tensor]) -> Tensor:

@@ -268,6 +268,14 @@ ROWS: Final = (
         Settings(eps=1e-2, lr=1e-4, queries=4),
     ),
     Method(
+        "qzo",
+        "the scales of a quantized model, its codes frozen; projected gradients are clipped",
+        "Shang et al. 2025, Fine-tuning Quantized Neural Networks with Zeroth-order Optimization, "
+        "arXiv 2505.13430",
+        "canonicalize, narrow-positions, quantize-frozen{format=int4}, expose-scales, " + PROBED,
+        Settings(lr=1e-6, rays="clip(100)"),
+    ),
+    Method(
         "subzero",
         "directions in a random subspace with orthonormal bases on both sides of each matrix",
         "Yu et al. 2024, Zeroth-Order Fine-Tuning of LLMs in Random Subspaces, arXiv 2410.08989",

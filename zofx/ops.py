@@ -146,6 +146,18 @@ def _(
     return x.new_empty((*x.shape[:-1], codes.shape[0]))
 
 
+@custom_op("zofx::dequantize_int", mutates_args=())
+def dequantize_int(codes: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
+    """Ŵ of `quant.Affine`: [out, in]; with scales f32[P, out, blocks] a matrix per probe."""
+    return quant.dequantize_int(quant.Affine(codes, scales, zeros), bits)
+
+
+@dequantize_int.register_fake
+def _(codes: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
+    width = codes.shape[1] * codes.shape[2] * 8 // bits
+    return scales.new_empty((*scales.shape[:-1], width))
+
+
 @custom_op("zofx::linear_codebook", mutates_args=())
 def linear_codebook(x: Tensor, codes: Tensor, centroids: Tensor, bias: Tensor | None) -> Tensor:
     """x·Ŵᵀ + b with Ŵ a code into its row's codebook (`quant.Codebook`): [..., in] → [..., out]."""

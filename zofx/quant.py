@@ -107,10 +107,10 @@ def quantize_int(weight: Tensor, bits: int, block: int) -> Affine:
 
 
 def dequantize_int(q: Affine, bits: int) -> Tensor:
-    """f32[out, in]."""
+    """f32[out, in], or f32[P, out, in] for scales f32[P, out, blocks]."""
     codes = unpack_nibbles(q.codes) if bits == 4 else q.codes
-    zeros = unpack_nibbles(q.zeros)[:, : q.scales.shape[1]] if bits == 4 else q.zeros
-    return ((codes.float() - zeros.float()[..., None]) * q.scales[..., None]).flatten(1)
+    zeros = unpack_nibbles(q.zeros)[:, : q.scales.shape[-1]] if bits == 4 else q.zeros
+    return ((codes.float() - zeros.float()[..., None]) * q.scales[..., None]).flatten(-2)
 
 
 def quantize_codebook(weight: Tensor, importance: Tensor, rows: int = 256) -> Codebook:

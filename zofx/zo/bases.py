@@ -32,6 +32,8 @@ def refresh(values: Mapping[str, FloatArray], noise: Noise, key: Key) -> None:
         key: of the new basis.
     """
     for name, basis in noise.bases.items():
+        if basis.base is None:
+            continue
         if values[basis.right].any():  # at first there is no basis, and nothing to fold
             fold(values, name, basis)
         values[name][...] = 0
@@ -46,7 +48,7 @@ def fold(values: Mapping[str, FloatArray], name: str, basis: Basis) -> None:
     left = values[name] * np.float32(basis.gain)
     if basis.left:
         left = product(values[basis.left], left)
-    base, right = values[basis.base], values[basis.right]
+    base, right = values[str(basis.base)], values[basis.right]
     for start in range(0, len(base), CHUNK_ROWS):
         part, rows = base[start : start + CHUNK_ROWS], left[start : start + CHUNK_ROWS]
         for column, row in zip(rows.T, right, strict=True):

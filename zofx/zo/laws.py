@@ -111,15 +111,16 @@ class Basis:
     """What a low-rank slice A[m, r] stands for: base + gain · left · A · right.
 
     Attributes:
-        right: name of the factor f32[r, n], rows drawn anew at every refresh.
+        right: name of the factor f32[r, n].
+        base: name of the matrix that A is folded into at a refresh, when the factors are drawn
+            anew; None where they stay and the matrix is frozen.
         left: name of the factor f32[m, r] of a two-sided slice A[r, r].
-        base: name of the matrix that A is folded into at a refresh.
         gain: what the product is multiplied by.
         orthonormal: whether rows of `right` and columns of `left` are made orthonormal.
     """
 
     right: str
-    base: str
+    base: str | None = None
     left: str | None = None
     gain: float = 1.0
     orthonormal: bool = False

@@ -1,0 +1,59 @@
+"""Train the scales of quantized matrices; their codes stay as they are.
+
+    linear_int(x, codes, s, zeros, b)   →   linear(x, dequantize_int(codes, s, zeros)) + b
+
+Ŵ is linear in s, so a direction in s is one of Ŵ, and the matrix of each probe is made where it is
+used. Block-wise integers only: their scales are the only numbers beside the codes.
+Exact up to rounding: the same products, summed by another kernel, and the bias in a step of its
+own, so |Δy| ≤ 2·γ·(|x|·|Ŵ|ᵀ + |b|) with γ = n·u / (1 − n·u), n = in + 3, u = 2⁻²⁴.
+Source: Shang et al. 2025, Fine-tuning Quantized Neural Networks with Zeroth-order Optimization,
+arXiv 2505.13430 (QZO).
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from zofx.errors import PipelineError
+from zofx.facts import QUANTIZED, SLICED
+from zofx.pipeline import Pass, Remarker
+from zofx.program import Program, Role
+from zofx.rewrite import Editor
+
+aten = torch.ops.aten
+zofx = torch.ops.zofx
+
+
+@dataclass(frozen=True)
+class ExposeScales(Pass):
+    """See the module."""
+
+    name: ClassVar[str] = "expose-scales"
+    requires = (QUANTIZED,)
+    establishes = (SLICED,)
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Rewrite every linear of a matrix of block-wise integers."""
+        edit = Editor(program)
+        exposed = set()
+        for linear in edit.graph.find_nodes(op="call_function", target=zofx.linear_int.default):
+            x, codes, scales, zeros, bias, bits = linear.args
+            after = linear.next
+            weight = edit.call(after, zofx.dequantize_int.default, codes, scales, zeros, bits)
+            result = edit.call(after, aten.linear.default, x, weight)
+            if bias is not None:
+                result = edit.call(after, aten.add.Tensor, result, bias)
+            edit.replace(linear, result)
+            exposed.add(str(scales.target))
+        if not exposed:
+            raise PipelineError(
+                "expose-scales finds no matrix of block-wise integers; quantize-frozen skipped "
+                "them all (`zofx compile --verbose` says why)"
+            )
+        for name in exposed:
+            spec = program.tensors[name]
+            edit.replace_data(replace(spec, role=Role.SLICE), program.data[name])
+        size = sum(program.tensors[name].size for name in exposed)
+        remark("scales", "applied", f"{len(exposed)} tensors, {size} numbers")
+        return edit.done()
