@@ -46,7 +46,7 @@ class TensorSpec:
         dtype: its element type.
         origin: the checkpoint tensor it was derived from, if it is not one itself.
         form: how it was derived ("transposed", "int4", "slice", …), so that `merge` can undo
-            it; "computed" if it is in no checkpoint.
+            it; "computed" or "adapter" if it is in no checkpoint.
         origin_shape: the shape of the origin, where the tensor itself does not tell it.
     """
 
