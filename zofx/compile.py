@@ -20,7 +20,6 @@ from zofx.assembly import Options, pipeline_for
 from zofx.capture import capture
 from zofx.checkpoint import Checkpoint, build_on_meta
 from zofx.directions import noise_of
-from zofx.facts import SLICED
 from zofx.graphfile import dump_graph
 from zofx.methods import Method
 from zofx.pipeline import After, Pass, Remark
@@ -99,8 +98,7 @@ def compile_model(
         causal = checkpoint.architecture == "causal-lm"
         adapter = adapter_for(options.adapter) if options.adapter else None
         program = capture(model, loaders, causal=causal, adapter=adapter)
-        held = {SLICED.name} if adapter else set()
-        program = program.with_(scores=scores or {}, facts=program.facts | held)
+        program = program.with_(scores=scores or {})
         report.seconds["capture"] = round(time.perf_counter() - start, 3)
         progress("passes", 0, len(pipeline.passes))
         program = pipeline.run(program, report.after(after))
@@ -112,7 +110,7 @@ def compile_model(
             method=method.name,
             pipeline=", ".join(program.history),
             recipe=asdict(method.settings),
-            model=_model_description(checkpoint),
+            model=_model_description(checkpoint, adapter.tokens if adapter else 0),
             config=checkpoint.config.to_dict(),
             noise=noise_of(program),
             tensors=_rows(program),
@@ -175,11 +173,13 @@ def _rows(program: Program) -> tuple[TensorRow, ...]:
     )
 
 
-def _model_description(checkpoint: Checkpoint) -> dict[str, Any]:
+def _model_description(checkpoint: Checkpoint, before: int) -> dict[str, Any]:
+    """What tokenizing and scoring need to know; `before` positions are an adapter's."""
+    positions = checkpoint.max_positions
     return {
         "source": checkpoint.source,
         "hash": checkpoint.hash,
         "architecture": checkpoint.architecture,
-        "max_positions": checkpoint.max_positions,
+        "max_positions": positions and positions - before,
         "special": asdict(checkpoint.special),
     }
