@@ -20,7 +20,7 @@ from torch import Tensor
 from zofx.errors import PipelineError
 from zofx.facts import CANONICAL, SLICED
 from zofx.matching import linear_weights, linears_of
-from zofx.pipeline import Pass, Remarker
+from zofx.pipeline import Pass, Remarker, require_regex
 from zofx.program import Program, Role, TensorSpec
 from zofx.rewrite import Editor
 from zofx.zo.laws import Basis
@@ -51,10 +51,13 @@ class InsertLora(Pass):
     freeze: Literal["nothing", "A"] = "nothing"
     seed: int = 0
 
-    def run(self, program: Program, remark: Remarker) -> Program:
-        """A branch for every linear whose matrix matches."""
+    def __post_init__(self) -> None:
         if self.rank < 1:
             raise PipelineError(f"insert-lora.rank={self.rank}: must be at least 1")
+        require_regex("insert-lora.match", self.match)
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """A branch for every linear whose matrix matches."""
         matrices = linear_weights(program, remark)
         chosen = [name for name in matrices if re.search(self.match, name)]
         if not chosen:
@@ -95,8 +98,8 @@ class InsertLora(Pass):
         return {str(up.target): Basis(str(down.target), gain=self.alpha / self.rank)}
 
     def _drawn(self, name: str, rank: int, width: int) -> Tensor:
-        """Uniform in ±1/√width, from 16 bits each."""
-        bits = sample_words(Key(self.seed, 0), name, Stream.Z, 0, rank * width)
+        """Uniform in ±1/√width, from 16 bits each; no bits of a direction's, for that reads Z."""
+        bits = sample_words(Key(self.seed, 0), name, Stream.V, 0, rank * width)
         unit = (torch.from_numpy(bits.astype("float32")) + 0.5) / 2**15 - 1
         weights: Tensor = (unit / width**0.5).reshape(rank, width)
         return weights

@@ -59,10 +59,12 @@ class InsertLowRank(Pass):
     orthonormal: bool = False
     seed: int = 0
 
-    def run(self, program: Program, remark: Remarker) -> Program:
-        """A branch for every chosen matrix; vectors stay chosen."""
+    def __post_init__(self) -> None:
         if self.rank < 1:
             raise PipelineError(f"insert-low-rank.rank={self.rank}: must be at least 1")
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """A branch for every chosen matrix; vectors stay chosen."""
         edit = Editor(program)
         bases, done = dict(program.bases), set()
         for name in [n for n in program.tensors if n in program.chosen]:

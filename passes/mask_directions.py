@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from zofx.directions import directions_of
+from zofx.directions import directions_of, draw_of
 from zofx.errors import PipelineError
 from zofx.facts import PERTURBED
 from zofx.pipeline import Pass, Remarker
@@ -46,23 +46,23 @@ class MaskDirections(Pass):
     interval: int = 0
     scope: Literal["slice", "global"] = "slice"
 
-    def run(self, program: Program, remark: Remarker) -> Program:
-        """Mask the direction of every slice."""
+    def __post_init__(self) -> None:
         if not 0 < self.keep <= 1 or self.interval < 0:
             raise PipelineError(
                 f"mask-directions{{keep={self.keep} interval={self.interval}}}: keep must be in "
                 "(0, 1] and interval a number of steps"
             )
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Mask the draw of every slice, whatever is made of it afterwards."""
         edit = Editor(program)
         shares = self._shares(program)
         keys = edit.placeholder(KEYS)
         for name, direction in list(directions_of(edit.graph)):
-            kept = round(shares[name] * KEEP_ALL)
-            mask = zofx.mask_random.default
-            edit.replace(
-                direction,
-                edit.call(direction.next, mask, direction, keys, name, kept, self.interval),
-            )
+            draw, kept = draw_of(direction), round(shares[name] * KEEP_ALL)
+            op = zofx.mask_random.default
+            mask = edit.call(draw.next, op, draw, keys, name, kept, self.interval)
+            edit.replace(draw, mask)
         spread = f"{min(shares.values()):.3g} to {max(shares.values()):.3g}"
         held = f"for {self.interval} steps" if self.interval else "for the run"
         remark("slices", "applied", f"{len(shares)} slices, {spread} of each, {held}")

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from zofx.errors import PipelineError
 from zofx.facts import CANONICAL, CHOSEN
-from zofx.pipeline import Pass, Remarker
+from zofx.pipeline import Pass, Remarker, require_regex
 from zofx.program import Program, Role
 
 
@@ -31,20 +31,17 @@ class SelectParameters(Pass):
     establishes = (CHOSEN,)
     match: str = "."
 
+    def __post_init__(self) -> None:
+        require_regex("select-parameters.match", self.match)
+
     def run(self, program: Program, remark: Remarker) -> Program:
         """Go by the names."""
-        try:
-            pattern = re.compile(self.match)
-        except re.error as error:
-            raise PipelineError(
-                f"select-parameters.match={self.match}: not a regular expression ({error})"
-            ) from error
         eligible = [
             spec
             for spec in program.tensors.values()
             if spec.role is Role.FROZEN and spec.form != "computed" and spec.dtype.is_floating_point
         ]
-        chosen = [spec for spec in eligible if pattern.search(spec.name)]
+        chosen = [spec for spec in eligible if re.search(self.match, spec.name)]
         if not chosen:
             some = ", ".join(spec.name for spec in eligible[:3])
             raise PipelineError(

@@ -37,10 +37,12 @@ class SelectSmall(Pass):
     requires = (PERTURBED,)
     fraction: float = 0.2
 
-    def run(self, program: Program, remark: Remarker) -> Program:
-        """Mask the direction of every matrix."""
+    def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise PipelineError(f"select-small.fraction={self.fraction}: must be in (0, 1]")
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Mask the direction of every matrix."""
         edit = Editor(program)
         masked = 0
         for name, direction in list(directions_of(edit.graph)):

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from zofx.directions import directions_of
+from zofx.directions import directions_of, draw_of
 from zofx.facts import PERTURBED
 from zofx.pipeline import Pass, Remarker
 from zofx.program import KEYS, Program
@@ -42,16 +42,16 @@ class TakeTurns(Pass):
     level: Literal["layer", "module"] = "layer"
 
     def run(self, program: Program, remark: Remarker) -> Program:
-        """Let the direction of every slice wait for its turn."""
+        """Let the draw of every slice wait for its turn, whatever is made of it afterwards."""
         edit = Editor(program)
         names = [group_of(spec.origin or spec.name, self.level) for spec in program.slices]
         groups = list(dict.fromkeys(names))
         turn = {spec.name: groups.index(g) for spec, g in zip(program.slices, names, strict=True)}
         keys, count = edit.placeholder(KEYS), len(groups)
         for name, direction in list(directions_of(edit.graph)):
-            op = zofx.mask_turn.default
-            waits = edit.call(direction.next, op, direction, keys, turn[name], count, self.by)
-            edit.replace(direction, waits)
+            draw, op = draw_of(direction), zofx.mask_turn.default
+            waits = edit.call(draw.next, op, draw, keys, turn[name], count, self.by)
+            edit.replace(draw, waits)
         remark("slices", "applied", f"{len(turn)} slices in {count} groups, by {self.by}")
         return edit.done()
 

@@ -237,6 +237,18 @@ def _read(kind: type[Pass], option: str, want: Any, text: str) -> Any:
         ) from None
 
 
+def require_regex(option: str, text: str) -> None:
+    """Refuse a regular expression that is none, when the option is given.
+
+    Raises:
+        PipelineError: names the option and what is wrong with the text.
+    """
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise PipelineError(f"{option}={text}: not a regular expression ({error})") from error
+
+
 def _fail() -> bool:
     raise ValueError
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from zofx import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.tangents.values import Rule, Tangents, Value, rank
 
 aten = torch.ops.aten
