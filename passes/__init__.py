@@ -16,6 +16,7 @@ PASSES: "Table[type[Pass]]" = Table(
     {
         "canonicalize": lazy("zofx.passes.canonicalize:Canonicalize"),
         "expose-scales": lazy("zofx.passes.expose_scales:ExposeScales"),
+        "first-order": lazy("zofx.passes.first_order:FirstOrder"),
         "forward-mode": lazy("zofx.passes.forward_mode:ForwardMode"),
         "insert-lora": lazy("zofx.passes.insert_lora:InsertLora"),
         "insert-low-rank": lazy("zofx.passes.insert_low_rank:InsertLowRank"),

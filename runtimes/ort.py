@@ -72,6 +72,11 @@ class OrtRuntime:
             )
         if not (folder / artifact.ONNX).is_file():
             reasons.append(f"{folder} has no {artifact.ONNX}")
+        elif exact := artifact.read_manifest(folder, check=False).exact:
+            reasons.append(
+                f"{len(exact)} of its tensors train by backpropagation, which no inference engine "
+                "has: use --runtime torch"
+            )
         return Support(tuple(reasons))
 
     def load(self, folder: Path, *, device: str = "cpu", threads: int | None = None) -> OrtSession:

@@ -8,10 +8,10 @@ it. On CUDA z is computed on the device (`torch_noise`) from the same bits. CUDA
 device="cuda" where torch has it; it was never run on the machine this was written on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,13 +19,12 @@ from safetensors import safe_open
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
-from zofx import artifact
+from zofx import artifact, ops
 from zofx.artifact import Manifest
 from zofx.errors import UnsupportedError
 from zofx.graphfile import load_graph
-from zofx.ops import direction
 from zofx.program import COEFFICIENTS, KEYS, output_node
-from zofx.runtime import Batch, Support
+from zofx.runtime import Batch, Support, Weigh, unperturbed
 from zofx.runtimes.slices import HostSession, artifact_slices
 from zofx.runtimes.torch_noise import sample_torch
 from zofx.zo.noise import Kind
@@ -34,10 +33,28 @@ from zofx.zo.types import FloatArray, Key, key_words
 NF4 = b'"zofx.linear_nf4.default"'
 
 
-@direction.register_kernel("cuda")
+@ops.direction.register_kernel("cuda")
 def _(keys: Tensor, table: Tensor | None, name: str, size: Sequence[int], kind: Kind) -> Tensor:
     """The same bits, made where they are used."""
     return sample_torch(kind, keys, name, tuple(size), table, keys.device)
+
+
+Call: TypeAlias = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def _plain(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return target(*args, **kwargs)
+
+
+def _differentiable(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Our own ops have no backward; what they are written in has one."""
+    if getattr(target, "namespace", "") == "zofx" and any(map(_trains, args)):
+        target = getattr(ops, target._schema.name.split("::")[1])._init_fn
+    return target(*args, **kwargs)
+
+
+def _trains(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 class TorchSession(HostSession):
@@ -54,6 +71,7 @@ class TorchSession(HostSession):
         self._graph = _placed(load_graph(folder / artifact.GRAPH), self._device)
         self._last_use = _last_uses(self._graph)
         super().__init__(artifact_slices(folder, manifest))
+        self._exact = manifest.exact
         self._weights: dict[str, Tensor] = {}
         with safe_open(folder / artifact.WEIGHTS, framework="pt", device=device) as file:
             self._weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -61,18 +79,42 @@ class TorchSession(HostSession):
     @torch.inference_mode()
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes in one forward."""
+        scores: FloatArray = self._run(self._inputs(batch, keys, coefficients)).cpu().numpy()
+        return scores
+
+    def gradient(self, batch: Batch, weigh: Weigh) -> dict[str, FloatArray]:
+        """The exact gradient of a loss, for the tensors that train by it.
+
+        Args:
+            batch: N rows.
+            weigh: the loss's derivative: logprob f32[N, C] → f32[N, C].
+
+        Returns:
+            Name → gradient, f32.
+        """
+        inputs = self._inputs(batch, [], unperturbed())
+        exact = {name: inputs[name].clone().requires_grad_() for name in self._exact}
+        with torch.enable_grad():
+            (scores,) = self._run({**inputs, **exact}, _differentiable)
+            weights = weigh(scores.detach().cpu().numpy()).astype(np.float32)
+            total = (scores * torch.from_numpy(weights).to(self._device)).sum()
+            found = torch.autograd.grad(total, list(exact.values()))
+        return {name: g.cpu().numpy() for name, g in zip(exact, found, strict=True)}
+
+    def _inputs(
+        self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray
+    ) -> dict[str, Tensor]:
         if not keys:
             keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
         words = key_words(tuple(keys)).view(np.int64)
         fed = {**batch.named(), **self._slices.values, KEYS: words, COEFFICIENTS: coefficients}
-        inputs = {
+        given = {
             name: torch.from_numpy(np.ascontiguousarray(value)).to(self._device)
             for name, value in fed.items()
         }
-        scores: FloatArray = self._run({**self._weights, **inputs}).cpu().numpy()
-        return scores
+        return {**self._weights, **given}
 
-    def _run(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _run(self, inputs: Mapping[str, Tensor], call: Call = _plain) -> Tensor:
         values: dict[fx.Node, Any] = {}
         for node in self._graph.nodes:
             if node.op == "placeholder":
@@ -80,7 +122,7 @@ class TorchSession(HostSession):
             elif node.op == "call_function":
                 args = map_arg(node.args, values.__getitem__)
                 kwargs = map_arg(node.kwargs, values.__getitem__)
-                values[node] = node.target(*args, **kwargs)
+                values[node] = call(node.target, args, kwargs)
             for dead in self._last_use.get(node, ()):
                 del values[dead]
         result: Tensor = values[output_node(self._graph).all_input_nodes[0]]

@@ -55,7 +55,7 @@ class TensorRow:
 
     Attributes:
         name: stable, from the module path.
-        role: "frozen", "index", "slice" or "state".
+        role: "frozen", "index", "slice", "exact" or "state".
         shape: its shape.
         dtype: safetensors spelling, such as "F32" or "U8".
         origin: the checkpoint tensor it was derived from, or None.
@@ -108,6 +108,11 @@ class Manifest:
     def slices(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the trainable tensors, in table order."""
         return {row.name: row.shape for row in self.tensors if row.role == "slice"}
+
+    @property
+    def exact(self) -> tuple[str, ...]:
+        """Names of the tensors that train by exact gradients."""
+        return tuple(row.name for row in self.tensors if row.role == "exact")
 
     def _said(self) -> dict[str, Any]:
         return {**asdict(self), "noise": self.noise.to_dict()}

@@ -38,6 +38,9 @@ DTYPES = {
 }  # fmt: skip
 
 
+MOVING = (Role.SLICE, Role.EXACT, Role.STATE)
+
+
 def no_progress(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
@@ -126,10 +129,10 @@ def compile_model(
 def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> list[str]:
     """Write a compiled program's tensors and graphs; returns the names of the files."""
     weights = _tensor_file(program, folder / artifact.WEIGHTS, Role.FROZEN, Role.INDEX)
-    slices = _tensor_file(program, folder / artifact.SLICES, Role.SLICE, Role.STATE)
+    slices = _tensor_file(program, folder / artifact.SLICES, *MOVING)
     for done, spec in enumerate(program.tensors.values()):
         progress("weights", done, len(program.tensors))
-        target = slices if spec.role in (Role.SLICE, Role.STATE) else weights
+        target = slices if spec.role in MOVING else weights
         # A view of the bytes: numpy has no bfloat16, so no array of the tensor's own type.
         data = program.load(spec.name).contiguous().flatten().view(torch.uint8).numpy()
         target.write(spec.name, data.data)

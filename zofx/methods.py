@@ -33,6 +33,7 @@ class Settings:
         tensors: rules on the materialised gradient, as text.
         trial: whether the step is tried forwards, backwards and not at all, and the best kept.
         refresh: steps between two bases of low-rank slices; 0 for none.
+        exact_lr: learning rate of tensors that train by exact gradients; 0 for none.
         hold: steps on the same batch.
         lr: learning rate at its peak.
         schedule: "constant", "linear" or "cosine" decay to zero.
@@ -48,6 +49,7 @@ class Settings:
     tensors: str = ""
     trial: bool = False
     refresh: int = 0
+    exact_lr: float = 0.0
     hold: int = 1
     lr: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -97,6 +99,7 @@ class Settings:
             tensor_rule(self.tensors),
             Trial() if self.trial else None,
             self.refresh,
+            self.exact_lr / self.lr,
         )
 
     def _estimator(self) -> Estimator:
@@ -230,6 +233,13 @@ ROWS: Final = (
         f"{ALL}, insert-perturbation{{noise=gaussian}}, "
         "mask-directions{keep=0.8 interval=100 scope=slice}, stack-probes",
         Settings(lr=1e-6),
+    ),
+    Method(
+        "zo-hybrid",
+        "the last blocks by backpropagation, all before them by probes; torch runtime only",
+        BENCH,
+        f"{ALL}, first-order{{layers=1}}, {PROBED}",
+        Settings(lr=1e-6, exact_lr=1e-3),
     ),
     Method(
         "sparse-mezo",

@@ -32,6 +32,7 @@ class Role(StrEnum):
     FROZEN = "frozen"  # never changes; in weights.safetensors
     INDEX = "index"  # where a slice's entries sit in the tensor it was cut from; frozen too
     SLICE = "slice"  # trains; f32; initial value in slices.safetensors
+    EXACT = "exact"  # trains by exact gradients, on an engine that has them; f32; also there
     STATE = "state"  # f32 beside a slice; changes when the driver says so; also there
 
 

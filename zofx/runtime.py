@@ -4,12 +4,13 @@ A session holds θ (the slices, fp32) and answers two questions: what does this 
 these probes, and what is θ after these rays. It knows no method, no objective and no optimizer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zofx.zo.laws import Noise
 from zofx.zo.types import FloatArray, IntArray, Key, Ray
@@ -42,6 +43,10 @@ class Batch:
             "positions": self.positions,
             "targets": self.targets,
         }
+
+
+Weigh: TypeAlias = Callable[[FloatArray], NDArray[np.floating[Any]]]
+"""logprob f32[N, C] → derivative of a loss by each of them, [N, C]."""
 
 
 class Session(Protocol):
@@ -96,6 +101,14 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Release the engine's memory; the session is of no use afterwards."""
+        ...
+
+
+class ExactSession(Session, Protocol):
+    """A session on an engine with backward passes."""
+
+    def gradient(self, batch: Batch, weigh: Weigh) -> dict[str, FloatArray]:
+        """The exact gradient of a loss at θ, for the tensors that train by it."""
         ...
 
 

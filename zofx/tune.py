@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -21,10 +21,19 @@ from zofx.evaluate import Evaluation, evaluate
 from zofx.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
 from zofx.prepare import Prepared
 from zofx.run_folder import RunFolder, require_free
-from zofx.runtime import Session
+from zofx.runtime import ExactSession, Session
 from zofx.tasks import Encoded
 from zofx.tasks.objectives import TextObjective
-from zofx.zo import Driver, Journal, JournalWriter, Key, Measure, Preflight, preflight
+from zofx.zo import (
+    Descend,
+    Driver,
+    Journal,
+    JournalWriter,
+    Key,
+    Measure,
+    Preflight,
+    preflight,
+)
 
 Stop: TypeAlias = Callable[[], bool]
 
@@ -150,7 +159,7 @@ class _Loop:
 
     def go(self, journal: Journal) -> int:
         """Make steps until there are enough, or until told to stop; returns how many there are."""
-        step = self.driver.resume(journal)
+        step = self.driver.resume(journal, self._descend_at)
         self.run.trim(step)
         evaluated = set(self.run.evaluations())
         while not self.stop():
@@ -171,7 +180,8 @@ class _Loop:
         began = time.perf_counter()
         cursor, after = map(self.prepared.plan.settings.cursor, (step, step + 1))
         encoded = self.prepared.batch(cursor)
-        log = self.driver.step(step, self._measure(encoded), after)
+        measure, descend = self._measure(encoded), self._descend(encoded)
+        log = self.driver.step(step, measure, after, descend)
         seconds = time.perf_counter() - began
         tokens = int(encoded.batch.attention_mask.sum())
         metrics = StepMetrics(
@@ -184,6 +194,20 @@ class _Loop:
         slopes = self.prepared.plan.settings.estimator == "slopes"
         losses = self.objective.slopes if slopes else self.objective.measure
         return lambda session, keys, matrix: losses(session, encoded, keys, matrix)
+
+    def _descend(self, encoded: Encoded) -> Descend | None:
+        """Exact gradients, where the artifact has tensors that train by them."""
+        if not self.prepared.model.manifest.exact:
+            return None
+        session = cast(ExactSession, self.session)
+        return lambda _: session.gradient(
+            encoded.batch, lambda scores: self.objective.weigh(scores, encoded)
+        )
+
+    def _descend_at(self, step: int) -> Descend | None:
+        if not self.prepared.model.manifest.exact:
+            return None
+        return self._descend(self.prepared.batch(self.prepared.plan.settings.cursor(step)))
 
     def _evaluate(self, step: int) -> None:
         found = self._judge(step)

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from zofx.errors import UsageError
@@ -77,6 +78,13 @@ class Encoded:
             :, rows, columns
         ]
         return scores
+
+    def spread(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weights of candidates f64[B, M] as weights of what a session returns, f64[N, C]."""
+        rows, columns = np.nonzero(self.row_candidate >= 0)
+        places = np.zeros(self.row_candidate.shape, dtype=np.float64)
+        places[rows, columns] = weights[self.row_example[rows], self.row_candidate[rows, columns]]
+        return places
 
 
 @dataclass(frozen=True)

@@ -62,14 +62,14 @@ class ScoreObjective:
         name: as in `--objective NAME`.
         gold_only: whether it looks at the gold candidate alone, so that only that is encoded.
         of: (scores f32[P, B, M], the encoded batch) → loss.
-        along: (scores f32[B, M], tangents of scores f32[Q, B, M], the encoded batch) → the loss's
-            derivatives f64[Q]; None where it has none.
+        weights: (scores f32[B, M], the encoded batch) → the derivative of the mean loss by each
+            score, f64[B, M]; None where it has none.
     """
 
     name: str
     gold_only: bool
     of: Callable[[FloatArray, Encoded], Loss]
-    along: Callable[[FloatArray, FloatArray, Encoded], DoubleArray] | None = None
+    weights: Callable[[FloatArray, Encoded], DoubleArray] | None = None
 
     def measure(
         self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
@@ -104,13 +104,21 @@ class ScoreObjective:
         Raises:
             UsageError: the objective has no derivative.
         """
-        if self.along is None:
+        found = session.evaluate(encoded.batch, keys, matrix)
+        scores, tangents = encoded.scores(found[:1]), found[1:].astype(np.float64)
+        slopes = (self.weigh(found[0], encoded) * tangents).sum(axis=(1, 2))
+        both: DoubleArray = np.concatenate([self.of(scores, encoded).mean, slopes])
+        return both
+
+    def weigh(self, logprob: FloatArray, encoded: Encoded) -> DoubleArray:
+        """The derivative of the mean loss by what a session returned: f32[N, C] → f64[N, C].
+
+        Raises:
+            UsageError: the objective has no derivative.
+        """
+        if self.weights is None:
             raise UsageError(f"objective '{self.name}' has no derivative: train it by probes")
-        here, *tangents = np.split(session.evaluate(encoded.batch, keys, matrix), len(matrix) + 1)
-        scores = encoded.scores(here)
-        along = encoded.scores(np.concatenate(tangents))
-        slopes = self.along(scores[0], along, encoded)
-        return np.concatenate([self.of(scores, encoded).mean, slopes])
+        return encoded.spread(self.weights(encoded.scores(logprob[None])[0], encoded))
 
     def loss(self, logprob: FloatArray, encoded: Encoded) -> Loss:
         """The loss of what a session returned, f32[P, N, C]."""
@@ -163,6 +171,14 @@ class TextObjective:
         """
         raise UsageError(f"objective '{self.name}' has no derivative: train it by probes")
 
+    def weigh(self, logprob: FloatArray, encoded: Encoded) -> DoubleArray:
+        """Text has no derivative.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"objective '{self.name}' has no derivative: train it by probes")
+
     def on(self, encoded: Encoded) -> Callable[[FloatArray], DoubleArray]:
         """Scores do not suffice.
 
@@ -184,15 +200,13 @@ def cross_entropy(scores: FloatArray, encoded: Encoded) -> Loss:
     return Loss(losses.sum(axis=-1), float(losses.shape[-1]))
 
 
-def cross_entropy_along(scores: FloatArray, tangents: FloatArray, encoded: Encoded) -> DoubleArray:
-    """Σ_m softmax(s)_m · ṡ_m − ṡ_gold, mean over examples."""
+def cross_entropy_weights(scores: FloatArray, encoded: Encoded) -> DoubleArray:
+    """(softmax(s) − [gold]) / B."""
     wide = scores.astype(np.float64)
-    weights = np.exp(wide - wide.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    moving = np.where(weights > 0, tangents.astype(np.float64), 0.0)  # missing candidates: 0 · −∞
-    slopes: DoubleArray = (weights * moving).sum(axis=-1) - _gold(moving, encoded)
-    along: DoubleArray = slopes.mean(axis=-1)
-    return along
+    shares = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    weights: DoubleArray = (shares - _is_gold(encoded)) / len(scores)
+    return weights
 
 
 def likelihood(scores: FloatArray, encoded: Encoded) -> Loss:
@@ -201,9 +215,11 @@ def likelihood(scores: FloatArray, encoded: Encoded) -> Loss:
     return Loss(-(_gold(scores.astype(np.float64), encoded) @ tokens), float(tokens.sum()))
 
 
-def likelihood_along(scores: FloatArray, tangents: FloatArray, encoded: Encoded) -> DoubleArray:
-    """It is linear in the scores."""
-    return likelihood(tangents, encoded).mean
+def likelihood_weights(scores: FloatArray, encoded: Encoded) -> DoubleArray:
+    """−tokens · [gold] / Σ tokens."""
+    counts = encoded.counts * _is_gold(encoded)
+    weights: DoubleArray = -counts / counts.sum()
+    return weights
 
 
 def error_rate(scores: FloatArray, encoded: Encoded) -> Loss:
@@ -223,12 +239,18 @@ def _gold(scores: DoubleArray, encoded: Encoded) -> DoubleArray:
     return np.take_along_axis(scores, encoded.gold[None, :, None], axis=-1)[..., 0]
 
 
+def _is_gold(encoded: Encoded) -> NDArray[np.bool_]:
+    """Which candidate is the gold one, bool[B, M]."""
+    gold: NDArray[np.bool_] = np.arange(encoded.counts.shape[1]) == encoded.gold[:, None]
+    return gold
+
+
 OBJECTIVES: Mapping[str, ScoreObjective] = {
     "cross-entropy": ScoreObjective(
-        "cross-entropy", gold_only=False, of=cross_entropy, along=cross_entropy_along
+        "cross-entropy", gold_only=False, of=cross_entropy, weights=cross_entropy_weights
     ),
     "likelihood": ScoreObjective(
-        "likelihood", gold_only=True, of=likelihood, along=likelihood_along
+        "likelihood", gold_only=True, of=likelihood, weights=likelihood_weights
     ),
     "error-rate": ScoreObjective("error-rate", gold_only=False, of=error_rate),
 }

@@ -28,7 +28,7 @@ from zofx.zo.rays import (
     sign,
     stateless,
 )
-from zofx.zo.recipe import Measure, Objective, Recipe, Trial, scored
+from zofx.zo.recipe import Descend, Measure, Objective, Recipe, Trial, scored
 from zofx.zo.replay import Mover, replay
 from zofx.zo.schedule import Schedule, constant
 from zofx.zo.tensors import (
@@ -49,6 +49,7 @@ from zofx.zo.update import apply_rays
 __all__ = [
     "Basis",
     "Curved",
+    "Descend",
     "Driver",
     "Estimate",
     "Estimator",

@@ -13,6 +13,7 @@ float32 before anything sees them, so the journal holds all that the states depe
 the same fold over the recorded losses, with no forward.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from zofx.errors import ArtifactError, DivergenceError, UsageError
 from zofx.zo.estimators import Estimate, Probes
 from zofx.zo.journal import Header, Journal, Record
 from zofx.zo.journal_writer import JournalWriter
-from zofx.zo.recipe import Measure, Recipe
+from zofx.zo.recipe import Descend, Measure, Recipe
 from zofx.zo.replay import Mover
 from zofx.zo.types import FloatArray, Ray
 
@@ -91,15 +92,18 @@ class Driver:
         self.journal = journal
         self.patience = patience
         self._state = _State(recipe.rays.init())
-        self._mover = Mover(session, recipe.tensors, seed, recipe.refresh)
+        self._mover = Mover(session, recipe.tensors, seed, recipe.refresh, recipe.exact)
 
-    def step(self, step: int, measure: Measure, cursor: int = 0) -> StepLog:
+    def step(
+        self, step: int, measure: Measure, cursor: int = 0, descend: Descend | None = None
+    ) -> StepLog:
         """Evaluate, decide, record, move.
 
         Args:
             step: of the run, from 0, increasing.
             measure: the losses of the step's batch under some probes (`scored`).
             cursor: where the data stream stands after this batch; only recorded.
+            descend: exact gradients of the same batch, for the tensors that train by them.
 
         Raises:
             DivergenceError: a loss or a coefficient is not finite, or the probes cannot be told
@@ -117,15 +121,23 @@ class Driver:
         log, state = self._decide(step, losses, rate)
         if state.flat >= self.patience:
             raise DivergenceError(_collapsed(step, self.patience), step)
+        exact = descend(self.session) if descend else None
         record = Record(step, cursor, rate, self._padded(log.rays), losses)
         if self.journal is not None:
             self.journal.append(record)
         self._state = state
-        self._mover.move(log.rays, rate)
+        self._mover.move(log.rays, rate, exact)
         return log
 
-    def resume(self, journal: Journal) -> int:
-        """Bring a fresh driver and session to where a journal ends; evaluates nothing.
+    def resume(
+        self, journal: Journal, descend: Callable[[int], Descend | None] = lambda step: None
+    ) -> int:
+        """Bring a fresh driver and session to where a journal ends; evaluates no probe.
+
+        Args:
+            journal: of the run.
+            descend: step → exact gradients of its batch; they are in no journal, so they are
+                computed again.
 
         Returns:
             The next step.
@@ -145,7 +157,9 @@ class Driver:
                     f"{record.coefficients}; resume with the version of zofx that wrote it"
                 )
             self._mover.enter(record.step)
-            self._mover.move(record.rays(journal.header), record.learning_rate)
+            again = descend(record.step)
+            exact = again(self.session) if again else None
+            self._mover.move(record.rays(journal.header), record.learning_rate, exact)
         return journal.next_step
 
     def _losses(self, step: int, measure: Measure, probes: Probes, expected: int) -> FloatArray:

@@ -47,6 +47,7 @@ class Header:
         evaluations: P.
         window: how many steps' directions a step moves along: its own, and those before it.
         refresh: steps between two bases of low-rank slices; 0 for none.
+        exact: learning rate of tensors with exact gradients, in units of a record's; 0 for none.
         settings: everything else worth keeping (task, data, options); strings.
     """
 
@@ -58,6 +59,7 @@ class Header:
     evaluations: int
     window: int = 1
     refresh: int = 0
+    exact: float = 0.0
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property

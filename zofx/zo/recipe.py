@@ -5,7 +5,7 @@
 The compiled half, noise and selection, is in the artifact.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,6 +28,9 @@ Losses: TypeAlias = NDArray[np.floating[Any]]
 Measure: TypeAlias = Callable[["Session", tuple[Key, ...], FloatArray], Losses]
 """(session, keys, matrix f32[P, Q]) → losses [P] of a batch, lower is better. Where an estimator
 asks for slopes, [1 + P]: the loss at θ, then its slope along each row of the matrix."""
+
+Descend: TypeAlias = Callable[["Session"], Mapping[str, FloatArray]]
+"""Session → exact gradients of a batch's loss at θ, for the tensors that train by them."""
 
 Objective: TypeAlias = Callable[[FloatArray], Losses]
 """logprob f32[P, N, C] → one loss per probe [P], lower is better; any host function will do."""
@@ -68,6 +71,7 @@ class Recipe:
         tensors: rule on the materialised gradient; None moves along the rays themselves.
         trial: points to try before a step along rays is taken; None takes it.
         refresh: steps between two bases of low-rank slices; 0 for none.
+        exact: learning rate of tensors with exact gradients, in units of `learning_rate`.
     """
 
     estimator: Estimator
@@ -76,6 +80,7 @@ class Recipe:
     tensors: TensorRule[Any] | None = None
     trial: Trial | None = None
     refresh: int = 0
+    exact: float = 0.0
 
     def __post_init__(self) -> None:
         if self.trial and (self.tensors or self.rays.window > 1):
@@ -96,6 +101,7 @@ class Recipe:
         parts = (
             str(self.estimator), self.rays.text, str(self.learning_rate), self.tensors_text,
             str(self.trial or ""), f"refresh({self.refresh})" if self.refresh else "",
+            f"exact({self.exact})" if self.exact else "",
         )  # fmt: skip
         return " | ".join(part for part in parts if part)
 
@@ -116,5 +122,6 @@ class Recipe:
             evaluations=self.evaluations,
             window=self.rays.window,
             refresh=self.refresh,
+            exact=self.exact,
             settings=settings,
         )

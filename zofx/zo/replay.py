@@ -14,7 +14,7 @@ import numpy as np
 
 from zofx.errors import UsageError
 from zofx.zo.journal import Journal
-from zofx.zo.tensors import Gradient, TensorRule
+from zofx.zo.tensors import Gradient, TensorRule, Tensors
 from zofx.zo.types import Key, Ray
 
 if TYPE_CHECKING:  # zofx.runtime imports zofx.zo.types: at run time the arrow points one way
@@ -29,14 +29,20 @@ class Mover:
         rule: on materialised gradients; None moves along the rays themselves.
         seed: of the run.
         refresh: steps between two bases of low-rank slices; 0 for none.
+        exact: learning rate of exact gradients, in units of a step's rate.
     """
 
     def __init__(
-        self, session: "Session", rule: TensorRule[Any] | None, seed: int, refresh: int
+        self,
+        session: "Session",
+        rule: TensorRule[Any] | None,
+        seed: int,
+        refresh: int,
+        exact: float,
     ) -> None:
         self._session = session
         self._rule = rule
-        self._seed, self._refresh = seed, refresh
+        self._seed, self._refresh, self._exact = seed, refresh, exact
         self._entered = -1
         self._state = rule.init(session.read()) if rule else None
         self._past: deque[tuple[Ray, ...]] = deque(maxlen=rule.window - 1 if rule else 0)
@@ -54,18 +60,30 @@ class Mover:
             new = self._session.read()
             self._state = self._rule.refreshed(self._state, old, new, self._session.noise)
 
-    def move(self, rays: tuple[Ray, ...], rate: float) -> None:
-        """The end of a step; `rate` is what a rule's direction is multiplied by."""
+    def move(self, rays: tuple[Ray, ...], rate: float, exact: Tensors | None = None) -> None:
+        """The end of a step.
+
+        Args:
+            rays: of the step.
+            rate: what a rule's direction is multiplied by.
+            exact: gradients of the tensors that have exact ones, at θ before the step.
+        """
         if self._rule is None:
             self._session.move(rays)
-            return
+        else:
+            self._follow(self._rule, rays, rate)
+        if exact:
+            theta, down = self._session.read(), np.float32(-rate * self._exact)
+            self._session.write(theta | {name: theta[name] + down * g for name, g in exact.items()})
+
+    def _follow(self, rule: TensorRule[Any], rays: tuple[Ray, ...], rate: float) -> None:
         theta = self._session.read()
         gradient = Gradient(rays, tuple(self._past), self._session.direction)
-        direction, self._state = self._rule.update(gradient, theta, self._state)
+        direction, self._state = rule.update(gradient, theta, self._state)
         self._past.appendleft(rays)
         down = np.float32(-rate)
         moved = {name: theta[name] + down * along for name, along in direction.items()}
-        self._session.write({**theta, **moved, **self._rule.exposes(self._state)})
+        self._session.write({**theta, **moved, **rule.exposes(self._state)})
 
 
 def replay(
@@ -94,12 +112,18 @@ def replay(
             f"this journal was made with the rule on tensors '{journal.header.tensors}', not with "
             f"'{given}': replay it with the recipe it names, {journal.header.recipe}"
         )
-    mover = Mover(session, tensors, journal.header.seed, journal.header.refresh)
+    header = journal.header
+    if header.exact:
+        raise UsageError(
+            "the journal tells the steps along rays alone, and this run trained some tensors by "
+            "exact gradients, which take its data: resume it, or take its best or last step"
+        )
+    mover = Mover(session, tensors, header.seed, header.refresh, header.exact)
     replayed = 0
     for record in journal:
         if upto is not None and record.step >= upto:
             break
         mover.enter(record.step)
-        mover.move(record.rays(journal.header), record.learning_rate)
+        mover.move(record.rays(header), record.learning_rate)
         replayed += 1
     return replayed
