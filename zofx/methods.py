@@ -4,11 +4,12 @@ Noise and selection are compiled in (pipeline text); estimator and update rule a
 A new method is a row here and, at most, one pass and one rule.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal, Self
 
-from zofx.errors import UsageError
+from zofx.errors import PipelineError, UsageError
 from zofx.registry import Table
 from zofx.zo.estimators import Curved, Estimator, OneSided, Slopes, Spsa
 from zofx.zo.laws import Noise
@@ -66,6 +67,10 @@ class Settings:
             raise UsageError(
                 f"there is no estimator '{self.estimator}'; there are: {', '.join(ESTIMATORS)}"
             )
+        if self.estimator == "curved" and self.queries != 1:
+            raise UsageError(
+                f"queries={self.queries}: the estimator 'curved' looks along one direction a step"
+            )
 
     @classmethod
     def from_mapping(cls, said: Mapping[str, Any]) -> Self:
@@ -83,6 +88,12 @@ class Settings:
             return self
         if turn.by == "step":
             return replace(self, hold=turn.groups)
+        if self.estimator != "two-point":
+            raise UsageError(
+                f"--estimator {self.estimator}: this artifact moves each group of slices by a "
+                "query of its own (take-turns{by=query}), which takes two points per query; leave "
+                "--estimator out"
+            )
         return replace(self, queries=turn.groups, average=False)
 
     def cursor(self, step: int) -> int:
@@ -121,6 +132,18 @@ class Settings:
             for key, value in asdict(self).items()
             if key in always or value != getattr(plain, key)
         )
+
+
+def passes_of(pipeline: str) -> list[str]:
+    """The passes of a pipeline's text, each with its options: "a, b{x=1}" → ["a", "b{x=1}"].
+
+    Raises:
+        PipelineError: nothing stands between two commas.
+    """
+    parts = [part.strip() for part in re.split(r",(?![^{]*\})", pipeline)]
+    if not all(parts):
+        raise PipelineError(f"there is an empty place in the pipeline '{pipeline}'")
+    return parts
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args, get_origin
 
 from zofx.errors import InvariantError, PipelineError
 from zofx.facts import Fact
+from zofx.methods import passes_of
 from zofx.program import Program
 from zofx.registry import Table
 from zofx.verify import verify
@@ -101,7 +102,7 @@ class Pipeline:
         Raises:
             UsageError: an unknown pass, an option it does not have, or a value of the wrong type.
         """
-        return cls(tuple(_parse_pass(part, table) for part in _split(text)))
+        return cls(tuple(_parse_pass(part, table) for part in passes_of(text)))
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.passes))
@@ -190,13 +191,6 @@ def _check_facts(item: Pass, now: Program, known: Mapping[str, Fact]) -> None:
                 f"after {item.name}: the program is not '{name}' any more: {why}\n"
                 f"This is a bug in {item.name}, not in your input."
             )
-
-
-def _split(text: str) -> list[str]:
-    parts = [part.strip() for part in re.split(r",(?![^{]*\})", text)]
-    if not all(parts):
-        raise PipelineError(f"there is an empty place in the pipeline '{text}'")
-    return parts
 
 
 def _parse_pass(text: str, table: Table[type[Pass]]) -> Pass:

@@ -110,7 +110,9 @@ def _class_names(tree: ast.Module) -> list[str]:
 
 
 def _method(method: Any) -> str:
-    passes = method.pipeline.split(", ")
+    from zofx.methods import passes_of
+
+    passes = passes_of(method.pipeline)
     return "\n".join(
         [
             f"{method.name}: {method.summary}",

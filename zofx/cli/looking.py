@@ -86,8 +86,9 @@ def diff(
 def _stage(folder: Path, manifest: "Manifest", after: str) -> str:
     """The printed program after a pass."""
     from zofx.artifact import PROGRAM
+    from zofx.methods import passes_of
 
-    passes = [part.partition("{")[0].strip() for part in manifest.pipeline.split(", ")]
+    passes = [part.partition("{")[0] for part in passes_of(manifest.pipeline)]
     if after == passes[-1]:
         return (folder / PROGRAM).read_text(encoding="utf-8")
     if after not in (*passes, "capture"):

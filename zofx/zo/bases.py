@@ -11,7 +11,7 @@ sides).
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from zofx.zo.laws import Basis, Noise
 from zofx.zo.noise import Stream, sample
 from zofx.zo.types import FloatArray, Key
+
+Factors: TypeAlias = Mapping[str, FloatArray]
 
 CHUNK_ROWS: Final = 1 << 10
 
@@ -68,11 +70,31 @@ def _rows(basis: Basis, key: Key, name: str, shape: tuple[int, ...], stream: Str
     return orthonormal_rows(rows) if basis.orthonormal else rows
 
 
-def overlaps(old: FloatArray, new: FloatArray) -> FloatArray:
-    """Old · newᵀ / n for two bases f32[r, n]: how the coordinates of one read in the other."""
-    pairs = old[:, None, :].astype(np.float64) * new[None, :, :]
-    means: FloatArray = (tree_sum(pairs) / old.shape[1]).astype(np.float32)
-    return means
+def carried(values: FloatArray, basis: Basis, old: Factors, new: Factors) -> FloatArray:
+    """Coordinates in the old basis, read in the new one: left′ · A′ · right′ ≈ left · A · right.
+
+    The least-squares reading, A′ = overlap(left′, left) · A · overlap(right, right′), exact where
+    rows are orthonormal; n normals are so to about 1/√n, times √n.
+
+    Args:
+        values: f32[m, r], or f32[r, r] of a two-sided slice.
+        basis: whose factors these are.
+        old: factors before a refresh, by name.
+        new: factors after it.
+    """
+    read = product(values, overlaps(old[basis.right], new[basis.right], basis.orthonormal))
+    if basis.left is None:
+        return read
+    left = overlaps(new[basis.left].T, old[basis.left].T, basis.orthonormal)
+    return product(left, read)
+
+
+def overlaps(one: FloatArray, other: FloatArray, orthonormal: bool) -> FloatArray:
+    """One · otherᵀ, products of rows of two bases f32[r, n]; over n where these are normals."""
+    pairs = one[:, None, :].astype(np.float64) * other[None, :, :]
+    sums = tree_sum(pairs) / (1 if orthonormal else one.shape[1])
+    products: FloatArray = sums.astype(np.float32)
+    return products
 
 
 def orthonormal_rows(rows: FloatArray) -> FloatArray:

@@ -86,10 +86,33 @@ class Recipe:
         if self.trial and (self.tensors or self.rays.window > 1):
             raise UsageError(
                 "a trial tries a step along this step's own directions; it does not go with a rule "
-                f"on tensors or on past rays: drop the trial, or {self.tensors_text}"
+                "on tensors or on past rays: drop the trial, or "
+                f"{self.tensors_text or self.rays.text}"
             )
+        if self.rays.window > 1 and self.refresh:
+            raise UsageError(
+                f"{self.rays.text} goes along past rays, and refresh={self.refresh} replaces the "
+                "basis that those are coordinates in: drop one of them, or average with "
+                "low_rank_momentum()"
+            )
+        self._require_curvature()
         if self.refresh < 0:
             raise UsageError(f"refresh={self.refresh}: a number of steps, or 0 for none")
+
+    def _require_curvature(self) -> None:
+        """A curvature is told where, and only where, a rule on tensors takes it; as it is told."""
+        takes = self.tensors is not None and self.tensors.curved
+        if (self.estimator.rays > self.estimator.queries) != takes:
+            raise UsageError(
+                f"{self.estimator} with tensors='{self.tensors_text}': the estimator `Curved` "
+                "tells a curvature beside the slope, and the rule diagonal_hessian() takes it; one "
+                "does not go without the other"
+            )
+        if takes and self.rays.text:
+            raise UsageError(
+                f"{self.rays.text} would change the curvature that diagonal_hessian() takes, as if "
+                "it were a slope: drop one of them"
+            )
 
     @property
     def evaluations(self) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from zofx.errors import UsageError
-from zofx.zo.bases import overlaps, product
+from zofx.zo.bases import carried
 from zofx.zo.laws import SCALE, Noise
 from zofx.zo.types import FloatArray, Key, Ray
 
@@ -70,6 +70,7 @@ class TensorRule(Generic[S]):
         init: θ → the state before the first step.
         update: (gradient, θ, state) → (direction to go down along, state); names of the slices.
         window: how many steps' rays it asks for, with this one's.
+        curved: whether it asks for the curvature along the direction, which `Curved` tells.
         exposes: state → tensors of the session that it sets (the scales of directions).
         refreshed: (state, factors before, factors after, noise) → state, where low-rank slices have
             a new basis.
@@ -79,6 +80,7 @@ class TensorRule(Generic[S]):
     init: Callable[[Tensors], S]
     update: Callable[[Gradient, Tensors, S], tuple[Tensors, S]]
     window: int = 1
+    curved: bool = False
     exposes: Callable[[S], Tensors] = lambda state: {}
     refreshed: Callable[[S, Tensors, Tensors, Noise], S] = lambda state, old, new, noise: state
 
@@ -108,13 +110,17 @@ def chain_tensors(*rules: TensorRule[Any]) -> TensorRule[tuple[Any, ...]]:
         pairs = zip(rules, states, strict=True)
         return tuple(rule.refreshed(state, old, new, noise) for rule, state in pairs)
 
-    if any(rule.window > 1 for rule in rules[1:]):
-        raise UsageError("a rule on past rays comes first: no rule before it has changed those")
+    if any(rule.window > 1 or rule.curved for rule in rules[1:]):
+        raise UsageError(
+            "a rule on past rays, or on curvature, comes first: it reads rays, not what "
+            "a rule before it has made of them"
+        )
     return TensorRule(
         " > ".join(rule.text for rule in rules),
         lambda theta: tuple(rule.init(theta) for rule in rules),
         update,
         max((rule.window for rule in rules), default=1),
+        any(rule.curved for rule in rules),
         exposes,
         refreshed,
     )
@@ -247,8 +253,7 @@ def low_rank_momentum(beta: float = 0.9) -> TensorRule[Tensors]:
     """An average of gradients that is carried over to a new basis: m ← beta · m + (1 − beta) · g.
 
     The first gradient is taken whole. A low-rank slice's average is of coordinates in its basis; at
-    a refresh it becomes m · (old · newᵀ) / n, its least-squares reading in the new one (rows of a
-    basis of n normals are orthogonal to about 1/√n, and of squared length about n).
+    a refresh it becomes its least-squares reading in the new one (`zofx.zo.bases.carried`).
     Source: Chen et al. 2025, arXiv 2410.07698, algorithm 2 (LOZO-M).
     """
     _require_fraction("low_rank_momentum", beta)
@@ -264,9 +269,8 @@ def low_rank_momentum(beta: float = 0.9) -> TensorRule[Tensors]:
     def refreshed(state: Tensors, old: Tensors, new: Tensors, noise: Noise) -> Tensors:
         read = dict(state)
         for name, basis in noise.bases.items():
-            if name in state:
-                turn = overlaps(old[basis.right], new[basis.right])
-                read[name] = product(state[name], turn)
+            if name in state and basis.base is not None:  # another basis stays as it is
+                read[name] = carried(state[name], basis, old, new)
         return read
 
     return TensorRule(f"low_rank_momentum({beta})", lambda theta: {}, update, refreshed=refreshed)
@@ -286,8 +290,6 @@ def diagonal_hessian(smooth: float = 1e-6) -> TensorRule[Tensors]:
     one = np.float32(1)
 
     def update(gradient: Gradient, theta: Tensors, state: Tensors) -> tuple[Tensors, Tensors]:
-        if len(gradient.rays) != 2:
-            raise UsageError("diagonal_hessian() needs the curvature that `Curved` tells")
         slope, curvature = (np.float32(ray.coefficient) for ray in gradient.rays)
         hessian: dict[str, FloatArray] = {}
         along: dict[str, FloatArray] = {}
@@ -298,14 +300,20 @@ def diagonal_hessian(smooth: float = 1e-6) -> TensorRule[Tensors]:
             along[name] = np.multiply(slope, u / np.sqrt(hessian[name]))
         return along, hessian
 
+    def init(theta: Tensors) -> Tensors:
+        scales = {name: values for name, values in theta.items() if name.endswith(SCALE)}
+        if not scales:
+            raise UsageError(
+                "diagonal_hessian() sets the scales of directions, and this artifact's have none: "
+                "compile with a method that does, such as hizoo (the pass scale-directions)"
+            )
+        return {name.removesuffix(SCALE): np.ones_like(values) for name, values in scales.items()}
+
     return TensorRule(
         f"diagonal_hessian({smooth})",
-        lambda theta: {
-            name.removesuffix(SCALE): np.ones_like(values)
-            for name, values in theta.items()
-            if name.endswith(SCALE)
-        },
+        init,
         update,
+        curved=True,
         exposes=lambda state: {f"{name}{SCALE}": one / np.sqrt(h) for name, h in state.items()},
     )
 
