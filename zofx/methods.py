@@ -4,12 +4,11 @@ Noise and selection are compiled in (pipeline text); estimator and update rule a
 A new method is a row here and, at most, one pass and one rule.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal, Self
 
-from zofx.errors import PipelineError, UsageError
+from zofx.errors import UsageError
 from zofx.registry import Table
 from zofx.zo.estimators import Curved, Estimator, OneSided, Slopes, Spsa
 from zofx.zo.laws import Noise
@@ -132,18 +131,6 @@ class Settings:
             for key, value in asdict(self).items()
             if key in always or value != getattr(plain, key)
         )
-
-
-def passes_of(pipeline: str) -> list[str]:
-    """The passes of a pipeline's text, each with its options: "a, b{x=1}" → ["a", "b{x=1}"].
-
-    Raises:
-        PipelineError: nothing stands between two commas.
-    """
-    parts = [part.strip() for part in re.split(r",(?![^{]*\})", pipeline)]
-    if not all(parts):
-        raise PipelineError(f"there is an empty place in the pipeline '{pipeline}'")
-    return parts
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args, get_origin
 
 from zofx.errors import InvariantError, PipelineError
 from zofx.facts import Fact
-from zofx.methods import passes_of
+from zofx.pipeline_text import passes_of
 from zofx.program import Program
 from zofx.registry import Table
 from zofx.verify import verify

@@ -110,7 +110,7 @@ def _class_names(tree: ast.Module) -> list[str]:
 
 
 def _method(method: Any) -> str:
-    from zofx.methods import passes_of
+    from zofx.pipeline_text import passes_of
 
     passes = passes_of(method.pipeline)
     return "\n".join(

@@ -86,7 +86,7 @@ def diff(
 def _stage(folder: Path, manifest: "Manifest", after: str) -> str:
     """The printed program after a pass."""
     from zofx.artifact import PROGRAM
-    from zofx.methods import passes_of
+    from zofx.pipeline_text import passes_of
 
     passes = [part.partition("{")[0] for part in passes_of(manifest.pipeline)]
     if after == passes[-1]:
