@@ -156,6 +156,11 @@ def linear(rounding: Rounding, x: Tensor, weight: Tensor, bias: Tensor | None = 
     return rounding(functional.linear(x, weight, bias), size, weight.shape[1] + 3)
 
 
+def matmul(rounding: Rounding, x: Tensor, y: Tensor) -> Tensor:
+    """x·y."""
+    return rounding(x @ y, x.abs() @ y.abs(), y.shape[-2] + 2)
+
+
 def linear_nf4(
     rounding: Rounding, x: Tensor, codes: Tensor, absmax: Tensor, bias: Tensor | None,
     out: int, block: int,
@@ -204,6 +209,25 @@ def sparse_linear(
     return rounding(parts @ dense, size, width + 2).reshape(*x.shape[:-1], out)
 
 
+def probe_linear(rounding: Rounding, x: Tensor, weight: Tensor) -> Tensor:
+    """Probe p's rows with its own W."""
+    parts, upright = x.reshape(len(weight), -1, x.shape[-1]), weight.transpose(1, 2)
+    return matmul(rounding, parts, upright).reshape(*x.shape[:-1], weight.shape[1])
+
+
+def probe_embedding(rounding: Rounding, weight: Tensor, ids: Tensor) -> Tensor:
+    """Probe p's ids in its own table."""
+    parts = ids.chunk(len(weight))
+    return torch.cat([table[part] for table, part in zip(weight, parts, strict=True)])
+
+
+def probe_rows(rounding: Rounding, values: Tensor, rows: int, dims: int) -> Tensor:
+    """Probe p's values for its N rows, with axes to broadcast over."""
+    own = values.shape[1:]
+    between = [1] * (dims - 1 - len(own))
+    return values[:, None].expand(-1, rows, *own).reshape(-1, *between, *own)
+
+
 def direction(
     rounding: Rounding, keys: Tensor, table: Tensor | None, name: str, size: list[int], kind: Any
 ) -> Tensor:
@@ -216,8 +240,8 @@ def direction(
 
 def perturb(rounding: Rounding, values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
     """θ + Σ_q c_q·z_q for every probe."""
-    size = values.abs() + torch.einsum("pq,qk->pk", coefficients.abs(), z.abs())
-    moved = values + torch.einsum("pq,qk->pk", coefficients, z)
+    size = values.abs() + torch.einsum("pq,q...->p...", coefficients.abs(), z.abs())
+    moved = values + torch.einsum("pq,q...->p...", coefficients, z)
     return rounding(moved, size, len(z) + 1)
 
 
@@ -252,10 +276,11 @@ def attention(
 
 
 def layer_norm(
-    rounding: Rounding, x: Tensor, size: list[int], weight: Tensor, bias: Tensor, eps: float,
-    *_: bool,
+    rounding: Rounding, x: Tensor, size: list[int], weight: Tensor | None = None,
+    bias: Tensor | None = None, eps: float = 1e-5, *_: bool,
 ) -> Tensor:  # fmt: skip
     """Mean and variance may be taken in one pass: E[x²] − E[x]² loses what they have in common."""
+    weight, bias = (x.new_tensor(d) if v is None else v for d, v in ((1, weight), (0, bias)))
     n = x.shape[-1]
     mean = rounding(x.mean(-1, keepdim=True), x.abs().mean(-1, keepdim=True), n)
     square = (x**2).mean(-1, keepdim=True)
@@ -287,6 +312,7 @@ def score_targets(rounding: Rounding, logits: Tensor, targets: Tensor) -> Tensor
 MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     aten.layer_norm.default: layer_norm,
     aten.linear.default: linear,
+    aten.matmul.default: matmul,
     aten.mean.dim: mean,
     aten.scaled_dot_product_attention.default: attention,
     zofx.direction.default: direction,
@@ -294,6 +320,9 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     zofx.linear_int.default: linear_int,
     zofx.linear_nf4.default: linear_nf4,
     zofx.perturb.default: perturb,
+    zofx.probe_embedding.default: probe_embedding,
+    zofx.probe_linear.default: probe_linear,
+    zofx.probe_rows.default: probe_rows,
     zofx.replicate.default: replicate,
     zofx.score_targets.default: score_targets,
     zofx.select_positions.default: select_positions,
