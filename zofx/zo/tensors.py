@@ -314,7 +314,9 @@ def diagonal_hessian(smooth: float = 1e-6) -> TensorRule[Tensors]:
         init,
         update,
         curved=True,
-        exposes=lambda state: {f"{name}{SCALE}": one / np.sqrt(h) for name, h in state.items()},
+        exposes=lambda state: {
+            f"{name}{SCALE}": np.divide(one, np.sqrt(h)) for name, h in state.items()
+        },
     )
 
 
