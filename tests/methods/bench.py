@@ -26,7 +26,7 @@ from zofx.compile import compile_model
 from zofx.methods import METHODS
 from zofx.runtime import Batch, Session
 from zofx.tasks import OBJECTIVES, Encoded, Encoder, Example
-from zofx.zo import Driver
+from zofx.zo import Driver, Measure
 from zofx.zo.types import FloatArray, Key
 
 STEPS = 20
@@ -156,10 +156,10 @@ class Run:
         driver = Driver(self.row.run.recipe(), watched, SEED)
         for t in range(count):
             given = self.bench.batches[t % len(self.bench.batches)]
-            objective = OBJECTIVES["cross-entropy"].on(given.encoded)
+            measure = self._measure(given.encoded)
             before, watched.made, losses = self.session.read(), [], []
             for part in range(self.row.hold):
-                log = driver.step(t * self.row.hold + part, given.encoded.batch, objective)
+                log = driver.step(t * self.row.hold + part, measure)
                 losses.append(torch.from_numpy(log.losses).double())
             order = list(self.row.order) or slice(None)
             allowed = self._allowed(watched.made, given)
@@ -167,8 +167,18 @@ class Run:
                 t, given, before, self.session.read(), torch.cat(losses)[order], allowed[order]
             )
 
+    def _measure(self, encoded: Encoded) -> Measure:
+        """The loss of a batch, or its slopes, as the estimator asks."""
+        objective = OBJECTIVES["cross-entropy"]
+        losses = objective.slopes if self._sloped else objective.measure
+        return lambda session, keys, matrix: losses(session, encoded, keys, matrix)
+
+    @property
+    def _sloped(self) -> bool:
+        return self.row.run.estimator == "slopes"
+
     def _allowed(self, made: Sequence[Evaluation], given: Given) -> Tensor:
         """δ of every loss, forward by forward."""
-        folder, slopes = self.bench.artifact(self.row), self.row.run.estimator == "slopes"
-        parts = [rounding_of_losses(folder, one, given.encoded, slopes=slopes) for one in made]
+        folder, kind = self.bench.artifact(self.row), self._sloped
+        parts = [rounding_of_losses(folder, one, given.encoded, slopes=kind) for one in made]
         return self.row.slack * torch.cat(parts)

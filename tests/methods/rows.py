@@ -191,12 +191,31 @@ def sparse(start: Start, kind: Callable[..., Method] = Mezo, **own: Any) -> Subj
     return Subject(method, theta)
 
 
-DENSE = Options(quant="none", fraction=0.05)
-SIGNS = replace(DENSE, settings=["insert-perturbation.noise=rademacher"])
+def dense(start: Start, kind: Callable[..., Method] = Mezo, **own: Any) -> Subject:
+    """A method on whole weights: the slices are the weights themselves.
+
+    Args:
+        start: what it starts from.
+        kind: the method.
+        own: its own numbers.
+    """
+    trained = tuple(start.session.slices)
+    rest = start.weights(start.initial())
+
+    def theta(values: Values) -> Tensors:
+        whole = {name: torch.from_numpy(values[name]).double() for name in trained}
+        return {name: whole.get(name, weight).clone() for name, weight in rest.items()}
+
+    numbers = {**start.common(), **own}
+    return Subject(kind(theta(start.initial()), start.draw, trained=trained, **numbers), theta)
+
+
+PLAIN = Options(quant="none", fraction=0.05)
+SIGNS = replace(PLAIN, settings=["insert-perturbation.noise=rademacher"])
 
 ROWS = (
-    Row("senszoq", sparse, "dense", DENSE, free=True),
-    Row("senszoq", sparse, "int4", replace(DENSE, quant="int4"), slack=2),
-    Row("senszoq", sparse, "queries", DENSE, {"queries": 2}),
+    Row("senszoq", sparse, "plain", PLAIN, free=True),
+    Row("senszoq", sparse, "int4", replace(PLAIN, quant="int4"), slack=2),
+    Row("senszoq", sparse, "queries", PLAIN, {"queries": 2}),
     Row("senszoq", sparse, "signs", SIGNS, {"eps": 1e-3}, noise="rademacher"),
 )

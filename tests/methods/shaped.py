@@ -103,7 +103,7 @@ class SparseMezo(Mezo):
     """MeZO on m ⊙ z, m = [|θ| ≤ h]: h of each tensor is fixed before training, m follows θ.
 
     Attributes:
-        thresholds: h by name.
+        thresholds: h by name; a tensor that has none moves whole.
     """
 
     thresholds: Mapping[str, float] = field(default_factory=dict)
@@ -111,7 +111,8 @@ class SparseMezo(Mezo):
     def direction(self, t: int, query: int) -> Tensors:
         """Called before θ is perturbed: the mask is that of the step."""
         return {
-            name: (self.theta[name].abs() <= self.thresholds[name]) * self.z(t, query, name)
+            name: (self.theta[name].abs() <= self.thresholds.get(name, torch.inf))
+            * self.z(t, query, name)
             for name in self.trained
         }
 
