@@ -3,7 +3,7 @@
     MODEL ─compile─▶ artifact, one per format ─▶ accuracy on test, before
                      └─ for every seed: trial ─▶ accuracy after, seconds per step, θ checked
 
-A trial (trial.py) tunes on ONNX Runtime, replays its journal on PyTorch bit for bit and, for the
+A trial (trial.py) tunes on one runtime, replays its journal on the other bit for bit and, for the
 first seed, exports its model and lets transformers alone answer the test split.
 Artifacts and run folders are kept in --work and results are saved after every trial: the same
 command goes on where it was interrupted, to the step.
@@ -35,7 +35,7 @@ from zofx.workload import open_model
 Results: TypeAlias = dict[str, Any]
 
 NOT_PROTOCOL: Final = ("quant", "seeds", "out", "work")
-TUNING: Final = ("steps", "batch_size", "lr", "eps", "schedule")
+TUNING: Final = ("steps", "batch_size", "queries", "refresh", "lr", "eps", "schedule")
 DRAWING: Final = ("task", "data", "train", "dev", "eval_every", "eval_size", "threads")
 
 
@@ -84,10 +84,12 @@ def run(given: argparse.Namespace) -> Results:
 def _artifact(given: argparse.Namespace, work: Path, quant: str) -> Path:
     """Compile, unless a former invocation did."""
     checkpoint, folder = open_checkpoint(given.model), work / quant
-    method, options = METHODS["senszoq"], Options(quant, fraction=given.fraction)
+    method = METHODS[given.method]
+    options = Options(quant, fraction=given.fraction, settings=given.set)
+    pipeline = pipeline_for(method, options)
     if folder.exists():
         had = open_model(folder).manifest
-        wanted = str(pipeline_for(method, options))
+        wanted = str(pipeline)
         if (had.model["hash"], had.pipeline) != (checkpoint.hash, wanted):
             raise UsageError(
                 f"{folder} is {had.model['source']} compiled by {had.pipeline}, and {given.model} "
@@ -95,7 +97,7 @@ def _artifact(given: argparse.Namespace, work: Path, quant: str) -> Path:
             )
         return folder
     work.mkdir(parents=True, exist_ok=True)
-    scores = _scores(given, work, checkpoint)
+    scores = _scores(given, work, checkpoint) if pipeline.needs_scores else None
     with Progress(f"compile {quant}") as bar:
         compile_model(
             checkpoint, method, folder, scores=scores, options=options,
@@ -121,6 +123,10 @@ def _require_recorded(results: Results, quant: str, artifact: Path) -> None:
 
 def _scores(given: argparse.Namespace, work: Path, checkpoint: Checkpoint) -> Scores:
     """Sensitivity from the given file, or ranked once on the given text."""
+    if not (given.sensitivity or given.calibration):
+        raise UsageError(
+            f"method {given.method} ranks weights: give --sensitivity or --calibration"
+        )
     file = given.sensitivity or work / "scores.safetensors"
     if given.sensitivity is None and not file.exists():
         measured(checkpoint, given.calibration).save(file)
@@ -132,7 +138,7 @@ def _scores(given: argparse.Namespace, work: Path, checkpoint: Checkpoint) -> Sc
 def _request(given: argparse.Namespace, seed: int) -> Request:
     drawing = {name: getattr(given, name) for name in DRAWING}
     settings = {name: getattr(given, name) for name in TUNING}
-    return Request(seed=seed, runtime="ort", settings=settings, **drawing)
+    return Request(seed=seed, runtime=given.runtime, settings=settings, **drawing)
 
 
 def _begun(given: argparse.Namespace) -> Results:
@@ -200,7 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Accuracy before and after tuning, checked.")
     add = parser.add_argument
     add("model", metavar="MODEL", help="as for `zofx compile`")
-    ranks = parser.add_mutually_exclusive_group(required=True)
+    add("--method", default="senszoq", metavar="NAME", help="senszoq")
+    add("--set", action="append", default=[], metavar="PASS.OPTION=VALUE", help="may be repeated")
+    ranks = parser.add_mutually_exclusive_group()
     ranks.add_argument("--sensitivity", type=Path, metavar="FILE", help="ranks made before")
     ranks.add_argument("--calibration", metavar="TEXT", help="text to rank weights on, once")
     add("--quant", nargs="+", default=["nf4", "int4"], metavar="FORMAT", help="nf4 int4")
@@ -210,13 +218,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", metavar="DIR", help="read the task's records from here")
     for name in ("train", "dev", "eval-every", "eval-size"):
         add(f"--{name}", type=int, metavar="N", help="as for `zofx tune`")
-    for name in ("steps", "batch-size"):
+    for name in ("steps", "batch-size", "queries", "refresh"):
         add(f"--{name}", type=int, metavar="N", help="as for `zofx tune`")
     for name in ("lr", "eps"):
         add(f"--{name}", type=float, help="as for `zofx tune`")
     add("--schedule", metavar="SHAPE", help="constant, linear or cosine")
     add("--limit", type=int, metavar="N", help="test examples; all of them if absent")
     add("--eval-batch-size", type=int, default=16, metavar="B", help="examples per forward (16)")
+    add("--runtime", default="ort", metavar="NAME", help="to tune on: ort")
     add("--threads", type=int, metavar="N", help="of the runtimes")
     add("-o", "--out", type=Path, required=True, metavar="RESULT.json")
     add("--work", type=Path, metavar="DIR", help="artifacts/RESULT if absent")

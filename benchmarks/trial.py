@@ -1,8 +1,8 @@
 """One run of the accuracy benchmark: tune, judge, and prove what was judged.
 
     before   artifact ─▶ accuracy on test
-    trial    artifact ─tune on ort─▶ θ_last, θ_best ─▶ accuracy on test
-             journal ─replay on torch─▶ θ_last bit for bit, or ArtifactError
+    trial    artifact ─tune─▶ θ_last, θ_best ─▶ accuracy on test
+             journal ─replay on the other runtime─▶ θ_last bit for bit, or ArtifactError
              θ_best ─export─▶ transformers alone ─▶ accuracy, and how many answers differ
 
 A trial that was killed goes on from its run folder, to the step.
@@ -147,19 +147,21 @@ def _prepared(artifact: Path, request: Request, folder: Path) -> Prepared:
 
 
 def _require_bit_equal(prepared: Prepared, run: RunFolder, tuned: Session) -> dict[str, str]:
-    """Replay the journal on torch; returns the digest of θ by runtime, the two equal.
+    """Replay the journal on the other runtime; returns the digest of θ by runtime, the two equal.
 
     Raises:
         ArtifactError: they differ: θ is not a function of artifact and journal.
     """
-    other = open_session(prepared.model, "torch", "cpu", prepared.plan.threads)
+    engine = prepared.plan.runtime
+    name = "torch" if engine == "ort" else "ort"
+    other = open_session(prepared.model, name, "cpu", prepared.plan.threads)
     replay(other, run.journal(), None, prepared.plan.settings.recipe().tensors)
-    found = {"ort": theta_digest(tuned.read()), "torch": theta_digest(other.read())}
+    found = {engine: theta_digest(tuned.read()), name: theta_digest(other.read())}
     other.close()
-    if found["ort"] != found["torch"]:
+    if found[engine] != found[name]:
         raise ArtifactError(
-            f"{run.journal_path} replayed on torch gives θ {found['torch'][:12]}, and tuning on "
-            f"ort ended at {found['ort'][:12]}; they must be bit-equal: report this as a bug"
+            f"{run.journal_path} replayed on {name} gives θ {found[name][:12]}, and tuning on "
+            f"{engine} ended at {found[engine][:12]}; they must be bit-equal: report this as a bug"
         )
     return found
 
