@@ -6,32 +6,41 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.zo.bowl import Bowl, mean_loss, rows
+from tests.zo.bowl import Bowl, LowRank, Scaled, mean_loss, rows
 from zofx.errors import ArtifactError, DivergenceError, UsageError
 from zofx.runtime import Batch
 from zofx.zo import (
+    Curved,
     Driver,
     FloatArray,
     Journal,
     JournalWriter,
+    Measure,
     OnePoint,
     OneSided,
     Recipe,
     Schedule,
+    Slopes,
     Spsa,
+    Trial,
     adam,
     chain,
     chain_tensors,
     clip,
     constant,
     decay,
+    diagonal_hessian,
+    low_rank_momentum,
     momentum,
     normalise_by_spread,
+    past_adam,
+    past_momentum,
     replay,
     scale_by_rms,
     scale_by_schedule,
     scored,
     sign,
+    sign_coordinates,
 )
 
 SEED = 11
@@ -54,6 +63,23 @@ CASES = {
     "decayed": Recipe(
         Spsa(), constant(0.01), clip(50.0), chain_tensors(decay(0.01, ["bias"]), momentum(0.5))
     ),
+    "trial": Recipe(Spsa(), constant(0.05), trial=Trial()),
+    "slopes": Recipe(Slopes(queries=2), constant(0.02)),
+    "past-momentum": Recipe(Spsa(), constant(0.002), chain(clip(20.0), past_momentum(0.9, 4))),
+    "past-adam": Recipe(
+        Spsa(), Schedule("linear", 0.05, steps=300), tensors=past_adam(0.9, 0.99, window=4)
+    ),
+    "coordinates": Recipe(
+        Spsa(queries=4), Schedule("linear", 0.03, steps=300), tensors=sign_coordinates()
+    ),
+    "hizoo": Recipe(Curved(eps=0.1), constant(0.03), tensors=diagonal_hessian(0.01)),
+    "lozo": Recipe(Spsa(), constant(0.01), refresh=4),
+    "lozo-momentum": Recipe(
+        Spsa(),
+        constant(0.01),
+        tensors=chain_tensors(low_rank_momentum(0.5), decay(1e-3)),
+        refresh=4,
+    ),
 }
 each_recipe = pytest.mark.parametrize("recipe", CASES.values(), ids=CASES)
 
@@ -63,17 +89,36 @@ def batch(step: int) -> Batch:
     return rows(1, 1 + step % 2, 1)
 
 
+def fresh(recipe: Recipe) -> Bowl:
+    """A session with the state that a recipe needs."""
+    if recipe.refresh:
+        return LowRank()
+    return Scaled() if isinstance(recipe.estimator, Curved) else Bowl()
+
+
+def measure(recipe: Recipe, step: int) -> Measure:
+    """What a step's batch says: exact slopes where the estimator asks for them."""
+    if isinstance(recipe.estimator, Slopes):
+        return lambda bowl, keys, matrix: bowl.slopes(batch(step), keys)  # type: ignore[attr-defined]  # a bowl
+    return scored(batch(step), mean_loss)
+
+
 def train(driver: Driver, start: int, stop: int) -> None:
     for step in range(start, stop):
-        driver.step(step, scored(batch(step), mean_loss), cursor=3 * step)
+        driver.step(step, measure(driver.recipe, step), cursor=3 * step)
 
 
 def recorded(path: Path, recipe: Recipe, steps: int) -> Bowl:
     """A run from the start, with a journal; returns its session."""
-    bowl = Bowl()
+    bowl = fresh(recipe)
     with JournalWriter.create(path, recipe.header("hash", SEED), sync_every=1000) as journal:
         train(Driver(recipe, bowl, SEED, journal), 0, steps)
     return bowl
+
+
+def forwards(recipe: Recipe) -> int:
+    """Of a step: the probes', and those of a trial."""
+    return 2 if recipe.trial else 1
 
 
 def assert_same_theta(a: Bowl, b: Bowl) -> None:
@@ -83,13 +128,13 @@ def assert_same_theta(a: Bowl, b: Bowl) -> None:
 
 @each_recipe
 def test_descends(recipe: Recipe) -> None:
-    """Every recipe makes the bowl's height a fraction of what it was, with one forward a step."""
-    bowl = Bowl()
+    """Every recipe makes the bowl's height a fraction of what it was, by so many forwards."""
+    bowl = fresh(recipe)
     before = bowl.loss()
     train(Driver(recipe, bowl, SEED), 0, 300)
     assert bowl.loss() < before / 4
-    assert bowl.calls == 300
-    assert bowl.probes == 300 * recipe.estimator.evaluations
+    assert bowl.calls == 300 * forwards(recipe)
+    assert bowl.probes == 300 * recipe.evaluations
 
 
 @each_recipe
@@ -97,11 +142,11 @@ def test_replay_is_bit_equal(recipe: Recipe, tmp_path: Path) -> None:
     """θ follows from the journal alone: no forward, the same bits, at the end and on the way."""
     trained = recorded(tmp_path / "j", recipe, 20)
     journal = Journal.read(tmp_path / "j")
-    replayed = Bowl()
+    replayed = fresh(recipe)
     assert replay(replayed, journal, tensors=recipe.tensors) == 20
     assert_same_theta(replayed, trained)
     assert replayed.calls == 0
-    halfway = Bowl()
+    halfway = fresh(recipe)
     assert replay(halfway, journal, upto=7, tensors=recipe.tensors) == 7
     assert_same_theta(halfway, recorded(tmp_path / "half", recipe, 7))
 
@@ -111,7 +156,7 @@ def test_resume_equals_uninterrupted(recipe: Recipe, tmp_path: Path) -> None:
     """Stopped and resumed, a run writes the same journal and ends at the same bits."""
     whole = recorded(tmp_path / "whole", recipe, 20)
     recorded(tmp_path / "j", recipe, 9)
-    resumed = Bowl()
+    resumed = fresh(recipe)
     writer, journal = JournalWriter.resume(tmp_path / "j")
     with writer:
         driver = Driver(recipe, resumed, SEED, writer)
@@ -122,7 +167,12 @@ def test_resume_equals_uninterrupted(recipe: Recipe, tmp_path: Path) -> None:
     assert (tmp_path / "j").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
-@pytest.mark.parametrize("recipe", [CASES["rms"], CASES["one-point"], CASES["adam"]])
+REMEMBERING = (
+    "rms", "one-point", "adam", "trial", "past-momentum", "past-adam", "hizoo", "lozo-momentum",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", [CASES[name] for name in REMEMBERING], ids=REMEMBERING)
 def test_killed_at_any_byte(recipe: Recipe, tmp_path: Path) -> None:
     """From a journal cut at any byte a run resumes, loses at most a step, and ends the same."""
     whole = recorded(tmp_path / "whole", recipe, 3)
@@ -130,12 +180,13 @@ def test_killed_at_any_byte(recipe: Recipe, tmp_path: Path) -> None:
     start = len(recipe.header("hash", SEED).encode())
     for cut in range(start, len(data) + 1):
         (tmp_path / "cut").write_bytes(data[:cut])
-        bowl = Bowl()
+        bowl = fresh(recipe)
         writer, journal = JournalWriter.resume(tmp_path / "cut", sync_every=1000)
         with writer:
             driver = Driver(recipe, bowl, SEED, writer)
             train(driver, driver.resume(journal), 3)
-        assert bowl.calls == 3 - (cut - start) * 3 // (len(data) - start)
+        steps = 3 - (cut - start) * 3 // (len(data) - start)
+        assert bowl.calls == steps * forwards(recipe)
         assert_same_theta(bowl, whole)
 
 

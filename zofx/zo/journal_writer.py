@@ -128,11 +128,12 @@ class JournalWriter:
                 f"{self.next_step}, and records are never rewritten"
             )
         shapes = record.coefficients.shape, record.losses.shape
-        if shapes != ((self.header.queries,), (self.header.evaluations,)):
+        layout = self.header.layout
+        expected = layout["coefficients"].shape, layout["losses"].shape
+        if shapes != expected:
             raise UsageError(
                 f"step {record.step} does not fit {self.path}: it has coefficients and losses of "
-                f"shapes {shapes}, the header says {self.header.queries} queries and "
-                f"{self.header.evaluations} evaluations"
+                f"shapes {shapes}, and those of this run's records are {expected}"
             )
 
 
