@@ -1,11 +1,13 @@
 """Estimators: the probe matrix and the gradient it tells."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from tests.zo.bowl import SHAPES, Bowl, mean_loss, rows
 from zofx.errors import UsageError
-from zofx.zo import Estimator, FloatArray, Key, Kind, OnePoint, OneSided, Spsa
+from zofx.zo import Curved, Estimator, FloatArray, Key, Kind, OnePoint, OneSided, Slopes, Spsa
 
 BATCH = rows(1, 2, 3)
 
@@ -15,7 +17,10 @@ def gradient_estimate(
 ) -> dict[str, FloatArray]:
     """Σ coefficient · z of one step, materialised."""
     keys, matrix = estimator.probes(seed, step)
-    losses = mean_loss(bowl.evaluate(BATCH, keys, matrix)).astype(np.float32)
+    if isinstance(estimator, Slopes):
+        losses = bowl.slopes(BATCH, keys).astype(np.float32)
+    else:
+        losses = mean_loss(bowl.evaluate(BATCH, keys, matrix)).astype(np.float32)
     total = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
     for ray in estimator.estimate(keys, losses, previous).rays:
         for name, z in bowl.direction(ray.key).items():
@@ -59,6 +64,64 @@ def test_one_sided_estimate() -> None:
     assert [ray.coefficient for ray in estimate.rays] == [1.0, -2.0]
 
 
+def test_slopes_of_directions_that_do_not_overlap_are_not_averaged() -> None:
+    """Each query moves slices of its own: each slope counts whole."""
+    losses = np.array([3, 1, 2, 6], dtype=np.float32)
+    whole, mean = (Spsa(0.5, queries=2, average=average) for average in (False, True))
+    keys = whole.probes(0, 0).keys
+    assert whole.estimate(keys, losses, None).coefficients.tolist() == [2.0, -4.0]
+    assert mean.estimate(keys, losses, None).coefficients.tolist() == [1.0, -2.0]
+
+
+def test_curved_probes() -> None:
+    """Plus, minus, and θ itself, exactly."""
+    keys, matrix = Curved(eps=0.5).probes(seed=7, step=3)
+    assert keys == (Key(7, 3),)
+    np.testing.assert_array_equal(matrix, np.array([[0.5], [-0.5], [0]], np.float32))
+    assert matrix.dtype == np.float32
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_curved_is_exact_on_a_quadratic(sign: int) -> None:
+    """f(θ ± εz) = f ± ε g·z + ½ ε² zᵀHz in numbers that float32 holds: g·z, and ½ |zᵀHz|."""
+    g, z = np.array([1.0, -2.0, 0.5]), np.array([2.0, 1.0, -4.0])
+    hessian = sign * np.array([[4.0, 1.0, 0.0], [1.0, 2.0, -1.0], [0.0, -1.0, 1.0]])
+    estimator = Curved(eps=0.25)
+    keys, matrix = estimator.probes(7, 3)
+    losses = [8 + c * g @ z + c * c * z @ hessian @ z / 2 for c in matrix[:, 0].astype(float)]
+    estimate = estimator.estimate(keys, np.array(losses, np.float32), None)
+    assert estimate.loss == 8.0
+    assert estimate.keys == (Key(7, 3, 0), Key(7, 3, 1))
+    assert estimate.coefficients.tolist() == [g @ z, abs(z @ hessian @ z) / 2]
+
+
+def test_curved_on_a_bowl() -> None:
+    """Within the rounding of three losses: 4u · max|f| / 2ε² of zᵀ diag(curvature) z / 2."""
+    bowl, estimator = Bowl(), Curved(eps=0.5)
+    keys, matrix = estimator.probes(1, 2)
+    losses = mean_loss(bowl.evaluate(rows(1), keys, matrix)).astype(np.float32)
+    z = bowl.direction(keys[0])
+    bend = sum(np.sum(bowl.curvature[name].astype(float) * z[name] ** 2) for name in z)
+    error = estimator.estimate(keys, losses, None).coefficients[1] - bend / 2
+    assert abs(error) <= 4 * 2.0**-24 * losses.max() / (2 * estimator.eps**2)
+
+
+def test_slopes_probes() -> None:
+    """Each direction by itself."""
+    keys, matrix = Slopes(queries=2).probes(seed=7, step=3)
+    assert keys == (Key(7, 3, 0), Key(7, 3, 1))
+    np.testing.assert_array_equal(matrix, np.eye(2, dtype=np.float32))
+
+
+def test_slopes_estimate() -> None:
+    """The slopes as they are, averaged over the queries; the loss is that of θ."""
+    estimator = Slopes(queries=2)
+    losses = np.array([3, 4, -1], dtype=np.float32)
+    estimate = estimator.estimate(estimator.probes(0, 0).keys, losses, None)
+    assert estimate.loss == 3.0
+    assert [ray.coefficient for ray in estimate.rays] == [2.0, -0.5]
+
+
 def test_one_point_estimate() -> None:
     """The change since the last step over ε; without a last step, nothing."""
     estimator = OnePoint(eps=0.5)
@@ -81,7 +144,9 @@ def test_coefficients_are_rounded_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
-@pytest.mark.parametrize("estimator", [Spsa(1e-2, queries=8), OneSided(1e-3, queries=8)])
+@pytest.mark.parametrize(
+    "estimator", [Spsa(1e-2, queries=8), OneSided(1e-3, queries=8), Slopes(queries=8)]
+)
 def test_averaged_estimates_are_the_gradient(kind: Kind, estimator: Estimator) -> None:
     """The mean over many steps is the true gradient, within twice its expected error."""
     bowl = Bowl(kind)
@@ -96,24 +161,34 @@ def test_averaged_estimates_are_the_gradient(kind: Kind, estimator: Estimator) -
     assert error < 2 * expected
 
 
-@pytest.mark.parametrize("estimator", [Spsa(queries=3), OneSided(queries=3), OnePoint()])
+@pytest.mark.parametrize(
+    "estimator", [Spsa(queries=3), OneSided(queries=3), OnePoint(), Curved(), Slopes(queries=3)]
+)
 def test_counts_are_those_of_the_matrix(estimator: Estimator) -> None:
-    """`queries` and `evaluations` are what the probes are made of."""
+    """`queries`, `evaluations` and `rays` are what comes; slopes have f(θ) without a row."""
     keys, matrix = estimator.probes(1, 2)
-    assert matrix.shape == (estimator.evaluations, estimator.queries)
+    points = estimator.evaluations - isinstance(estimator, Slopes)
+    assert matrix.shape == (points, estimator.queries)
     assert len(keys) == estimator.queries == len(set(keys))
+    losses = np.ones(estimator.evaluations, np.float32)
+    assert len(estimator.estimate(keys, losses, None).rays) == estimator.rays
 
 
 @pytest.mark.parametrize(
-    ("eps", "queries", "message"),
+    ("make", "message"),
     [
-        (0.0, 1, "Spsa(eps=0.0, queries=1, average=True): eps must be a positive number"),
-        (float("nan"), 1, "Spsa(eps=nan, queries=1, average=True): eps must be a positive number"),
-        (1e-3, 0, "Spsa(eps=0.001, queries=0, average=True): queries must be between 1 and 65536"),
+        (
+            lambda: Spsa(0.0),
+            "Spsa(eps=0.0, queries=1, average=True): eps must be a positive number",
+        ),
+        (lambda: OneSided(float("nan")), "OneSided(eps=nan, queries=1): eps must be a positive "),
+        (lambda: Curved(-1.0), "Curved(eps=-1.0): eps must be a positive number"),
+        (lambda: Spsa(queries=0), "Spsa(eps=0.001, queries=0, average=True): queries must be bet"),
+        (lambda: Slopes(65537), "Slopes(queries=65537): queries must be between 1 and 65536"),
     ],
 )
-def test_errors(eps: float, queries: int, message: str) -> None:
+def test_errors(make: Callable[[], Estimator], message: str) -> None:
     """An estimator that could not estimate is refused when it is written down."""
     with pytest.raises(UsageError) as error:
-        Spsa(eps, queries)
-    assert str(error.value) == message
+        make()
+    assert str(error.value).startswith(message)
