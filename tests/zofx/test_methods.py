@@ -1,9 +1,12 @@
 """Settings: the numbers of a run, and the recipe they make."""
 
+from dataclasses import asdict
+
 import pytest
 
 from zofx.errors import UsageError
-from zofx.methods import Settings
+from zofx.methods import METHODS, Settings
+from zofx.zo.laws import Law, Noise, Turn
 
 
 def test_a_constant_rate_does_not_know_how_long_the_run_is() -> None:
@@ -29,3 +32,50 @@ def test_numbers_that_cannot_train_are_refused(given: dict[str, float], named: s
     """The message shows the number."""
     with pytest.raises(UsageError, match=named):
         Settings().with_given(**given)
+
+
+def turns(by: str) -> Noise:
+    """Of three groups."""
+    laws = {f"w{group}": Law("gaussian", turn=Turn(group, 3, by)) for group in range(3)}  # type: ignore[arg-type]  # a parameter is a string
+    return Noise("gaussian", laws)
+
+
+def test_a_round_by_steps_holds_a_batch() -> None:
+    """Each group sees the batch of the round; the data stream moves on with the next."""
+    settings = Settings(batch_size=8).fitted(turns("step"))
+    assert (settings.hold, settings.queries) == (3, 1)
+    assert [settings.cursor(step) for step in range(7)] == [0, 0, 0, 8, 8, 8, 16]
+
+
+def test_a_round_by_queries_has_one_for_each_group() -> None:
+    """Their directions do not overlap, so their slopes are not averaged."""
+    settings = Settings(batch_size=8).fitted(turns("query"))
+    assert (settings.hold, settings.queries, settings.average) == (1, 3, False)
+    assert str(settings.recipe().estimator) == "Spsa(eps=0.001, queries=3, average=False)"
+    assert [settings.cursor(step) for step in range(3)] == [0, 8, 16]
+
+
+def test_without_turns_settings_fit_as_they_are() -> None:
+    """Whatever else the directions are."""
+    settings = Settings(queries=2)
+    assert settings.fitted(Noise("gaussian", {"w": Law("gaussian", limit=1.0)})) == settings
+
+
+@pytest.mark.parametrize("estimator", ["one-sided", "curved", "slopes"])
+def test_a_round_by_queries_takes_two_points(estimator: str) -> None:
+    """Other estimators would average what is not one gradient, or look along one group alone."""
+    with pytest.raises(UsageError, match=rf"--estimator {estimator}: this artifact moves each"):
+        Settings(estimator=estimator).fitted(turns("query"))
+
+
+def test_curved_looks_along_one_direction() -> None:
+    """More would be ignored."""
+    with pytest.raises(UsageError, match="queries=4: the estimator 'curved' looks along one"):
+        Settings(estimator="curved", queries=4)
+
+
+@pytest.mark.parametrize("name", tuple(METHODS))
+def test_settings_read_back(name: str) -> None:
+    """From what a manifest holds of them."""
+    settings = METHODS[name].settings
+    assert Settings.from_mapping(asdict(settings)) == settings
