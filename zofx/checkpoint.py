@@ -10,9 +10,9 @@ executed or unpickled, and a recipe holds no more than its tensor.
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from tokenizers import Tokenizer
@@ -99,6 +99,17 @@ class Checkpoint:
         limits = [getattr(self.config.get_text_config(), "max_position_embeddings", None)]
         limits += [self.tokenization.max_length] if self.tokenization else []
         return min((limit for limit in limits if limit), default=None)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What tokenizing and scoring need to know, as an artifact's manifest has it."""
+        return {
+            "source": self.source,
+            "hash": self.hash,
+            "architecture": self.architecture,
+            "max_positions": self.max_positions,
+            "special": asdict(self.special),
+        }
 
     def _tokenization(self) -> Tokenization:
         if self.tokenization is None:

@@ -177,12 +177,6 @@ def _rows(program: Program) -> tuple[TensorRow, ...]:
 
 
 def _model_description(checkpoint: Checkpoint, before: int) -> dict[str, Any]:
-    """What tokenizing and scoring need to know; `before` positions are an adapter's."""
+    """What the manifest says of the model; `before` positions are an adapter's."""
     positions = checkpoint.max_positions
-    return {
-        "source": checkpoint.source,
-        "hash": checkpoint.hash,
-        "architecture": checkpoint.architecture,
-        "max_positions": positions and positions - before,
-        "special": asdict(checkpoint.special),
-    }
+    return checkpoint.description | {"max_positions": positions and positions - before}

@@ -1,24 +1,26 @@
-"""Sensitivity scores: the squared gradient of every linear weight, and how much of it a mask holds.
+"""Sensitivity scores: the squared gradient of every linear weight.
 
     Scores ⇄ one safetensors file    f32, by parameter name; where they come from in its metadata
-    coverage(F, mask) = Σ_mask F / Σ F
 
 Scores have the names and layout of the checkpoint. GPT-2 stores [in, out] where a program reads
 `NAME.T`: [out, in]; so `NAME.T` is answered with the transposed scores of `NAME`.
+torch is imported when tensors are read or written.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from zofx.checkpoint import Checkpoint
 from zofx.errors import ArtifactError, UsageError
-from zofx.program import Lazy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zofx.checkpoint import Checkpoint
+    from zofx.program import Lazy
 
 FORMAT = "zofx-sensitivity-1"
 
@@ -30,7 +32,7 @@ class About:
     Attributes:
         model: the checkpoint as its user named it.
         model_hash: `Checkpoint.hash`.
-        text: what the text was.
+        text: what was read: the name of a text, or which examples of which task.
         tokens: how many tokens were read.
         batches: how many gradients were squared and added.
         zofx: the version that made them.
@@ -45,7 +47,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Scores(Mapping[str, Lazy]):
+class Scores(Mapping[str, "Lazy"]):
     """Parameter name → recipe of its squared gradients, f32 in the parameter's shape.
 
     `NAME.T` is answered with the transpose of `NAME`; iteration gives the stored names only.
@@ -55,10 +57,10 @@ class Scores(Mapping[str, Lazy]):
         about: where they come from.
     """
 
-    recipes: Mapping[str, Lazy]
+    recipes: "Mapping[str, Lazy]"
     about: About
 
-    def __getitem__(self, name: str) -> Lazy:
+    def __getitem__(self, name: str) -> "Lazy":
         stored = name.removesuffix(".T")
         if name in self.recipes or stored == name:
             return self.recipes[name]
@@ -71,21 +73,31 @@ class Scores(Mapping[str, Lazy]):
     def __len__(self) -> int:
         return len(self.recipes)
 
-    def check_model(self, checkpoint: Checkpoint) -> None:
+    def check_model(self, checkpoint: "Checkpoint") -> None:
         """Check that they were made for this checkpoint.
 
         Raises:
             UsageError: they were made for another one.
         """
-        if self.about.model_hash != checkpoint.hash:
+        self.check_hash(checkpoint.source, checkpoint.hash)
+
+    def check_hash(self, model: str, model_hash: str) -> None:
+        """Check that they were made for the model of this name, which has this hash.
+
+        Raises:
+            UsageError: they were made for another one.
+        """
+        if self.about.model_hash != model_hash:
             raise UsageError(
                 f"these sensitivity scores were made for {self.about.model} (hash "
-                f"{self.about.model_hash[:12]}), and {checkpoint.source} has other weights (hash "
-                f"{checkpoint.hash[:12]}); run `zofx sensitivity` on it"
+                f"{self.about.model_hash[:12]}), and {model} has other weights (hash "
+                f"{model_hash[:12]}); run `zofx sensitivity` on it"
             )
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; it is complete or not there."""
+        from safetensors.torch import save_file
+
         metadata = {key: str(value) for key, value in asdict(self.about).items()}
         partial = path.with_name(f".{path.name}.partial")
         try:
@@ -134,27 +146,10 @@ def _about(path: Path, metadata: Mapping[str, str]) -> About:
         ) from error
 
 
-def _stored(path: Path, name: str) -> Lazy:
-    def read() -> Tensor:
+def _stored(path: Path, name: str) -> "Lazy":
+    def read() -> "Tensor":
         with safe_open(path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
     return read
-
-
-def coverage(scores: Mapping[str, Lazy], selection: Mapping[str, Tensor]) -> float:
-    """The share of the total squared gradient that lies inside a selection, in [0, 1].
-
-    With scores of a task's own text it tells how much of that task a mask can train.
-
-    Args:
-        scores: recipes by weight.
-        selection: flat positions by weight, as `Program.selection` has them.
-    """
-    total = sum(float(recipe().sum(dtype=torch.float64)) for recipe in scores.values())
-    inside = sum(
-        float(scores[name]().flatten()[positions.long()].sum(dtype=torch.float64))
-        for name, positions in selection.items()
-    )
-    return inside / total if total else 0.0

@@ -1,32 +1,35 @@
-"""How much the loss on a text depends on each linear weight: the diagonal empirical Fisher.
+"""Sensitivity scores of a checkpoint: the squared gradient of a loss, by linear weight.
 
-    text ─tokenize, cut─▶ sequences ─group─▶ batches ─one backward each─▶ F(W) = Σ_batches (∂L/∂W)²
+    text      ─tokenize, cut─▶ sequences ─group─▶ cross-entropy of the next, or a masked, token
+    examples  ─encode─▶ candidates' scores ─group─▶ the objective that training minimises
+    losses    ─fisher─▶ F(W) = Σ_batches (∂L/∂W)²
 
-L is the mean cross-entropy of the next token or, for a masked LM, of masked tokens (15 % of each
-sequence). W are the matrices of linear layers; embeddings, and a head tied to one, have no scores.
-Memory: the model in f32, F, and one layer's gradient: a gradient is squared and freed on arrival.
+A text ranks the weights once for every task; a task's own examples tell how well that ranking fits
+it (`zofx.coverage`). For a masked LM on a text, 15 % of each sequence is masked.
 Source: Guo et al. 2024, arXiv 2406.02913; the same F weighs the k-means of Kim et al. 2023
 (SqueezeLLM), arXiv 2306.07629.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from zofx import __version__
-from zofx.checkpoint import Checkpoint, build_on_meta
+from zofx import __version__, ops
+from zofx.checkpoint import Checkpoint
 from zofx.errors import UsageError
-from zofx.program import Lazy
-from zofx.scores import About, Scores, coverage, load_scores
+from zofx.fisher import Progress, in_parts, squared_gradients
+from zofx.scores import About, Scores, load_scores
+from zofx.tasks import Encoded, Encoder, Example, ScoreObjective
 
-__all__ = ["Scores", "coverage", "load_scores", "sensitivity"]
+__all__ = ["Scores", "load_scores", "sensitivity", "task_sensitivity"]
 
+BATCHES = 32
 MASKED_SHARE = 0.15
 NOT_SCORED = -100  # the label that transformers' losses leave out
 
@@ -36,10 +39,10 @@ def sensitivity(
     texts: Iterable[str],
     *,
     tokens: int = 8192,
-    batches: int = 32,
+    batches: int = BATCHES,
     length: int = 256,
     text_name: str = "text",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Scores:
     """Score every linear weight of a checkpoint on some text.
 
@@ -66,22 +69,78 @@ def sensitivity(
             f"the text '{text_name}' gives {len(sequences)} sequences, which cannot fill {batches} "
             "batches; give more text, or ask for fewer batches or shorter sequences"
         )
-    model = _load(checkpoint)
-    squares = _collect_squares(model)
-    edges = [len(sequences) * place // batches for place in range(batches + 1)]
-    for done, (start, stop) in enumerate(pairwise(edges), 1):
-        loss = model(**_batch(checkpoint, sequences[start:stop], start)).loss
-        if not loss.isfinite():
-            raise UsageError(
-                f"the loss of {checkpoint.source} on batch {done} of '{text_name}' is {loss}: "
-                "its weights are damaged, or not made for float32"
-            )
-        loss.backward()
-        if progress:
-            progress(done, batches)
+    parts = in_parts(list(enumerate(sequences)), batches)
+    losses = [partial(_text_loss, checkpoint, part) for part in parts]
+    squares = squared_gradients(checkpoint, losses, text_name, progress)
     read = sum(len(sequence) for sequence in sequences)
-    about = About(checkpoint.source, checkpoint.hash, text_name, read, batches, __version__)
-    return Scores({name: _held(total) for name, total in squares.items()}, about)
+    return Scores(squares, _about(checkpoint, text_name, read, batches))
+
+
+def task_sensitivity(
+    checkpoint: Checkpoint,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    objective: ScoreObjective,
+    *,
+    batches: int | None = None,
+    name: str = "task",
+    progress: Progress | None = None,
+) -> Scores:
+    """Score every linear weight of a checkpoint on a task: on what training would minimise.
+
+    Examples go to batches in order, in parts of equal number. Every one is encoded before the model
+    is loaded.
+
+    Args:
+        checkpoint: what is measured.
+        encoder: examples → rows, in its tokenizer.
+        examples: of the task.
+        objective: a loss with a derivative.
+        batches: how many gradients to square and add; None takes 32, or one per example where there
+            are fewer.
+        name: what the result calls the examples.
+        progress: called after each batch with (batches done, batches).
+
+    Raises:
+        UsageError: too few examples, one that cannot be encoded, an objective without derivative,
+            or a loss that is not finite.
+    """
+    count = min(BATCHES, len(examples)) if batches is None else batches
+    if not 0 < count <= len(examples):
+        raise UsageError(
+            f"{name} cannot fill {count} batches; give more examples, or ask for fewer batches"
+        )
+    parts = in_parts(examples, count)
+    encoded = [encoder.encode(part, gold_only=objective.gold_only) for part in parts]
+    losses = [partial(_task_loss, part, objective) for part in encoded]
+    squares = squared_gradients(checkpoint, losses, name, progress)
+    read = sum(int(part.batch.attention_mask.sum()) for part in encoded)
+    return Scores(squares, _about(checkpoint, name, read, count))
+
+
+def _about(checkpoint: Checkpoint, text: str, tokens: int, batches: int) -> About:
+    return About(checkpoint.source, checkpoint.hash, text, tokens, batches, __version__)
+
+
+def _task_loss(encoded: Encoded, objective: ScoreObjective, model: PreTrainedModel) -> Tensor:
+    """The objective of one batch, as a scalar with its value and its gradient."""
+    given = {name: torch.from_numpy(array) for name, array in encoded.batch.named().items()}
+    logits = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).logits
+    logprob = _score(logits, given["positions"], given["targets"])
+    found = logprob.detach().numpy()
+    slopes = torch.from_numpy(objective.weigh(found, encoded).astype(np.float32))
+    linear = (slopes * logprob).sum()
+    return linear - linear.detach() + float(objective.loss(found[None], encoded).mean[0])
+
+
+def _score(logits: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+    """What a compiled program returns, f32[N, C].
+
+    The ops have no backward; the code that is their meaning has one.
+    """
+    picked = ops.select_positions._init_fn(logits, positions)
+    scores: Tensor = ops.score_targets._init_fn(picked, targets)
+    return scores
 
 
 def _sequences(
@@ -101,64 +160,27 @@ def _sequences(
                 yield part
 
 
-def _load(checkpoint: Checkpoint) -> PreTrainedModel:
-    """The model with its weights in f32; tied ones stay one parameter."""
-    model = build_on_meta(checkpoint.config, checkpoint.architecture)
-    recipes = checkpoint.resolve(model)
-    names = {id(t): n for n, t in model.state_dict(keep_vars=True).items()}
-    made: dict[str, Tensor] = {}
-    for module in model.modules():
-        for table in (module._parameters, module._buffers):
-            for key, old in table.items():
-                name = names.get(id(old))
-                if name is None:
-                    continue
-                if name not in made:
-                    value = recipes[name]().to(old.dtype)
-                    made[name] = nn.Parameter(value) if isinstance(old, nn.Parameter) else value
-                table[key] = made[name]
-    return model
+def _text_loss(
+    checkpoint: Checkpoint, numbered: Sequence[tuple[int, Encoding]], model: PreTrainedModel
+) -> Tensor:
+    """The language-modelling loss of one batch; sequences come with their numbers."""
+    loss: Tensor = model(**_batch(checkpoint, numbered)).loss
+    return loss
 
 
-def _collect_squares(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Let every backward add the squares of its gradients here, and keep no gradient."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    squares: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        scored = parameter.dim() == 2 and id(parameter) not in embeddings
-        parameter.requires_grad_(scored)
-        if scored:
-            squares[name] = torch.zeros_like(parameter, requires_grad=False)
-            parameter.register_post_accumulate_grad_hook(_adder(squares[name]))
-    return squares
-
-
-def _held(total: Tensor) -> Lazy:
-    return lambda: total
-
-
-def _adder(total: Tensor) -> Callable[[Tensor], None]:
-    def add(parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            total.add_(parameter.grad.square_())
-            parameter.grad = None
-
-    return add
-
-
-def _batch(checkpoint: Checkpoint, sequences: Sequence[Encoding], first: int) -> dict[str, Tensor]:
-    """Inputs and labels, padded at the end; `first` is the number of the first sequence."""
-    shape = (len(sequences), max(len(sequence) for sequence in sequences))
+def _batch(checkpoint: Checkpoint, numbered: Sequence[tuple[int, Encoding]]) -> dict[str, Tensor]:
+    """Inputs and labels, padded at the end."""
+    shape = (len(numbered), max(len(sequence) for _, sequence in numbered))
     ids = np.full(shape, checkpoint.special.pad_id, dtype=np.int64)
     attended = np.zeros(shape, dtype=np.int64)
     labels = np.full(shape, NOT_SCORED, dtype=np.int64)
-    for row, sequence in enumerate(sequences):
+    for row, (number, sequence) in enumerate(numbered):
         here = np.s_[row, : len(sequence)]
         ids[here], attended[here] = sequence.ids, 1
         if checkpoint.architecture == "causal-lm":
             labels[here] = sequence.ids
         else:
-            masked = _masked(sequence, first + row)
+            masked = _masked(sequence, number)
             labels[row, masked] = ids[row, masked]
             ids[row, masked] = _mask_id(checkpoint)
     arrays = {"input_ids": ids, "attention_mask": attended, "labels": labels}

@@ -9,12 +9,12 @@ This module needs numpy and tokenizers only; an engine is imported when a sessio
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tokenizers import Tokenizer
 
@@ -96,25 +96,11 @@ class Model:
     @property
     def masked(self) -> bool:
         """Whether it predicts masked tokens."""
-        return bool(self.manifest.model["architecture"] == "masked-lm")
+        return is_masked(self.manifest.model)
 
     def encoder(self, task: Task | None, truncate: bool) -> Encoder:
-        """How this task's examples, or anyone's, become rows.
-
-        A task's own length limit shortens prompts, as its source does; the model's positions do so
-        only when asked, because that is no property of the task.
-        """
-        special = self.manifest.model["special"]
-        positions = self.manifest.model["max_positions"] or NO_LIMIT
-        own = NO_LIMIT if task is None else task.max_length
-        return Encoder(
-            tokenizer=self.tokenizer,
-            bos_id=special["bos_id"] if special["adds_bos"] else None,
-            pad_id=special["pad_id"],
-            mask_id=special["mask_id"] if self.masked else None,
-            max_length=min(own, positions),
-            truncate=truncate or own <= positions,
-        )
+        """How this task's examples, or anyone's, become rows."""
+        return encoder_for(self.tokenizer, self.manifest.model, task, truncate)
 
     def decoder(
         self, encoder: Encoder, stop: str | None = None, max_new_tokens: int = NEW_TOKENS
@@ -310,14 +296,56 @@ def open_workload(model: Model, choice: TaskChoice) -> Workload:
     Raises:
         UsageError: no such task or file, a bad record, or no examples left.
     """
+    task, splits = open_task(choice, masked=model.masked)
+    return Workload(model, task, model.encoder(task, choice.truncate), splits)
+
+
+def open_task(choice: TaskChoice, *, masked: bool) -> tuple[Task, Splits]:
+    """Read and draw a task's examples, written for a masked model or for a causal one.
+
+    Raises:
+        UsageError: no such task or file, a bad record, or no examples left.
+    """
     task = find_task(choice.name)
     splits = task.splits(
         seed=choice.seed,
         sizes=choice.sizes(task),
         data=None if choice.data is None else Path(choice.data),
-        masked=model.masked,
+        masked=masked,
     )
-    return Workload(model, task, model.encoder(task, choice.truncate), splits)
+    return task, splits
+
+
+def encoder_for(
+    tokenizer: Tokenizer, model: Mapping[str, Any], task: Task | None, truncate: bool
+) -> Encoder:
+    """How a model reads a task's examples, or anyone's.
+
+    A task's own length limit shortens prompts, as its source does; the model's positions do so
+    only when asked, because that is no property of the task.
+
+    Args:
+        tokenizer: the model's.
+        model: as in a manifest: `Manifest.model`, or `Checkpoint.description`.
+        task: whose examples.
+        truncate: cut prompts that are longer than the model's positions.
+    """
+    special = model["special"]
+    positions = model["max_positions"] or NO_LIMIT
+    own = NO_LIMIT if task is None else task.max_length
+    return Encoder(
+        tokenizer=tokenizer,
+        bos_id=special["bos_id"] if special["adds_bos"] else None,
+        pad_id=special["pad_id"],
+        mask_id=special["mask_id"] if is_masked(model) else None,
+        max_length=min(own, positions),
+        truncate=truncate or own <= positions,
+    )
+
+
+def is_masked(model: Mapping[str, Any]) -> bool:
+    """Whether a model, as a manifest describes it, predicts masked tokens."""
+    return bool(model["architecture"] == "masked-lm")
 
 
 def default_runtime() -> str:

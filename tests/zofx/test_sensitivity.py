@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from zofx.checkpoint import Checkpoint, open_checkpoint
 from zofx.errors import ArtifactError, UsageError
-from zofx.sensitivity import Scores, coverage, load_scores, sensitivity
+from zofx.sensitivity import Scores, load_scores, sensitivity
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<mask>"]
 WORDS = [f"w{i}" for i in range(44)]
@@ -270,15 +270,3 @@ def test_a_masked_lm_without_a_mask_token_is_refused(make: Make) -> None:
     words = replace(whole.tokenization, special=replace(whole.special, mask_id=None))
     with pytest.raises(UsageError, match="its tokenizer names no mask token"):
         sensitivity(replace(whole, tokenization=words), TEXTS, batches=1, length=LENGTH)
-
-
-def test_coverage_by_hand() -> None:
-    """4 + 5 + 1 of 16 lie inside; where there is no gradient, nothing is covered."""
-    scores = {
-        "a": lambda: torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
-        "b": lambda: torch.tensor([[5.0, 1.0]]),
-    }
-    selection = {"a": torch.tensor([3], dtype=torch.int32), "b": torch.tensor([0, 1])}
-    assert coverage(scores, selection) == 10 / 16
-    assert coverage(scores, {}) == 0
-    assert coverage({"a": lambda: torch.zeros(1, 2)}, {"a": torch.tensor([0])}) == 0

@@ -2,6 +2,7 @@
 
     compile                compiling.py      inspect · diff    looking.py
     sensitivity            ranking.py        explain · list    explaining.py
+    coverage               covering.py       generate          generating.py
     tune                   tuning.py
     eval · export          judging.py
 

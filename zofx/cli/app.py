@@ -7,7 +7,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from zofx import __version__
-from zofx.cli import compiling, explaining, generating, judging, looking, ranking, tuning
+from zofx.cli import (
+    compiling,
+    covering,
+    explaining,
+    generating,
+    judging,
+    looking,
+    ranking,
+    tuning,
+)
 from zofx.cli.options import unwrapped
 from zofx.errors import ZofxError
 
@@ -36,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (compiling, ranking, tuning, judging, generating, looking, explaining):
+for group in (compiling, ranking, covering, tuning, judging, generating, looking, explaining):
     group.register(app)
 
 

