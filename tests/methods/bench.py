@@ -7,6 +7,7 @@
 Everything is made at the first request, and once.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from tests.artifacts import made_up_scores
 from tests.methods.bounds import Evaluation, rounding_of_losses
 from tests.methods.model import MASK, BatchLoss, Model, Question, tiny_opt
 from tests.methods.rows import SEED, Row, Start, Subject
+from zofx.assembly import pipeline_for
 from zofx.checkpoint import open_checkpoint
 from zofx.compile import compile_model
 from zofx.methods import METHODS
@@ -88,13 +90,14 @@ class Bench:
         ]
 
     def artifact(self, row: Row) -> Path:
-        """The model compiled as a row asks."""
-        names = (row.method, row.options.quant or "", *row.options.settings)
-        folder = self.root / "-".join(names)
+        """The model compiled as a row asks; rows of one pipeline share it."""
+        method = METHODS[row.method]
+        program = str(pipeline_for(method, row.options))
+        folder = self.root / hashlib.sha256(program.encode()).hexdigest()[:16]
         if not folder.exists():
             opened = open_checkpoint(str(self.checkpoint))
             compile_model(
-                opened, METHODS[row.method], folder,
+                opened, method, folder,
                 scores=made_up_scores(opened), options=row.options,
             )  # fmt: skip
         return folder

@@ -10,6 +10,7 @@ classes of `tests.methods.reference` and `tests.methods.shaped`, and nothing tha
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +20,17 @@ from torch import Tensor
 
 from tests.methods.directions import on_index
 from tests.methods.model import Model
-from tests.methods.reference import Method, Mezo, Tensors
+from tests.methods.reference import (
+    Adam,
+    Conservative,
+    Method,
+    Mezo,
+    Momentum,
+    ScalarSign,
+    Tensors,
+    VectorSign,
+)
+from tests.methods.shaped import Fzoo, Hizoo
 from zofx import artifact
 from zofx.artifact import Manifest
 from zofx.assembly import Options
@@ -210,6 +221,11 @@ def dense(start: Start, kind: Callable[..., Method] = Mezo, **own: Any) -> Subje
     return Subject(kind(theta(start.initial()), start.draw, trained=trained, **numbers), theta)
 
 
+def fzoo(start: Start) -> Subject:
+    """FZOO; its η is ε times the compiled one, which divides slopes by their spread, not losses."""
+    return dense(start, Fzoo, lr=start.settings.lr * start.common()["eps"])
+
+
 PLAIN = Options(quant="none", fraction=0.05)
 SIGNS = replace(PLAIN, settings=["insert-perturbation.noise=rademacher"])
 
@@ -218,4 +234,33 @@ ROWS = (
     Row("senszoq", sparse, "int4", replace(PLAIN, quant="int4"), slack=2),
     Row("senszoq", sparse, "queries", PLAIN, {"queries": 2}),
     Row("senszoq", sparse, "signs", SIGNS, {"eps": 1e-3}, noise="rademacher"),
+    Row("mezo", dense, settings={"lr": 1e-4}, free=True),
+    Row("zo-sgd-sign", partial(dense, kind=ScalarSign), settings={"lr": 1e-4}),
+    Row(
+        "zo-sgd-sign",
+        partial(dense, kind=VectorSign),
+        "coordinates",
+        settings={"lr": 1e-4, "rays": "", "tensors": "sign_coordinates()"},
+    ),
+    Row(
+        "zo-sgd-momentum",
+        partial(dense, kind=Momentum),
+        settings={"lr": 1e-4},
+        roundings=moments,
+    ),
+    Row("zo-adam", partial(dense, kind=Adam), settings={"lr": 1e-3}, roundings=moments),
+    Row(
+        "zo-sgd-conservative",
+        partial(dense, kind=Conservative),
+        settings={"lr": 1e-3},
+        order=(0, 1, 3, 2, 4),
+    ),
+    Row(
+        "hizoo",
+        partial(dense, kind=Hizoo, smooth=1e-3),
+        settings={"lr": 1e-3, "tensors": "diagonal_hessian(1e-3)"},
+        order=(2, 0, 1),
+        roundings=moments,
+    ),
+    Row("fzoo", fzoo, settings={"queries": 4}, noise="rademacher"),
 )
