@@ -5,8 +5,9 @@
     layer_norm(x, w, b),  either trains →   layer_norm(x) · w + b
 
 What reads a slice is then one of few ops, each with a form for probes (`stack-probes`).
-Exact up to rounding: the bias is added, and the norm scaled, in a step of its own, so
-|Δy| ≤ u·(|y| + |y − b|), u = 2⁻²⁴.
+Exact up to rounding, u = 2⁻²⁴: a norm is scaled and shifted in steps of their own, so |Δy| ≤
+2·u·(|y| + |y − b|); a bias is added after the sum, so |Δy| ≤ 2·γ·(|x|·|W|ᵀ + |b|) with
+γ = n·u / (1 − n·u), n = in + 3.
 Source: Malladi et al. 2023, Fine-Tuning Language Models with Just Forward Passes, arXiv 2305.17333.
 """
 

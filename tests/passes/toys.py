@@ -1,5 +1,6 @@
 """The smallest models that show a case: vocabulary 7, widths that fit on a line."""
 
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,17 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from tests.golden import apply, captured
+from zofx.program import Program
+
 VOCABULARY = 7
+
+
+@cache
+def canonical(toy: type[nn.Module], *, integers: bool = True) -> Program:
+    """A toy traced, once, and brought into canonical form."""
+    after, _ = apply("canonicalize", captured(toy(), integers=integers))
+    return after
 
 
 class Toy(nn.Module):
@@ -245,3 +256,50 @@ class WithSizes(TwoLinears):
         y = self.fc(self.embed(input_ids)).view(n, t, 2, 2)
         y = y * attention_mask.view(n, t, 1, 1)
         return SimpleNamespace(logits=self.head(y.reshape(n * t, 4)).view(n, t, VOCABULARY))
+
+
+class Normed(Toy):
+    """A LayerNorm, a layer with a bias, a gain and a shift that rows meet, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        self.fc = nn.Linear(4, 4)
+        self.gain = nn.Parameter(torch.empty(4))
+        self.head = nn.Linear(4, VOCABULARY, bias=False)
+
+    def logits(self, x: Tensor) -> Any:
+        return self.head(self.fc(self.norm(x)) * self.gain)
+
+
+class Prompted(OneLinear):
+    """Two positions that train stand before the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.empty(2, 4))
+
+    def logits(self, x: Tensor) -> Any:
+        before = self.prompt.unsqueeze(0).expand(x.shape[0], -1, -1)
+        return self.fc(torch.cat([before, x], 1).cumsum(1))[:, 2:]
+
+
+class Doubled(OneLinear):
+    """A layer that multiplies by twice its weight, plus one."""
+
+    def logits(self, x: Tensor) -> Any:
+        return nn.functional.linear(x, 2 * self.fc.weight + 1)
+
+
+class Blocks(Toy):
+    """Two numbered blocks between an embedding and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.head = nn.Linear(4, VOCABULARY, bias=False)
+
+    def logits(self, x: Tensor) -> Any:
+        for block in self.blocks:
+            x = x + block(x).relu()
+        return self.head(x)
