@@ -34,7 +34,7 @@ from zofx.zo.laws import Noise
 from zofx.zo.types import FloatArray
 
 FORMAT: Final = "zofx-artifact"
-VERSION: Final = 1
+VERSION: Final = 2
 
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
