@@ -1,0 +1,1 @@
+"""zofx beside the public trainers of its methods; see README.md."""
