@@ -85,12 +85,18 @@ def measured(checkouts: Mapping[Peer, Path], steps: int) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A line per case: the largest differences over steps, and what they may be."""
+    """A line per case: the largest differences over steps, what they may be, and a bound's share."""
     head = (
-        "public code", "zofx", "losses", "allowed", "θ in step", "allowed", "fault shows",
-        "textbook", "path, free", "theirs f32", "verdict",
+        "public code", "zofx", "losses", "allowed", "θ in step", "allowed", "share",
+        "fault shows", "textbook", "freely", "theirs f32", "verdict",
     )  # fmt: skip
-    return columns([head, *(_line(row) for row in results["cases"])])
+    lines = columns([head, *(_line(row) for row in results["cases"])])
+    also = [
+        f"{peer}: {name.replace('_', ' ')}: {value}"
+        for peer, found in results["evidence"].items()
+        for name, value in found.items()
+    ]
+    return "\n".join([lines, *also])
 
 
 def _line(row: Row) -> tuple[str, ...]:
@@ -104,6 +110,7 @@ def _line(row: Row) -> tuple[str, ...]:
         _worst(steps, "losses", "tolerance"),
         _worst(plain, "weights", "difference"),
         _worst(plain, "weights", "tolerance"),
+        f"{max(step['weights']['share'] for step in plain):.2f}" if plain else "–",
         f"{len(steps) - len(plain)} of {len(steps)}" if row["fault"] else "",
         _worst(steps, "textbook", "difference"),
         f"{free['zofx_from_float64']['path'][-1]:.0e}",
