@@ -85,7 +85,7 @@ def measured(checkouts: Mapping[Peer, Path], steps: int) -> dict[str, Any]:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A line per case: the largest differences over steps, what they may be, and a bound's share."""
+    """A line per case: the largest differences over steps, and what they may be."""
     head = (
         "public code", "zofx", "losses", "allowed", "θ in step", "allowed", "share",
         "fault shows", "textbook", "freely", "theirs f32", "verdict",

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.fidelity.public import PublicRun
-from benchmarks.fidelity.subject import Tensors, Trajectory
+from benchmarks.fidelity.subject import Trajectory
 from tests.methods.reference import Method
 from zofx.methods import Settings
 
@@ -46,7 +46,8 @@ def few_roundings(settings: Settings, t: int) -> int:
 def momenta(settings: Settings, t: int) -> int:
     """Of θ − η·m: g takes c and a product; β, product and sum a step; then η, product and sum.
 
-    A refresh takes the overlap's rounding, a product and a sum for each of two columns.
+    A refresh, but the first, takes the overlap's rounding, and a product and a sum per column of
+    rank two.
     """
     refreshes = t // settings.refresh if settings.refresh else 0
     return 2 + 3 * (t + 1) + 3 + 5 * refreshes
@@ -119,10 +120,6 @@ class Peer:
 
 
 def textbook(kind: Callable[..., Method], run: Trajectory, **own: Any) -> Method:
-    """A textbook method at the start of a trajectory, along its directions."""
-    return kind(start(run), own.pop("z", run.z), lr=run.settings.lr, eps=run.settings.eps, **own)
-
-
-def start(run: Trajectory) -> Tensors:
-    """The weights before the first step."""
-    return run.weights(run.steps[0].before)
+    """A textbook method before the first step of a trajectory, along its directions."""
+    theta = run.weights(run.steps[0].before)
+    return kind(theta, run.z, lr=run.settings.lr, eps=run.settings.eps, **own)
