@@ -77,6 +77,11 @@ class InsertLowRank(Pass):
                 continue
             bases |= self._branch(edit, program, spec)
             done.add(name)
+        if not done:
+            raise PipelineError(
+                f"insert-low-rank.rank={self.rank}: no chosen matrix has both sides above the rank "
+                "and is read by linears and lookups alone; lower the rank or choose more parameters"
+            )
         remark("matrices", "applied", f"{len(done)} of rank {self.rank}, basis {self.basis}")
         return edit.done(bases=bases, chosen=program.chosen - done)
 

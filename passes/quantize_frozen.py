@@ -11,7 +11,7 @@ int and nf4 represent 0 exactly, so the places a slice was cut from add nothing;
 not, and its error there is taken out of the slice's initial value. W + slice is then exact (up to
 rounding) at every trained coordinate, whatever the format.
 Skips, each with a remark: weights also used outside a linear (tied embeddings), rows that blocks do
-not divide.
+not divide, the factors beside a low-rank slice.
 Source: bitsandbytes NF4, Dettmers et al. 2023, arXiv 2305.14314; codebook, Kim et al. 2023
 (SqueezeLLM), arXiv 2306.07629.
 """
@@ -35,6 +35,7 @@ zofx = torch.ops.zofx
 BLOCKS = {"nf4": 64, "int4": 32, "int8": 32, "codebook": 2}
 SMALLEST = {"nf4": 32}  # bitsandbytes' kernels; MatMulNBits takes 16
 LARGEST = 4096
+FACTORS = ("left", "right")  # forms of what a merge multiplies a low-rank slice by
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ class QuantizeFrozen(Pass):
         block = self.block or BLOCKS[self.format]
         for name in linear_weights(program, remark):
             spec = program.tensors[name]
+            if spec.form in FACTORS:
+                remark(name, "skipped", f"a factor of rank {min(spec.shape)}: it stays whole")
+                continue
             if spec.shape[1] % block:
                 remark(name, "skipped", f"in={spec.shape[1]} is not a multiple of block={block}")
                 continue
