@@ -292,14 +292,16 @@ class Doubled(OneLinear):
 
 
 class Blocks(Toy):
-    """Two numbered blocks between an embedding and a head."""
+    """Two numbered blocks of two layers between an embedding and a head."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 4, bias=False)) for _ in "ab"
+        )
         self.head = nn.Linear(4, VOCABULARY, bias=False)
 
     def logits(self, x: Tensor) -> Any:
         for block in self.blocks:
-            x = x + block(x).relu()
+            x = x + block(x)
         return self.head(x)
