@@ -394,7 +394,10 @@ def test_help_takes_less_than_three_tenths_of_a_second() -> None:
     assert used - before.children_system < 0.3
 
 
-VERBS = ("compile", "sensitivity", "tune", "eval", "export", "inspect", "diff", "explain", "list")
+VERBS = (
+    "compile", "sensitivity", "coverage", "tune", "eval", "export", "inspect", "diff", "explain",
+    "list",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
