@@ -9,7 +9,8 @@ folds what A has learnt into W, which is state too and stays in full precision. 
 drawn once, here, and W is frozen, so it may be quantized. A starts at zero, so the program starts
 out as the one before; W is never perturbed, so all probes share its product.
 Exact at A = 0. Cost: r (m + n) products per token and probe, instead of a perturbed copy of W.
-gain: 1 (LOZO's code), 1/r (its paper), or √(mn)/r (SubZero: a direction of length √(mn)).
+gain: 1 (LOZO; where its paper divides the update by r besides, that is a smaller learning rate),
+1/r, or √(mn)/r (SubZero: a direction of length √(mn)).
 Source: Chen et al. 2025, Enhancing Zeroth-order Fine-tuning for Language Models with Low-rank
 Structures, arXiv 2410.07698; Yu et al. 2024, Zeroth-Order Fine-Tuning of LLMs in Random Subspaces,
 arXiv 2410.08989 (two-sided, orthonormal).
