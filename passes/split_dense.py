@@ -1,7 +1,7 @@
 """Let chosen tensors train whole.
 
     W frozen                            →   W a slice, f32
-    linear(x, W, b),  b trains          →   linear(x, W) + b
+    linear(x, W, b),  either trains     →   linear(x, W) + b
     layer_norm(x, w, b),  either trains →   layer_norm(x) · w + b
 
 What reads a slice is then one of few ops, each with a form for probes (`stack-probes`).
@@ -41,11 +41,7 @@ class SplitDense(Pass):
         edit = Editor(program)
         trained = {edit.placeholder(name) for name in program.tensors if name in program.chosen}
         for node in edit.nodes:
-            if (
-                is_call(node, aten.linear.default)
-                and len(node.args) > 2
-                and node.args[2] in trained
-            ):
+            if is_call(node, aten.linear.default) and not trained.isdisjoint(node.args[1:]):
                 _part_bias(edit, node)
             elif is_call(node, aten.layer_norm.default) and not trained.isdisjoint(node.args[2:4]):
                 _part_norm(edit, node)
@@ -60,7 +56,9 @@ class SplitDense(Pass):
 
 def _part_bias(edit: Editor, linear: fx.Node) -> None:
     """linear(x, W, b) → linear(x, W) + b."""
-    x, weight, bias = linear.args
+    x, weight, bias = [*linear.args, None][:3]
+    if bias is None:
+        return
     after = linear.next
     product = edit.call(after, aten.linear.default, x, weight)
     edit.replace(linear, edit.call(after, aten.add.Tensor, product, bias))

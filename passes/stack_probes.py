@@ -90,9 +90,9 @@ class _Stacking:
     def __init__(self, edit: Editor, coefficients: fx.Node) -> None:
         self.edit = edit
         self.coefficients = coefficients
-        self.with_probes = set(
-            edit.graph.find_nodes(op="call_function", target=zofx.perturb.default)
-        )
+        perturbed = edit.graph.find_nodes(op="call_function", target=zofx.perturb.default)
+        # What is made of slices alone → how many axes it has beside that of the probes.
+        self.with_probes = {n: n.args[0].meta["val"].dim() for n in perturbed}
         self.stacked: set[fx.Node] = set()
         self.copies: dict[fx.Node, fx.Node] = {}
         self.sizes: dict[fx.Node, fx.Node] = {}
@@ -165,10 +165,7 @@ class _Stacking:
                 rows = self._rows_of(node.args[place], node)
                 node.update_arg(place, rows)
         elif is_call(node, *BETWEEN_WEIGHTS) or node.target in ELEMENTWISE:
-            if is_call(node, aten.t.default):
-                node.args, node.target = (node.args[0], 1, 2), aten.transpose.int
-            self.with_probes.add(node)  # between weights: once per probe, no rows
-            node.meta.pop("val", None)
+            self._between_weights(node, places)
             return False
         else:
             self._refuse(
@@ -184,6 +181,19 @@ class _Stacking:
             node.args, node.target = node.args[:2], zofx.probe_linear.default
         elif is_call(node, aten.embedding.default):
             node.args, node.target = node.args[:2], zofx.probe_embedding.default
+
+    def _between_weights(self, node: fx.Node, places: list[int]) -> None:
+        """Once per probe, and no rows; an operand of fewer axes gets axes of 1 after the probes."""
+        axes = node.meta.pop("val").dim()
+        self.with_probes[node] = axes
+        if is_call(node, aten.t.default):
+            node.args, node.target = (node.args[0], 1, 2), aten.transpose.int
+            return
+        for place in places:
+            operand: Any = node.args[place]
+            for _ in range(axes - self.with_probes[operand]):
+                operand = self.edit.call(node, aten.unsqueeze.default, operand, 1)
+            node.update_arg(place, operand)
 
     def _to_rows(self, node: fx.Node) -> None:
         """Values that are expanded over the rows: every row gets its probe's."""

@@ -132,10 +132,11 @@ body
   %4 = aten.mul.Tensor(%3, fc.weight.scale)   : f32[Q, 7, 4]
   %5 = zofx.mask_small(%4, fc.weight, 0.30670419335365295)   : f32[Q, 7, 4]
   %6 = zofx.perturb(fc.weight, %5, coefficients)   : f32[7, 4]
-  %7 = aten.linear(%0, %6, fc.bias)   : f32[N, T, 7]
-  %8 = zofx.select_positions(%7, positions)   : f32[N, S, 7]
-  %9 = zofx.score_targets(%8, targets)   : f32[N, C]
-  return %9
+  %7 = aten.linear(%0, %6)   : f32[N, T, 7]
+  %8 = aten.add.Tensor(%7, fc.bias)   : f32[N, T, 7]
+  %9 = zofx.select_positions(%8, positions)   : f32[N, S, 7]
+  %10 = zofx.score_targets(%9, targets)   : f32[N, C]
+  return %10
 """,
     )
     assert noise_of(late) == noise_of(early)

@@ -16,7 +16,7 @@ from tests.golden import (
     summation_bound,
     values,
 )
-from tests.passes.toys import Normed, OneLinear, Shared, Tied, Toy, canonical
+from tests.passes.toys import Normed, OneLinear, Shared, Tied, Toy, TwoLinears, canonical
 from zofx.errors import PipelineError
 from zofx.printer import show
 from zofx.program import Program, Role
@@ -85,14 +85,17 @@ def test_a_norm_is_parted_within_the_stated_bound(match: str) -> None:
     assert ((parted - y).abs() <= bound).all()
 
 
-def test_a_bias_is_parted_within_the_stated_bound() -> None:
-    """Added after the sum: 2·γ·(|x|·|W|ᵀ + |b|)."""
-    before = chosen(OneLinear, "bias", integers=False)
+@pytest.mark.parametrize("match", ["fc", r"fc\.weight", r"fc\.bias"])
+def test_a_bias_is_parted_within_the_stated_bound(match: str) -> None:
+    """Added after the sum, whether the matrix trains or it does: 2·γ·(|x|·|W|ᵀ + |b|)."""
+    before = chosen(OneLinear, match, integers=False)
     after, _ = apply("split-dense", before)
     inputs = batch()
     x = before.load("embed.weight")[inputs["input_ids"].gather(1, inputs["positions"])]
     bound = summation_bound(x, before.load("fc.weight"), before.load("fc.bias"))
     assert_same_meaning(before, after, inputs, bound)
+    (linear,) = after.graph.find_nodes(op="call_function", target=aten.linear.default)
+    assert len(linear.args) == 2
 
 
 def test_whole_numbers_stay_bit_equal() -> None:
@@ -104,7 +107,7 @@ def test_whole_numbers_stay_bit_equal() -> None:
 
 @pytest.mark.parametrize(
     ("toy", "match"),
-    [(OneLinear, r"fc\.weight"), (Tied, "embed"), (Shared, "fc"), (Normed, "gain")],
+    [(TwoLinears, "head"), (Tied, "embed"), (Shared, "fc"), (Normed, "gain")],
 )
 def test_only_the_role_changes_where_nothing_is_added(toy: type[Toy], match: str) -> None:
     """A matrix, a tied one, one used twice and a gain are read as they were."""

@@ -1,22 +1,35 @@
 # ruff: noqa: E501  (lines of printed programs)
 """stack-probes: P probes in one forward are P forwards."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.golden import apply, assert_golden, batch, captured, run, selected
+from tests.passes.probing import PERTURB, dense
+from tests.passes.test_insert_low_rank import whole_numbers
 from tests.passes.toys import (
+    Affine,
+    Blocks,
+    Broadcasts,
+    Doubled,
     OneLinear,
+    Prompted,
+    Rescaled,
     ReversedRows,
+    Shared,
     SharedByRows,
+    Tied,
     TokensFirst,
     Toy,
     TwoLinears,
     WithSizes,
+    canonical,
 )
 from zofx.errors import PipelineError, UnsupportedError
 from zofx.printer import show
-from zofx.program import Program
+from zofx.program import Program, Role
 
 # Powers of two on integers: every sum is exact, so one row at a time has to give the same bits.
 PROBES = [[0.5, 0.0], [-0.5, 0.0], [0.25, 2.0], [0.0, 0.0]]
@@ -179,6 +192,163 @@ def test_falls_back_to_the_input(toy: type[Toy], op: str) -> None:
     assert_equals_single_probes(before, after)
 
 
+def test_weights_that_train_whole() -> None:
+    """A table, a matrix and a bias have one copy per probe; each row meets its probe's."""
+    before, _ = apply(PERTURB, dense(OneLinear))
+    after, remarks = apply("stack-probes", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, perturbed, sliced, stacked
+  input  input_ids       i64[N, T]
+  input  attention_mask  i64[N, T]
+  input  positions       i64[N, S]
+  input  targets         i64[N, S, C]
+  input  keys            i64[Q, 2]
+  input  coefficients    f32[P, Q]
+  slice  embed.weight    f32[7, 4]
+  slice  fc.weight       f32[7, 4]
+  slice  fc.bias         f32[7]
+body
+  %0 = zofx.direction(keys, None, embed.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
+  %1 = zofx.perturb(embed.weight, %0, coefficients)   : f32[P, 7, 4]
+  %2 = zofx.replicate(input_ids, coefficients)   : i64[P*N, T]
+  %3 = zofx.probe_embedding(%1, %2)   : f32[P*N, T, 4]
+  %4 = zofx.direction(keys, None, fc.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
+  %5 = zofx.perturb(fc.weight, %4, coefficients)   : f32[P, 7, 4]
+  %6 = zofx.probe_linear(%3, %5)   : f32[P*N, T, 7]
+  %7 = zofx.direction(keys, None, fc.bias, [7], rademacher)   : f32[Q, 7]
+  %8 = zofx.perturb(fc.bias, %7, coefficients)   : f32[P, 7]
+  %9 = aten.sym_size.int(input_ids, 0)   : N
+  %10 = zofx.probe_rows(%8, %9, 3)   : f32[P*N, 1, 7]
+  %11 = aten.add.Tensor(%6, %10)   : f32[P*N, T, 7]
+  %12 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
+  %13 = zofx.select_positions(%11, %12)   : f32[P*N, S, 7]
+  %14 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
+  %15 = zofx.score_targets(%13, %14)   : f32[P*N, C]
+  %16 = zofx.split_probes(%15, coefficients)   : f32[P, N, C]
+  return %16
+remarks
+  applied  slices   3 values replicated on the way
+""",
+    )
+    assert_equals_single_probes(before, after)
+
+
+def test_weights_made_of_weights() -> None:
+    """The product of two slices is made once per probe, on axes that meet; its reader has rows."""
+    before, _ = apply(PERTURB, dense(Rescaled, "fc.w|scale"))
+    after, remarks = apply("stack-probes", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, perturbed, sliced, stacked
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  input   keys            i64[Q, 2]
+  input   coefficients    f32[P, Q]
+  slice   scale           f32[4]
+  frozen  embed.weight    f32[7, 4]
+  slice   fc.weight       f32[7, 4]
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %1 = zofx.direction(keys, None, scale, [4], rademacher)   : f32[Q, 4]
+  %2 = zofx.perturb(scale, %1, coefficients)   : f32[P, 4]
+  %3 = zofx.direction(keys, None, fc.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
+  %4 = zofx.perturb(fc.weight, %3, coefficients)   : f32[P, 7, 4]
+  %5 = aten.unsqueeze(%2, 1)   : f32[P, 1, 4]
+  %6 = aten.mul.Tensor(%4, %5)   : f32[P, 7, 4]
+  %7 = zofx.replicate(%0, coefficients)   : f32[P*N, T, 4]
+  %8 = zofx.probe_linear(%7, %6)   : f32[P*N, T, 7]
+  %9 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
+  %10 = zofx.select_positions(%8, %9)   : f32[P*N, S, 7]
+  %11 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
+  %12 = zofx.score_targets(%10, %11)   : f32[P*N, C]
+  %13 = zofx.split_probes(%12, coefficients)   : f32[P, N, C]
+  return %13
+remarks
+  applied  slices   3 values replicated on the way
+""",
+    )
+    assert_equals_single_probes(before, after)
+
+
+def test_values_that_are_expanded_over_the_rows() -> None:
+    """What stands before the text: each row gets its probe's."""
+    before, _ = apply(PERTURB, dense(Prompted, "prompt"))
+    after, remarks = apply("stack-probes", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, perturbed, sliced, stacked
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  input   keys            i64[Q, 2]
+  input   coefficients    f32[P, Q]
+  slice   prompt          f32[2, 4]
+  frozen  embed.weight    f32[7, 4]
+  frozen  fc.weight       f32[7, 4]
+  frozen  fc.bias         f32[7]
+body
+  %0 = aten.sym_size.int(targets, 0)   : N
+  %1 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %2 = zofx.direction(keys, None, prompt, [2, 4], rademacher)   : f32[Q, 2, 4]
+  %3 = zofx.perturb(prompt, %2, coefficients)   : f32[P, 2, 4]
+  %4 = aten.sym_size.int(input_ids, 0)   : N
+  %5 = zofx.probe_rows(%3, %4, 3)   : f32[P*N, 2, 4]
+  %6 = aten.sym_size.int(coefficients, 0)   : P
+  %7 = _operator.mul(%6, %0)   : P*N
+  %8 = aten.expand(%5, [%7, -1, -1])   : f32[P*N, 2, 4]
+  %9 = zofx.replicate(%1, coefficients)   : f32[P*N, T, 4]
+  %10 = aten.cat([%8, %9], 1)   : f32[P*N, T + 2, 4]
+  %11 = aten.cumsum(%10, 1)   : f32[P*N, T + 2, 4]
+  %12 = aten.linear(%11, fc.weight, fc.bias)   : f32[P*N, T + 2, 7]
+  %13 = aten.slice.Tensor(%12, 1, 2, 9223372036854775807)   : f32[P*N, T, 7]
+  %14 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
+  %15 = zofx.select_positions(%13, %14)   : f32[P*N, S, 7]
+  %16 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
+  %17 = zofx.score_targets(%15, %16)   : f32[P*N, C]
+  %18 = zofx.split_probes(%17, coefficients)   : f32[P, N, C]
+  return %18
+remarks
+  applied  slices   3 values replicated on the way
+""",
+    )
+    assert_equals_single_probes(before, after)
+
+
+@pytest.mark.parametrize("at", ["slice", "input"])
+@pytest.mark.parametrize(
+    ("toy", "match"),
+    [
+        (OneLinear, "."), (Tied, "."), (TwoLinears, "."), (Shared, "."), (Blocks, "."),
+        (Affine, "."), (Affine, "gain|shift"), (Affine, "bias"), (Broadcasts, "shift|fc|head"),
+        (Prompted, "prompt"), (Prompted, "."), (Doubled, "."), (Rescaled, "."), (Rescaled, "scale"),
+    ],
+)  # fmt: skip
+def test_dense_slices_at_either_place(toy: type[Toy], match: str, at: str) -> None:
+    """Linears, lookups, gains, shifts, biases, adapters: P probes at once are P programs."""
+    before, _ = apply(PERTURB, dense(toy, match))
+    after, _ = apply(f"stack-probes{{at={at}}}", before)
+    assert_equals_single_probes(before, after)
+    assert_equals_single_probes(before, after, rows=1)
+
+
+@pytest.mark.parametrize("at", ["slice", "input"])
+@pytest.mark.parametrize("options", ["sides=one", "sides=two", "sides=two basis=fixed gain=1/r"])
+def test_low_rank_slices_at_either_place(options: str, at: str) -> None:
+    """Between and beside factors, in linears and in lookups; W's own product runs on what it had."""
+    text = f"select-parameters, insert-low-rank{{{options}}}, {PERTURB}"
+    inserted, _ = apply(text, canonical(Tied))
+    before = whole_numbers(inserted)
+    after, _ = apply(f"stack-probes{{at={at}}}", before)
+    assert_equals_single_probes(before, after)
+
+
 @pytest.mark.parametrize("at", ["slice", "input"])
 @pytest.mark.parametrize(
     ("toy", "weight"), [(SharedByRows, "fc_weight"), (TokensFirst, "head_weight")]
@@ -190,8 +360,30 @@ def test_refuses_a_product_that_rows_do_not_lead(toy: type[Toy], weight: str, at
         apply(f"stack-probes{{at={at}}}", before)
     assert str(caught.value) == (
         "these slices cannot be evaluated under several probes at once\n"
-        "  - zofx.sparse_linear.default multiplies a value whose first axis is not its rows"
+        "  - zofx.sparse_linear.default reads a value whose first axis is not its rows"
     )
+
+
+@pytest.mark.parametrize("at", ["slice", "input"])
+def test_refuses_a_lookup_that_rows_do_not_lead(at: str) -> None:
+    """Positions 0 … T−1 are the same for every row: P tables of them are no P·N rows."""
+    before, _ = apply(PERTURB, dense(Broadcasts, "place"))
+    with pytest.raises(UnsupportedError) as caught:
+        apply(f"stack-probes{{at={at}}}", before)
+    assert str(caught.value) == (
+        "these slices cannot be evaluated under several probes at once\n"
+        "  - aten.embedding.default reads a value whose first axis is not its rows"
+    )
+
+
+def test_refuses_a_bias_in_the_product() -> None:
+    """A program that skipped split-dense: the op for probes has no place for a bias."""
+    sliced = canonical(OneLinear)
+    rows = {**sliced.tensors, "fc.weight": replace(sliced.tensors["fc.weight"], role=Role.SLICE)}
+    facts = sliced.facts | {"sliced"}
+    before, _ = apply(PERTURB, sliced.with_(tensors=rows, facts=facts))
+    with pytest.raises(UnsupportedError, match="has a bias; split-dense adds it apart"):
+        apply("stack-probes", before)
 
 
 def test_refuses_an_op_that_knows_no_probes() -> None:

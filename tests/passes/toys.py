@@ -291,6 +291,29 @@ class Doubled(OneLinear):
         return nn.functional.linear(x, 2 * self.fc.weight + 1)
 
 
+class Rescaled(OneLinear):
+    """A layer whose columns are scaled, by numbers for each of its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(4))
+
+    def logits(self, x: Tensor) -> Any:
+        return nn.functional.linear(x, self.fc.weight * self.scale)
+
+
+class Affine(OneLinear):
+    """A gain and a shift that rows meet before the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.empty(4))
+        self.shift = nn.Parameter(torch.empty(4))
+
+    def logits(self, x: Tensor) -> Any:
+        return self.fc(self.shift - x * self.gain)
+
+
 class Blocks(Toy):
     """Two numbered blocks of two layers between an embedding and a head."""
 
