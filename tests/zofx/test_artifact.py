@@ -27,6 +27,7 @@ from zofx.artifact import (
     read_tensors,
 )
 from zofx.errors import ArtifactError, UsageError
+from zofx.zo.laws import Noise
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -88,20 +89,20 @@ def test_the_report_is_not_part_of_the_identity(family: Family) -> None:
     assert replace(manifest, report={"seconds": {"capture": 1e9}}).hash == manifest.hash
     row = TensorRow("new", "frozen", (1,), "F32", None, "", None)
     assert replace(manifest, tensors=(*manifest.tensors, row)).hash != manifest.hash
-    assert replace(manifest, noise="rademacher").hash != manifest.hash
+    assert replace(manifest, noise=Noise("rademacher")).hash != manifest.hash
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda said: said.update(version=2), "version 2, this zofx reads 1"),
-        (lambda said: said.update(version=2, tensors="elsewhere"), "version 2, this zofx reads 1"),
+        (lambda said: said.update(version=3), "version 3, this zofx reads 2"),
+        (lambda said: said.update(version=3, tensors="elsewhere"), "version 3, this zofx reads 2"),
         (lambda said: said.update(format="zip"), "not a zofx manifest"),
         (lambda said: said.pop("version"), r"not a zofx manifest \(KeyError: 'version'\)"),
         (lambda said: said.pop("noise"), "not a zofx manifest"),
         (lambda said: said["tensors"][0].pop("form"), "not a zofx manifest"),
         (lambda said: said["tensors"].pop(), "was changed after it was written"),
-        (lambda said: said.update(noise="rademacher"), "was changed after it was written"),
+        (lambda said: said.update(noise={"kind": "rademacher"}), "was changed after it was written"),
         (lambda said: said["files"].clear(), "was changed after it was written"),
     ],
 )
