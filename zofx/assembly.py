@@ -79,9 +79,10 @@ def _training(pipeline: Pipeline, method: Method, train: str | None) -> Pipeline
     if train in ADAPTERS:
         return Pipeline(tuple(p for p in passes if p.name not in CHOOSING))
     if train == LORA:
-        first = next(i for i, p in enumerate(passes) if p.name in CHOOSING)
+        lora = _find(pipeline, "insert-lora") or PASSES["insert-lora"]()
+        first = _first(pipeline, *CHOOSING, "quantize-frozen")
         kept = [p for p in passes[first:] if p.name not in CHOOSING]
-        return Pipeline((*passes[:first], PASSES["insert-lora"](), *kept))
+        return Pipeline((*passes[:first], lora, *kept))
     if not _find(pipeline, "select-parameters"):
         raise PipelineError(
             f"--train {train}: method {method.name} does not choose parameters by name; it takes "
@@ -95,7 +96,7 @@ def _quantized(pipeline: Pipeline, form: str) -> Pipeline:
     if form == "none":
         return Pipeline(tuple(p for p in pipeline.passes if p.name != "quantize-frozen"))
     if not _find(pipeline, "quantize-frozen"):
-        place = next(i for i, p in enumerate(pipeline.passes) if p.name == "insert-perturbation")
+        place = _first(pipeline, "insert-perturbation")
         before, after = pipeline.passes[:place], pipeline.passes[place:]
         pipeline = Pipeline((*before, PASSES["quantize-frozen"](), *after))
     return pipeline.with_option(f"quantize-frozen.format={form}")
@@ -128,6 +129,12 @@ def _require_scales(pipeline: Pipeline) -> None:
             "expose-scales trains the scales of block-wise integers: name --quant int4 or int8, "
             "not " + (stored.format if stored else "none")
         )
+
+
+def _first(pipeline: Pipeline, *names: str) -> int:
+    """The place of the first pass of these names; the end, if there is none."""
+    places = (i for i, p in enumerate(pipeline.passes) if p.name in names)
+    return next(places, len(pipeline.passes))
 
 
 def _find(pipeline: Pipeline, name: str) -> Pass | None:

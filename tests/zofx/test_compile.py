@@ -1,4 +1,4 @@
-"""The verb compile: the pipeline it runs, and that nothing is left of what fails."""
+"""The verb compile: what is in an artifact, and that nothing is left of what fails."""
 
 from pathlib import Path
 from typing import Any
@@ -7,73 +7,14 @@ import pytest
 
 from tests.artifacts import CASES, FRACTION, Family, made_up_scores
 from zofx.artifact import read_manifest
-from zofx.assembly import Options, pipeline_for
+from zofx.assembly import Options
 from zofx.checkpoint import open_checkpoint
 from zofx.compile import Report, compile_model
-from zofx.errors import PipelineError, UsageError
-from zofx.methods import METHODS, SENSZOQ, Method, Settings
+from zofx.errors import UsageError
+from zofx.methods import METHODS
 from zofx.passes import PASSES
-from zofx.pipeline import Pass, Pipeline, Remark
+from zofx.pipeline import Pass, Remark
 from zofx.program import Program
-
-DENSE = Method("dense", "", "", "canonicalize, narrow-positions", Settings())
-
-
-def test_the_methods_own_pipeline_is_the_default() -> None:
-    """Every method of the table is in an order that can work."""
-    for name in METHODS:
-        assert pipeline_for(METHODS[name], Options()) == Pipeline.parse(
-            METHODS[name].pipeline, PASSES
-        )
-
-
-@pytest.mark.parametrize(
-    ("options", "before", "after"),
-    [
-        (Options(quant="int8"), "{format=nf4}", "{format=int8}"),
-        (Options(quant="none"), "quantize-frozen{format=nf4}, ", ""),
-        (Options(fraction=0.25), "fraction=0.001", "fraction=0.25"),
-        (
-            Options(settings=["select-sensitive.scope=matrix"]),
-            "scope=global",
-            "scope=matrix",
-        ),
-        (
-            Options("int4", settings=["quantize-frozen.format=int8"]),
-            "{format=nf4}",
-            "{format=int8}",
-        ),
-    ],
-)
-def test_options_change_the_pipeline(options: Options, before: str, after: str) -> None:
-    """The rest of it stays; --set comes last, and wins."""
-    assert before in SENSZOQ.pipeline
-    changed = Pipeline.parse(SENSZOQ.pipeline.replace(before, after), PASSES)
-    assert pipeline_for(SENSZOQ, options) == changed
-
-
-@pytest.mark.parametrize(
-    ("method", "options", "message"),
-    [
-        (SENSZOQ, Options(quant="int3"), "quantize-frozen{format=int3}: must be one of nf4, int4,"),
-        (SENSZOQ, Options(fraction=0.0), "fraction must be in (0, 1]"),
-        (DENSE, Options(fraction=0.1), "method dense selects no fraction of the weights"),
-        (DENSE, Options(quant="int4"), "the pipeline has no pass 'quantize-frozen'"),
-        (SENSZOQ, Options(settings=["fuse.x=1"]), "no pass 'fuse'; it has canonicalize, narrow-"),
-        (SENSZOQ, Options(settings=["split-sparse.x=1"]), "split-sparse has no option 'x'"),
-        (SENSZOQ, Options(settings=["scope=matrix"]), "write it as PASS.OPTION=VALUE"),
-        (
-            Method("late", "", "", "split-sparse, canonicalize", Settings()),
-            Options(),
-            "pass 0 (split-sparse) needs a program that is 'selected', and nothing before it",
-        ),
-    ],
-)
-def test_options_that_cannot_be(method: Method, options: Options, message: str) -> None:
-    """Told before anything is read."""
-    with pytest.raises(PipelineError) as caught:
-        pipeline_for(method, options)
-    assert message in str(caught.value)
 
 
 def test_what_is_not_quantized_keeps_its_bits(family: Family) -> None:
@@ -123,7 +64,7 @@ class Compilation:
 
         compile_model(
             self.checkpoint,
-            SENSZOQ,
+            METHODS["senszoq"],
             self.out,
             scores=made_up_scores(self.checkpoint),
             options=Options("none", fraction=FRACTION, force=force),
@@ -175,7 +116,7 @@ def test_two_compilations_make_the_same_artifact(family: Family, tmp_path: Path)
     checkpoint = open_checkpoint(str(family.checkpoint(case)))
     again = compile_model(
         checkpoint,
-        SENSZOQ,
+        METHODS["senszoq"],
         tmp_path / "again",
         scores=made_up_scores(checkpoint),
         options=Options(case.quant, fraction=FRACTION, settings=case.settings),
