@@ -1,16 +1,19 @@
 """Objectives and metrics against numbers worked out by hand."""
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.scripted import scripted
 from tests.tasks.test_decode import decoder, says
 from zofx.errors import UsageError
-from zofx.runtime import Batch
+from zofx.runtime import Batch, Session
 from zofx.tasks import (
     OBJECTIVES,
     Accuracy,
@@ -137,6 +140,117 @@ def test_a_text_objective_measures_what_each_probe_writes() -> None:
     assert measured.tolist() == [(0.1 + 0.2) / 2, (0.3 + 0.7) / 2]
     with pytest.raises(UsageError, match="reads text: it is no function of scores"):
         objective.on(batch)
+
+
+GOLD, COUNTS = [0, 2, 1], [[3, 1, 2], [1, 2, 4], [2, 5, 0]]
+"""Three examples; the last has two candidates."""
+
+
+def some_scores(seed: int, missing: float) -> NDArray[np.float64]:
+    """Numbers that float32 holds, f64[B, M]; `missing` where there is no candidate."""
+    values = np.random.default_rng(seed).normal(size=(3, 3)).astype(np.float32)
+    return np.where(np.array(COUNTS) > 0, values.astype(np.float64), missing)
+
+
+DERIVED = pytest.mark.parametrize("name", ["cross-entropy", "likelihood"])
+
+
+@DERIVED
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_are_the_derivative(name: str, seed: int) -> None:
+    """Along any tangent, a central difference in float64, up to its own error.
+
+    The third derivative of a log of a sum of exponentials is at most (2 max|t|)³, which leaves out
+    h²/6 of that; and a difference of losses of size l cancels to 8u·l/h.
+    """
+    objective, batch, h = OBJECTIVES[name], encoded(GOLD, COUNTS), 1e-5
+    scores, tangent = some_scores(seed, -np.inf), some_scores(seed + 10, 0.0)
+    points = np.stack([scores + h * tangent, scores - h * tangent])
+    plus, minus = objective.of(points, batch).mean  # type: ignore[arg-type]  # in float64
+    assert objective.weights is not None
+    weights = objective.weights(scores.astype(np.float32), batch)
+    error = h**2 / 6 * (2 * np.abs(tangent).max()) ** 3 + 8 * 2.0**-53 * abs(plus) / h
+    assert abs((weights * tangent).sum() - (plus - minus) / (2 * h)) <= error
+    assert weights[2, 2] == 0
+
+
+def test_weights_by_hand() -> None:
+    """(softmax − [gold]) / B; and −tokens · [gold] over all tokens of gold candidates."""
+    batch = encoded([0, 1], [[1, 1], [3, 2]])
+    scores = np.log(np.array([[1, 3], [1, 1]], np.float32))
+    found = {name: o.weights(scores, batch) for name, o in OBJECTIVES.items() if o.weights}
+    np.testing.assert_allclose(
+        found["cross-entropy"], [[-3 / 8, 3 / 8], [1 / 4, -1 / 4]], rtol=1e-6
+    )
+    np.testing.assert_array_equal(found["likelihood"], [[-1 / 3, 0], [0, -2 / 3]])
+
+
+@DERIVED
+def test_weights_of_hopeless_scores(name: str) -> None:
+    """Far below the range of exp they are still numbers."""
+    objective = OBJECTIVES[name]
+    assert objective.weights is not None
+    scores = np.array([[-2000, -2003, -np.inf]], np.float32)
+    weights = objective.weights(scores, encoded([1], [[1, 1, 0]]))
+    share = 1 / (1 + math.exp(-3))
+    wanted = {"cross-entropy": [[share, -share, 0]], "likelihood": [[0, -1, 0]]}
+    np.testing.assert_allclose(weights, wanted[name], rtol=1e-12)
+
+
+class Tangents:
+    """A program in forward mode: scores, and how they change along each of two probes.
+
+    Every row has a second place, which belongs to no candidate.
+    """
+
+    def __init__(self) -> None:
+        places = [(b, m) for b in range(3) for m in range(3) if COUNTS[b][m]]
+        self.scores, self.along = some_scores(1, 0.0), [some_scores(s, 0.0) for s in (2, 3)]
+        told = [[t[place] for place in places] for t in (self.scores, *self.along)]
+        self.found = np.full((3, len(places), 2), 123, np.float32)
+        self.found[:, :, 0] = told
+        rows = np.zeros((len(places), 1), dtype=np.int64)
+        self.encoded = Encoded(
+            Batch(rows, rows, rows, rows[:, :, None].repeat(2, 2)),
+            row_example=np.array([b for b, _ in places]),
+            row_candidate=np.array([[m, -1] for _, m in places]),
+            gold=np.array(GOLD),
+            counts=np.array(COUNTS),
+        )
+
+    def evaluate(self, batch: Batch, keys: Sequence[Key], matrix: FloatArray) -> FloatArray:
+        assert (batch, len(keys), matrix.shape) == (self.encoded.batch, 2, (2, 2))
+        return self.found
+
+
+@DERIVED
+def test_slopes_are_the_loss_and_its_derivatives(name: str) -> None:
+    """What a session tells of places without a candidate plays no part."""
+    session, objective = Tangents(), OBJECTIVES[name]
+    keys, eye = [Key(0, 0), Key(0, 0, 1)], np.eye(2, dtype=np.float32)
+    found = objective.slopes(cast(Session, session), session.encoded, keys, eye)
+    scores = np.where(np.array(COUNTS) > 0, session.scores, -np.inf).astype(np.float32)
+    assert objective.weights is not None
+    weights = objective.weights(scores, session.encoded)
+    wanted = [objective.of(scores[None], session.encoded).mean[0]]
+    wanted += [(weights * along).sum() for along in session.along]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, wanted, rtol=1e-13)
+
+
+def test_what_has_no_derivative_says_so() -> None:
+    """A rate of errors, and a cost of texts."""
+    session, text = Tangents(), TextObjective("cost", decoder(), lambda text, example: 0.0)
+    for objective in (OBJECTIVES["error-rate"], text):
+        with pytest.raises(UsageError, match=f"'{objective.name}' has no derivative: train it by"):
+            objective.slopes(
+                cast(Session, session),
+                session.encoded,
+                [Key(0, 0)] * 2,
+                np.eye(2, dtype=np.float32),
+            )
+        with pytest.raises(UsageError, match="has no derivative"):
+            objective.weigh(session.found[0], session.encoded)
 
 
 def test_objective_of_a_kind() -> None:
