@@ -4,8 +4,6 @@ directions(program, keys)[slice]        f32[Q, *shape], op by op
 assert_a_probe_is_a_move(…)             law 3: θ + c·z in the graph is a move on the host
 """
 
-from functools import cache
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,7 +18,6 @@ from zofx.zo.update import apply_rays
 PERTURB = "insert-perturbation{noise=rademacher}"
 
 
-@cache
 def dense(toy: type[nn.Module], match: str = ".", *, integers: bool = True) -> Program:
     """A toy whose tensors of these names train whole."""
     text = f"select-parameters{{match={match}}}, split-dense"

@@ -83,6 +83,7 @@ def test_equal_magnitudes_go_together() -> None:
     after, _ = apply(f"{PERTURB}, select-small", dense(OneLinear, "fc.w"))
     weight = after.load("fc.weight").abs()
     limit = noise_of(after).laws["fc.weight"].limit
+    assert limit is not None
     assert limit == limit_by_hand(weight.numpy(), 0.2)
     moved = np.count_nonzero(directions(after, KEY)["fc.weight"])
     assert moved == int((weight <= limit).sum()) > round(0.2 * weight.numel())

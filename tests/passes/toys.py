@@ -1,6 +1,5 @@
 """The smallest models that show a case: vocabulary 7, widths that fit on a line."""
 
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +13,15 @@ from zofx.program import Program
 VOCABULARY = 7
 
 
-@cache
+_TRACED: dict[tuple[type[nn.Module], bool], Program] = {}
+
+
 def canonical(toy: type[nn.Module], *, integers: bool = True) -> Program:
     """A toy traced, once, and brought into canonical form."""
-    after, _ = apply("canonicalize", captured(toy(), integers=integers))
-    return after
+    if (toy, integers) not in _TRACED:
+        traced = captured(toy(), integers=integers)
+        _TRACED[toy, integers], _ = apply("canonicalize", traced)
+    return _TRACED[toy, integers]
 
 
 class Toy(nn.Module):

@@ -193,7 +193,10 @@ def test_weights_of_hopeless_scores(name: str) -> None:
     scores = np.array([[-2000, -2003, -np.inf]], np.float32)
     weights = objective.weights(scores, encoded([1], [[1, 1, 0]]))
     share = 1 / (1 + math.exp(-3))
-    wanted = {"cross-entropy": [[share, -share, 0]], "likelihood": [[0, -1, 0]]}
+    wanted: dict[str, list[list[float]]] = {
+        "cross-entropy": [[share, -share, 0]],
+        "likelihood": [[0, -1, 0]],
+    }
     np.testing.assert_allclose(weights, wanted[name], rtol=1e-12)
 
 

@@ -136,10 +136,8 @@ def test_within_the_window_it_is_adam() -> None:
     before: list[Tensors] = []
     for step, gradient in gradients():
         before.insert(0, gradient.tensors)
-        (one, first), (other, second) = (
-            rule.update(gradient, theta, state)
-            for rule, state in zip((kept, again), states, strict=True)
-        )
+        one, first = kept.update(gradient, theta, states[0])
+        other, second = again.update(gradient, theta, states[1])
         states = first, second
         for name in theta:
             all_steps = [g[name].astype(np.float64) for g in before]
@@ -166,9 +164,9 @@ def test_the_past_is_made_one_step_at_a_time() -> None:
 
 def test_errors() -> None:
     """What cannot be a window, and what would come before the past is known."""
-    for make in (lambda: past_momentum(0.9, 0), lambda: past_momentum(1.0, 5)):
+    for beta, window in ((0.9, 0), (1.0, 5)):
         with pytest.raises(UsageError, match=r"beta in \[0, 1\), window at least 1"):
-            make()
+            past_momentum(beta, window)
     with pytest.raises(UsageError, match="past_adam: window 0 must be at least 1"):
         past_adam(window=0)
     with pytest.raises(UsageError, match="comes first: it reads rays"):
