@@ -21,11 +21,12 @@ from tests import tiny
 from tests.artifacts import made_up_scores
 from tests.methods.bounds import Evaluation, rounding_of_losses
 from tests.methods.model import MASK, BatchLoss, Model, Question, tiny_opt
-from tests.methods.rows import SEED, Row, Start, Subject
+from tests.methods.rows import Row
+from tests.methods.start import SEED, Start, Subject
 from zofx.assembly import pipeline_for
 from zofx.checkpoint import open_checkpoint
 from zofx.compile import compile_model
-from zofx.methods import METHODS
+from zofx.methods import METHODS, Settings
 from zofx.runtime import Batch, Session
 from zofx.tasks import OBJECTIVES, Encoded, Encoder, Example
 from zofx.zo import Driver, Measure
@@ -147,22 +148,27 @@ class Run:
     bench: Bench
     session: Session
 
+    @cached_property
+    def settings(self) -> Settings:
+        """The numbers of the run, as the artifact has them: where slices take turns it counts."""
+        return self.row.run.fitted(self.session.noise)
+
     def subject(self) -> Subject:
         """The textbook, at the start."""
-        folder, settings = self.bench.artifact(self.row), self.row.run
-        start = Start(folder, self.bench.model, settings, self.row.noise, self.session)
+        folder = self.bench.artifact(self.row)
+        start = Start(folder, self.bench.model, self.settings, self.row.noise, self.session)
         return self.row.reference(start)
 
     def steps(self, count: int = STEPS) -> Iterator[Step]:
         """The textbook's steps, one after another; each may be several of the driver's."""
-        watched = Watched(self.session)
-        driver = Driver(self.row.run.recipe(), watched, SEED)
+        watched, hold = Watched(self.session), self.settings.hold
+        driver = Driver(self.settings.recipe(), watched, SEED)
         for t in range(count):
             given = self.bench.batches[t % len(self.bench.batches)]
             measure = self._measure(given.encoded)
             before, watched.made, losses = self.session.read(), [], []
-            for part in range(self.row.hold):
-                log = driver.step(t * self.row.hold + part, measure)
+            for part in range(hold):
+                log = driver.step(t * hold + part, measure)
                 losses.append(torch.from_numpy(log.losses).double())
             order = list(self.row.order) or slice(None)
             allowed = self._allowed(watched.made, given)
@@ -178,7 +184,7 @@ class Run:
 
     @property
     def _sloped(self) -> bool:
-        return self.row.run.estimator == "slopes"
+        return self.settings.estimator == "slopes"
 
     def _allowed(self, made: Sequence[Evaluation], given: Given) -> Tensor:
         """δ of every loss, forward by forward."""

@@ -122,6 +122,12 @@ def _gold(table: Tensor, encoded: Encoded) -> Tensor:
 
 
 def rounding_of_move(before: Tensors, method: Method, roundings: int) -> Tensors:
-    """γₖ·(|θ| + Σ |terms|) of the step the method just took."""
+    """γₖ·(|θ| + Σ |terms|) of the step the method just took.
+
+    Args:
+        before: θ before it, or what adds up to it, absolutely.
+        method: after it.
+        roundings: k.
+    """
     gamma = roundings * UNIT / (1 - roundings * UNIT)
     return {n: gamma * (before[n].abs() + terms) for n, terms in method.terms.items()}

@@ -47,12 +47,14 @@ def subspace(
 ) -> Draw:
     """s·U·z₀·Vᵀ: U f64[m, r] and V f64[n, r] orthonormal, kept for a window; z₀ f64[r, r] fresh.
 
+    Of the matrices among `shapes`; all else draws z.
+
     The s of the paper, √(mn) / r, is taken for scale = 0: it gives the direction the expected
     squared norm of a dense Gaussian, m·n.
     """
 
     def draw(t: int, query: int, name: str) -> Tensor:
-        if len(shapes[name]) < 2:
+        if len(shapes.get(name, ())) < 2:
             return z(t, query, name)
         left, right = u(t // window, name), v(t // window, name)
         rank = left.shape[1]

@@ -237,7 +237,7 @@ class Blockwise(Method):
         """Two forwards per block."""
         waiting = []
         for query, block in enumerate(self.blocks):
-            along = {name: self.z(t, query, name) for name in block}
+            along = {name: self.z(t, query, name) for name in block if name in self.trained}
             c = self.slope(loss, along)
             if self.sequential:
                 self.move(along, -self.lr * c)

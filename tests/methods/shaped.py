@@ -10,7 +10,7 @@
 See `tests.methods.reference` for what they share.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -29,11 +29,13 @@ class Lozo(Method):
     Attributes:
         v: (window, name) → V f64[n, r], of the window t // ν.
         window: ν.
+        whole: matrices that move as vectors do.
         divided: by r, as the paper writes the update and the code does not.
     """
 
     v: Factor = field(kw_only=True)
     window: int = field(kw_only=True)
+    whole: Collection[str] = ()
     divided: bool = False
 
     def direction(self, t: int, query: int) -> Tensors:
@@ -50,7 +52,7 @@ class Lozo(Method):
 
     def matrix(self, name: str) -> bool:
         """Whether a weight has factors."""
-        return self.theta[name].dim() > 1
+        return self.theta[name].dim() > 1 and name not in self.whole
 
     def update(self, t: int, loss: Loss) -> None:
         """One move per query."""

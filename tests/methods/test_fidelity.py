@@ -23,7 +23,8 @@ from tests.methods.bench import MODELS, Bench, Run, Step
 from tests.methods.bounds import Forced, rounding_of_move
 from tests.methods.free_run import FreeRun
 from tests.methods.reference import Method
-from tests.methods.rows import ROWS, Row, Subject
+from tests.methods.rows import ROWS, Row
+from tests.methods.start import Subject
 from zofx.runtime import Session
 from zofx.runtimes import RUNTIMES
 
@@ -56,14 +57,14 @@ def run(
         session.close()
 
 
-def compare(step: Step, subject: Subject, row: Row) -> None:
+def compare(step: Step, subject: Subject, roundings: int) -> None:
     """One step of zofx with one of the textbook, which goes on from the measured losses."""
     method, found = subject.method, subject.theta(step.after)
     method.theta, before = subject.theta(step.before), subject.theta(step.before)
     forced = Forced(step.given.loss, step.losses)
     method.step(step.t, forced)
     within("losses", step.losses, torch.stack(forced.own), step.allowed)
-    moved = rounding_of_move(before, method, row.roundings(row.run, step.t))
+    moved = rounding_of_move(subject.size(step.before, step.after), method, roundings)
     for name, values in found.items():
         if name in moved:
             within(name, values, method.theta[name], moved[name])
@@ -92,9 +93,9 @@ def test_a_compiled_method_takes_the_steps_of_its_paper(
     subject, free = started.subject(), FreeRun(started.subject().method)
     first = {name: values.clone() for name, values in subject.method.theta.items()}
     for step in started.steps():
-        compare(step, subject, row)
+        roundings = row.roundings(started.settings, step.t)
+        compare(step, subject, roundings)
         if row.free:
-            roundings = row.roundings(row.run, step.t)
             allowed = free.step(step.t, step.given.loss, step.allowed, roundings)
             found = subject.theta(step.after)
             for name, bound in allowed.items():
@@ -124,10 +125,15 @@ def _one_weight_less(method: Method) -> None:
 
 
 MISTAKES = (_direction_of_another_step, _another_rate, _another_distance, _up, _one_weight_less)
+MISTAKEN = [
+    pytest.param(row, mistake, id=f"{row}-{mistake.__name__.strip('_')}")
+    for row in ROWS
+    for mistake in MISTAKES
+    if not (mistake is _another_distance and row.run.estimator == "slopes")  # there is none
+]
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize(("row", "mistake"), MISTAKEN)
 def test_the_bounds_would_show_a_mistake(
     run: Callable[[Row, str, str], Run], row: Row, mistake: Callable[[Method], None]
 ) -> None:
@@ -137,4 +143,4 @@ def test_the_bounds_would_show_a_mistake(
     mistake(subject.method)
     (step,) = started.steps(1)
     with pytest.raises(AssertionError, match=r"off by|is frozen"):
-        compare(step, subject, row)
+        compare(step, subject, row.roundings(started.settings, step.t))

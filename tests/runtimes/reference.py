@@ -31,7 +31,7 @@ from zofx import artifact, quant
 from zofx.graphfile import load_graph
 from zofx.program import output_node
 from zofx.runtime import Batch
-from zofx.zo.noise import sample
+from zofx.zo.noise import Stream, sample, sample_words
 from zofx.zo.types import QUERY_BITS, FloatArray, Key, key_words
 
 aten = torch.ops.aten
@@ -44,11 +44,12 @@ FUNCTION = 8
 """Of cos, erf, exp, …: vendors state up to 4 units in the last place, 8 u."""
 
 EXACT = {
-    aten._to_copy, aten.cat, aten.embedding, aten.expand, aten.gather, aten.index, aten.neg,
-    aten.permute, aten.reshape, aten.slice, aten.transpose, aten.unsqueeze, aten.view,
+    aten._to_copy, aten.cat, aten.clamp, aten.embedding, aten.expand, aten.gather, aten.index,
+    aten.neg, aten.permute, aten.reshape, aten.slice, aten.transpose, aten.type_as, aten.unsqueeze,
+    aten.view, aten.where,
 }  # fmt: skip
 ROUNDED = {aten.add, aten.div, aten.mul, aten.pow, aten.rsqrt, aten.sub}
-FUNCTIONS = {aten.cos, aten.gelu, aten.sin, aten.silu, aten.tanh}
+FUNCTIONS = {aten.cos, aten.erf, aten.gelu, aten.sin, aten.silu, aten.tanh}
 
 
 @dataclass
@@ -158,7 +159,7 @@ def linear(rounding: Rounding, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 def matmul(rounding: Rounding, x: Tensor, y: Tensor) -> Tensor:
     """x·y."""
-    return rounding(x @ y, x.abs() @ y.abs(), y.shape[-2] + 2)
+    return rounding(x @ y, x.abs() @ y.abs(), x.shape[-1] + 2)
 
 
 def linear_nf4(
@@ -179,10 +180,21 @@ def linear_int(
     bias: Tensor | None, bits: int,
 ) -> Tensor:  # fmt: skip
     """scale · (code − zero), the low nibble first."""
-    blocks = scales.shape[1]
+    return linear(rounding, x, _scaled(codes, scales, zeros, bits), bias)
+
+
+def dequantize_int(
+    rounding: Rounding, codes: Tensor, scales: Tensor, zeros: Tensor, bits: int
+) -> Tensor:
+    """As above, with scales per probe: code − zero is exact, so it is one product."""
+    weight = _scaled(codes, scales, zeros, bits)
+    return rounding(weight, weight.abs(), 1)
+
+
+def _scaled(codes: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
+    blocks = scales.shape[-1]
     wide, zero = (_nibbles(codes), _nibbles(zeros)[:, :blocks]) if bits == 4 else (codes, zeros)
-    weight = (wide.double() - zero.double()[..., None]) * scales[..., None]
-    return linear(rounding, x, weight.flatten(1), bias)
+    return ((wide.double() - zero.double()[..., None]) * scales[..., None]).flatten(-2)
 
 
 def linear_codebook(
@@ -232,10 +244,38 @@ def direction(
     rounding: Rounding, keys: Tensor, table: Tensor | None, name: str, size: list[int], kind: Any
 ) -> Tensor:
     """Bits, so nothing is rounded."""
-    words = [(seed % 2**64, low % 2**64) for seed, low in keys.tolist()]
-    named = [Key(seed, low >> QUERY_BITS, low % 2**QUERY_BITS) for seed, low in words]
-    z = np.stack([sample(kind, key, name, tuple(size)) for key in named])
+    z = np.stack([sample(kind, key, name, tuple(size)) for key in _keys(keys)])
     return torch.from_numpy(z).double()
+
+
+def mask_random(
+    rounding: Rounding, z: Tensor, keys: Tensor, name: str, keep: int, interval: int
+) -> Tensor:
+    """Of the first step of the interval; every query has the same."""
+    masked = z.clone()
+    for row, key in zip(masked, _keys(keys), strict=True):
+        first = Key(key.seed, interval * (key.step // interval) if interval else 0)
+        words = sample_words(first, name, Stream.MASK, 0, row.numel())
+        row[torch.from_numpy(words >= keep).view_as(row)] = 0
+    return masked
+
+
+def mask_turn(
+    rounding: Rounding, z: Tensor, keys: Tensor, group: int, groups: int, by: str
+) -> Tensor:
+    """The directions of other groups' turns are zero."""
+    turns = [getattr(key, by) % groups for key in _keys(keys)]
+    return torch.stack([row * (turn == group) for row, turn in zip(z, turns, strict=True)])
+
+
+def mask_small(rounding: Rounding, z: Tensor, values: Tensor, limit: float) -> Tensor:
+    """The same comparison: θ and the limit are float32."""
+    return torch.where(values.abs() <= limit, z, 0)
+
+
+def _keys(words: Tensor) -> list[Key]:
+    pairs = [(seed % 2**64, low % 2**64) for seed, low in words.tolist()]
+    return [Key(seed, low >> QUERY_BITS, low % 2**QUERY_BITS) for seed, low in pairs]
 
 
 def perturb(rounding: Rounding, values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
@@ -243,6 +283,12 @@ def perturb(rounding: Rounding, values: Tensor, z: Tensor, coefficients: Tensor)
     size = values.abs() + torch.einsum("pq,q...->p...", coefficients.abs(), z.abs())
     moved = values + torch.einsum("pq,q...->p...", coefficients, z)
     return rounding(moved, size, len(z) + 1)
+
+
+def combine(rounding: Rounding, values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
+    """Σ_q c_q·z_q for every row of coefficients."""
+    size = torch.einsum("pq,q...->p...", coefficients.abs(), z.abs())
+    return rounding(torch.einsum("pq,q...->p...", coefficients, z), size, len(z))
 
 
 def replicate(rounding: Rounding, x: Tensor, coefficients: Tensor) -> Tensor:
@@ -275,6 +321,18 @@ def attention(
     return rounding(p @ v, p @ v.abs(), k.shape[-2])
 
 
+def softmax(rounding: Rounding, x: Tensor, axis: int) -> Tensor:
+    """Exp of a difference d that is off by u·|d|, then a sum and a division."""
+    p = torch.softmax(x, axis)
+    below = (x.amax(axis, keepdim=True) - x).where(p > 0, 0)
+    return rounding(p, p * (1 + below), FUNCTION + x.shape[axis] + 1)
+
+
+def exponential(rounding: Rounding, x: Tensor) -> Tensor:
+    """Off by units of itself."""
+    return rounding(x.exp(), x.exp(), FUNCTION)
+
+
 def layer_norm(
     rounding: Rounding, x: Tensor, size: list[int], weight: Tensor | None = None,
     bias: Tensor | None = None, eps: float = 1e-5, *_: bool,
@@ -295,6 +353,12 @@ def mean(rounding: Rounding, x: Tensor, axes: list[int], keep: bool = False) -> 
     return rounding(value, size, x.numel() // value.numel() + 1)
 
 
+def total(rounding: Rounding, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
+    """Over some axes; what has no derivative is a count, and exact."""
+    value, size = x.sum(axes, keep), x.abs().sum(axes, keep)
+    return rounding(value, size, x.numel() // value.numel()) if x.requires_grad else value
+
+
 def score_targets(rounding: Rounding, logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of log-probabilities over scored positions, 0 where there is none."""
     top = logits.amax(-1, keepdim=True).detach()
@@ -310,15 +374,23 @@ def score_targets(rounding: Rounding, logits: Tensor, targets: Tensor) -> Tensor
 
 
 MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
+    aten.exp.default: exponential,
     aten.layer_norm.default: layer_norm,
     aten.linear.default: linear,
     aten.matmul.default: matmul,
     aten.mean.dim: mean,
     aten.scaled_dot_product_attention.default: attention,
+    aten.softmax.int: softmax,
+    aten.sum.dim_IntList: total,
+    zofx.combine.default: combine,
+    zofx.dequantize_int.default: dequantize_int,
     zofx.direction.default: direction,
     zofx.linear_codebook.default: linear_codebook,
     zofx.linear_int.default: linear_int,
     zofx.linear_nf4.default: linear_nf4,
+    zofx.mask_random.default: mask_random,
+    zofx.mask_small.default: mask_small,
+    zofx.mask_turn.default: mask_turn,
     zofx.perturb.default: perturb,
     zofx.probe_embedding.default: probe_embedding,
     zofx.probe_linear.default: probe_linear,
