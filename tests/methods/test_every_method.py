@@ -1,0 +1,202 @@
+# ruff: noqa: E501  (lines of printed summaries)
+"""Every method compiles on every architecture, and takes its steps on every runtime, or says why not.
+
+method × {OPT, Llama, RoBERTa}     what its pipeline made of the model, one line each: a golden
+method × {torch, ort}              20 steps of a run, through `prepare` and `train`
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.artifacts import made_up_scores
+from tests.golden import assert_golden
+from tests.methods.model import tiny_opt
+from zofx.assembly import Options, pipeline_for
+from zofx.capture import capture
+from zofx.checkpoint import Checkpoint, build_on_meta, open_checkpoint
+from zofx.compile import compile_model
+from zofx.errors import UnsupportedError
+from zofx.methods import METHODS
+from zofx.prepare import Request, prepare
+from zofx.program import Program, Role
+from zofx.runtimes import RUNTIMES
+from zofx.tune import start, train
+
+STEPS = 20
+MAKERS = {"opt": tiny_opt, "llama": tiny.tiny_llama, "roberta": tiny.tiny_roberta}
+# What a tiny model needs of options: its rows are of 32, its matrices thin.
+OPTIONS = {
+    "senszoq": Options(fraction=0.05, settings=["quantize-frozen.block=32"]),
+    "subzero": Options(settings=["insert-low-rank.rank=2"]),
+}
+REFUSED = {("zo-hybrid", "ort"): "train by backpropagation, which no inference engine has"}
+SMALL = {"lr": 1e-4, "steps": STEPS, "batch_size": 4}
+"""A rate at which every rule stays near where it began."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For checkpoints and artifacts, each made once."""
+    folder = tmp_path_factory.mktemp("methods")
+    tiny.task_file(folder / "task.jsonl")
+    return folder
+
+
+def checkpoint(root: Path, model: str) -> Checkpoint:
+    """Two layers, so that there is a last one."""
+    folder = root / model
+    if not folder.exists():
+        MAKERS[model](folder, layers=2)
+    return open_checkpoint(str(folder))
+
+
+def artifact(root: Path, method: str) -> Path:
+    """Compiled from the Llama."""
+    folder = root / f"llama-{method}"
+    if not folder.exists():
+        source = checkpoint(root, "llama")
+        scores, options = made_up_scores(source), OPTIONS.get(method, Options())
+        compile_model(source, METHODS[method], folder, scores=scores, options=options)
+    return folder
+
+
+@pytest.mark.parametrize("engine", tuple(RUNTIMES))
+@pytest.mark.parametrize("method", tuple(METHODS))
+def test_twenty_steps(root: Path, tmp_path: Path, method: str, engine: str) -> None:
+    """A run ends, and has moved θ, with finite losses on both sides; or is refused for a reason."""
+    folder = artifact(root, method)
+    request = Request(
+        task=str(root / "task.jsonl"), train=16, dev=8, eval_every=STEPS, runtime=engine,
+        threads=1, settings=SMALL,
+    )  # fmt: skip
+    prepared = prepare(folder, request)
+    if reason := REFUSED.get((method, engine)):
+        with pytest.raises(UnsupportedError, match=reason):
+            prepared.session()
+        return
+    session = prepared.session()
+    before = session.read()
+    outcome = train(start(prepared, tmp_path / "run"), session)
+    assert outcome.steps == STEPS
+    assert {0, STEPS} == outcome.evaluations.keys()
+    assert all(np.isfinite(found.loss) for found in outcome.evaluations.values())
+    after = session.read()
+    assert all(np.isfinite(values).all() for values in after.values())
+    assert any(not np.array_equal(after[name], before[name]) for name in session.slices)
+    session.close()
+
+
+def test_what_each_makes_of_an_opt(root: Path) -> None:
+    """Tensors by role, and the ops that directions go through, method by method."""
+    assert_golden(
+        summaries(checkpoint(root, "opt")),
+        """\
+senszoq             slice:12(819) | 213 nodes | linear_nf4*12 perturb*12 sparse_linear*12
+mezo                slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-sgd-sign         slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-sgd-momentum     slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-adam             slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-sgd-conservative slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+forward-grad        slice:36(25152) | 546 nodes | combine*36
+zo-blockwise        slice:36(25152) | 300 nodes | mask_turn*36 perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-sparse-grad      slice:36(25152) | 300 nodes | mask_random*36 perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-hybrid           slice:18(16544) exact:18(8608) | 204 nodes | perturb*18 probe_embedding*2 probe_linear*7 probe_rows*10
+sparse-mezo         slice:36(25152) | 278 nodes | mask_small*14 perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+lozo                slice:36(2164) state:28(25408) | 339 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+lozo-momentum       slice:36(2164) state:28(25408) | 339 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+lora-fa             slice:4(1024) | 162 nodes | perturb*4 probe_linear*4
+qzo                 slice:12(512) | 198 nodes | dequantize_int*12 perturb*12 probe_linear*12
+subzero             slice:36(824) state:42(26804) | 385 nodes | perturb*36 probe_linear*15 probe_rows*22
+hizoo               slice:36(25152) state:36(25152) | 336 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+fzoo                slice:36(25152) | 263 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+""",
+    )
+
+
+def test_what_each_makes_of_a_llama(root: Path) -> None:
+    """No biases, norms of one weight."""
+    assert_golden(
+        summaries(checkpoint(root, "llama")),
+        """\
+senszoq             slice:15(1242) | 300 nodes | linear_nf4*15 perturb*15 sparse_linear*15
+mezo                slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-sgd-sign         slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-sgd-momentum     slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-adam             slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-sgd-conservative slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+forward-grad        slice:21(31392) | 529 nodes | combine*21
+zo-blockwise        slice:21(31392) | 264 nodes | mask_turn*21 perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-sparse-grad      slice:21(31392) | 264 nodes | mask_random*21 perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-hybrid           slice:10(15680) exact:11(15712) | 215 nodes | perturb*10 probe_embedding*1 probe_linear*7 probe_rows*2
+sparse-mezo         slice:21(31392) | 259 nodes | mask_small*16 perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+lozo                slice:21(1984) state:32(32384) | 324 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+lozo-momentum       slice:21(1984) state:32(32384) | 324 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+lora-fa             slice:4(768) | 228 nodes | perturb*4 probe_linear*4
+qzo                 slice:15(776) | 267 nodes | dequantize_int*15 perturb*15 probe_linear*15
+subzero             slice:21(224) state:48(34208) | 373 nodes | perturb*21 probe_linear*16 probe_rows*5
+hizoo               slice:21(31392) state:21(31392) | 285 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+fzoo                slice:21(31392) | 242 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+""",
+    )
+
+
+def test_what_each_makes_of_a_roberta(root: Path) -> None:
+    """A masked model, its head tied."""
+    assert_golden(
+        summaries(checkpoint(root, "roberta")),
+        """\
+senszoq             slice:13(870) | 234 nodes | linear_nf4*13 perturb*13 sparse_linear*13
+mezo                slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-sgd-sign         slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-sgd-momentum     slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-adam             slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-sgd-conservative slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+forward-grad        slice:42(26504) | 622 nodes | combine*42
+zo-blockwise        slice:42(26504) | 346 nodes | mask_turn*42 perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-sparse-grad      slice:42(26504) | 346 nodes | mask_random*42 perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-hybrid           slice:21(16640) exact:21(9864) | 234 nodes | perturb*21 probe_embedding*3 probe_linear*7 probe_rows*12
+sparse-mezo         slice:42(26504) | 320 nodes | mask_small*16 perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+lozo                slice:42(2556) state:30(26496) | 384 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+lozo-momentum       slice:42(2556) state:30(26496) | 384 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+lora-fa             slice:4(1024) | 177 nodes | perturb*4 probe_linear*4
+qzo                 slice:13(544) | 218 nodes | dequantize_int*13 perturb*13 probe_linear*13
+subzero             slice:42(1156) state:45(27956) | 433 nodes | perturb*42 probe_embedding*1 probe_linear*16 probe_rows*26
+hizoo               slice:42(26504) state:42(26504) | 388 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+fzoo                slice:42(26504) | 303 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+""",
+    )
+
+
+def summaries(source: Checkpoint) -> str:
+    """A line per method."""
+    model = build_on_meta(source.config, source.architecture)
+    causal = source.architecture == "causal-lm"
+    captured = capture(model, source.resolve(model), causal=causal)
+    scored = captured.with_(scores=made_up_scores(source))
+    lines = []
+    for name in METHODS:
+        pipeline = pipeline_for(METHODS[name], OPTIONS.get(name, Options()))
+        lines.append(f"{name:20}{summary(pipeline.run(scored))}\n")
+    return "".join(lines)
+
+
+def summary(program: Program) -> str:
+    """What moves, what is frozen, and which of our own ops there are."""
+    roles = Counter(str(spec.role) for spec in program.tensors.values())
+    sizes = dict.fromkeys(Role, 0)
+    for spec in program.tensors.values():
+        sizes[spec.role] += spec.size
+    tensors = " ".join(
+        f"{role}:{roles[role]}({sizes[role]})"
+        for role in Role
+        if roles[role] and role not in (Role.FROZEN, Role.INDEX)
+    )
+    calls = (n.target for n in program.graph.nodes if n.op == "call_function")
+    ours = Counter(str(target).split(".")[1] for target in calls if str(target).startswith("zofx."))
+    plain = ("select_positions", "score_targets", "split_probes", "direction", "replicate")
+    ops = " ".join(f"{op}*{ours[op]}" for op in sorted(ours) if op not in plain)
+    return f"{tensors} | {len(program.graph.nodes)} nodes | {ops}"
