@@ -122,11 +122,12 @@ def low_rank(start: Start, kind: Callable[..., Method] = Lozo, **own: Any) -> Su
     def v(window: int, name: str) -> Tensor:
         return _normals(start, window, thin[name], shapes[name][1], Stream.V)
 
+    def u(t: int, query: int, name: str) -> Tensor:
+        return start.draw(t, query, thin.get(name, name))
+
     method = kind(
-        start.weights(start.initial()),
-        lambda t, query, name: start.draw(t, query, thin.get(name, name)),
-        v=v, window=start.settings.refresh, whole=set(shapes) - set(thin),
-        **start.common(), **own,
+        start.weights(start.initial()), u, v=v, window=start.settings.refresh,
+        whole=set(shapes) - set(thin), **start.common(), **own,
     )  # fmt: skip
     return _read_as_sum(start, method)
 
@@ -158,7 +159,8 @@ def _normals(start: Start, window: int, name: str, rows: int, stream: Stream) ->
 def _orthonormal(columns: Tensor) -> Tensor:
     """The Q of QR, with a positive diagonal in R: what Gram and Schmidt come to."""
     q, r = torch.linalg.qr(columns)
-    return q * r.diagonal().sign()
+    upright: Tensor = q * r.diagonal().sign()
+    return upright
 
 
 def _read_as_sum(start: Start, method: Method) -> Subject:
