@@ -70,6 +70,17 @@ def test_folding_nothing_changes_no_bit(basis: Basis) -> None:
 
 
 @each_basis
+def test_a_refresh_with_nothing_learnt_keeps_the_sign_of_zero(basis: Basis) -> None:
+    """A trial run begins at the bits of the artifact, and leaves the run to begin there too."""
+    values = values_of(basis)
+    values["a"][2:5] = -0.0
+    before = values["a"].copy()
+    for key in (KEY, KEY, Key(5, 90)):
+        refresh(values, Noise("gaussian", bases={"a.slice": basis}), key)
+        np.testing.assert_array_equal(values["a"].view(np.uint32), before.view(np.uint32))
+
+
+@each_basis
 @pytest.mark.parametrize("orthonormal", [False, True])
 def test_a_basis_is_a_function_of_its_key(basis: Basis, orthonormal: bool) -> None:
     """Streams V and U of the slice's name; whatever was there before."""

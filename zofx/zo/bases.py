@@ -36,7 +36,7 @@ def refresh(values: Mapping[str, FloatArray], noise: Noise, key: Key) -> None:
     for name, basis in noise.bases.items():
         if basis.base is None:
             continue
-        if values[basis.right].any():  # at first there is no basis, and nothing to fold
+        if values[name].any():  # adding zeros would still make a +0 of a −0
             fold(values, name, basis)
         values[name][...] = 0
         values[basis.right][...] = _rows(basis, key, name, values[basis.right].shape, Stream.V)
