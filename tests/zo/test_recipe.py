@@ -17,10 +17,13 @@ from zofx.zo import (
     Spsa,
     Trial,
     chain,
+    chain_tensors,
     clip,
     constant,
+    decay,
     diagonal_hessian,
     momentum,
+    past_adam,
     past_momentum,
     scored,
 )
@@ -110,6 +113,20 @@ def test_the_text_has_every_part() -> None:
             "clip(1.0) > past_momentum(0.9, 20) goes along past rays, and refresh=50 replaces the "
             "basis that those are coordinates in: drop one of them, or average with "
             "low_rank_momentum()",
+        ),
+        (
+            lambda: Recipe(Spsa(), constant(1.0), tensors=momentum(), refresh=50),
+            "momentum(0.9) remembers coordinates of the past, and refresh=50 replaces the basis "
+            "that those are in: drop one of them, or average with low_rank_momentum(), which is "
+            "carried over to the new basis",
+        ),
+        (
+            lambda: Recipe(
+                Spsa(), constant(1.0), tensors=chain_tensors(past_adam(), decay(0.1)), refresh=2
+            ),
+            "past_adam(0.9, 0.999, 1e-08, 20) > decay(0.1) remembers coordinates of the past, and "
+            "refresh=2 replaces the basis that those are in: drop one of them, or average with "
+            "low_rank_momentum(), which is carried over to the new basis",
         ),
         (
             lambda: Recipe(Spsa(), constant(1.0), refresh=-1),

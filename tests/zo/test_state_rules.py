@@ -1,5 +1,7 @@
 """Rules that are tied to the state of a session: bases of low-rank slices, scales of directions."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,11 +12,14 @@ from zofx.zo import (
     Key,
     Noise,
     Ray,
+    TensorRule,
+    adam,
     chain_tensors,
     decay,
     diagonal_hessian,
     low_rank_momentum,
     momentum,
+    past_adam,
     sample,
     sign_coordinates,
 )
@@ -66,7 +71,8 @@ def test_low_rank_momentum_is_carried_to_a_new_basis(chained: bool) -> None:
         for name, shape in {"a.slice": (5, 2), "b.lora_B": (4, 3), "bias": (6,)}.items()
     }
     state = rule.init(g)
-    assert rule.refreshed(state, old, new, NOISE) == state
+    assert rule.refreshed
+    assert rule.refreshed(state, old, new, NOISE) == state  # at the first, nothing is known yet
     _, state = rule.update(given(g), g, state)
     moved = rule.refreshed(state, old, new, NOISE)
     zero = {name: np.zeros_like(values) for name, values in g.items()}
@@ -76,11 +82,19 @@ def test_low_rank_momentum_is_carried_to_a_new_basis(chained: bool) -> None:
         np.testing.assert_array_equal(along[name], np.float32(0.5) * values)
 
 
-def test_other_rules_ignore_a_new_basis() -> None:
-    """Their state is what it was."""
-    rule = momentum()
+@pytest.mark.parametrize("rule", [decay(0.1), sign_coordinates(), chain_tensors()])
+def test_a_rule_without_memory_follows_any_basis(rule: TensorRule[Any]) -> None:
+    """Its state before and after is that of a new run."""
     state = rule.init({"a.slice": np.ones((5, 2), np.float32)})
-    assert rule.refreshed(state, FACTORS["old"], FACTORS["new"], NOISE) is state
+    assert rule.refreshed
+    assert rule.refreshed(state, FACTORS["old"], FACTORS["new"], NOISE) == state
+
+
+@pytest.mark.parametrize("rule", [momentum(), adam(), past_adam(), diagonal_hessian()])
+def test_a_state_of_coordinates_cannot_follow(rule: TensorRule[Any]) -> None:
+    """Nor can a chain that has such a rule, whatever its others do."""
+    assert rule.refreshed is None
+    assert chain_tensors(rule, low_rank_momentum(), decay(0.1)).refreshed is None
 
 
 SHAPES = {"w": (3, 4), "b": (5,)}

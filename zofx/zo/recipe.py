@@ -89,15 +89,25 @@ class Recipe:
                 "on tensors or on past rays: drop the trial, or "
                 f"{self.tensors_text or self.rays.text}"
             )
+        self._require_basis()
+        self._require_curvature()
+
+    def _require_basis(self) -> None:
+        """What is remembered of the past can follow a new basis, where there is to be one."""
+        if self.refresh < 0:
+            raise UsageError(f"refresh={self.refresh}: a number of steps, or 0 for none")
         if self.rays.window > 1 and self.refresh:
             raise UsageError(
                 f"{self.rays.text} goes along past rays, and refresh={self.refresh} replaces the "
                 "basis that those are coordinates in: drop one of them, or average with "
                 "low_rank_momentum()"
             )
-        self._require_curvature()
-        if self.refresh < 0:
-            raise UsageError(f"refresh={self.refresh}: a number of steps, or 0 for none")
+        if self.tensors and self.tensors.refreshed is None and self.refresh:
+            raise UsageError(
+                f"{self.tensors_text} remembers coordinates of the past, and "
+                f"refresh={self.refresh} replaces the basis that those are in: drop one of them, "
+                "or average with low_rank_momentum(), which is carried over to the new basis"
+            )
 
     def _require_curvature(self) -> None:
         """A curvature is told where, and only where, a rule on tensors takes it; as it is told."""

@@ -28,7 +28,8 @@ class Mover:
         session: holds θ.
         rule: on materialised gradients; None moves along the rays themselves.
         seed: of the run.
-        refresh: steps between two bases of low-rank slices; 0 for none.
+        refresh: steps between two bases of low-rank slices; 0 for none. A recipe has both this and
+            a rule only where the rule's state can follow.
         exact: learning rate of exact gradients, in units of a step's rate.
     """
 
@@ -54,11 +55,11 @@ class Mover:
         self._entered = step
         if not self._refresh or step % self._refresh:
             return
-        old = self._session.read() if self._rule else {}
+        carry = self._rule.refreshed if self._rule else None
+        old = self._session.read() if carry else {}
         self._session.refresh(Key(self._seed, step))
-        if self._rule:
-            new = self._session.read()
-            self._state = self._rule.refreshed(self._state, old, new, self._session.noise)
+        if carry:
+            self._state = carry(self._state, old, self._session.read(), self._session.noise)
 
     def move(self, rays: tuple[Ray, ...], rate: float, exact: Tensors | None = None) -> None:
         """The end of a step.

@@ -73,7 +73,7 @@ class TensorRule(Generic[S]):
         curved: whether it asks for the curvature along the direction, which `Curved` tells.
         exposes: state → tensors of the session that it sets (the scales of directions).
         refreshed: (state, factors before, factors after, noise) → state, where low-rank slices have
-            a new basis.
+            a new basis; None where the state is of coordinates and cannot follow.
     """
 
     text: str
@@ -82,7 +82,7 @@ class TensorRule(Generic[S]):
     window: int = 1
     curved: bool = False
     exposes: Callable[[S], Tensors] = lambda state: {}
-    refreshed: Callable[[S, Tensors, Tensors, Noise], S] = lambda state, old, new, noise: state
+    refreshed: Callable[[S, Tensors, Tensors, Noise], S] | None = None
 
 
 def chain_tensors(*rules: TensorRule[Any]) -> TensorRule[tuple[Any, ...]]:
@@ -104,11 +104,13 @@ def chain_tensors(*rules: TensorRule[Any]) -> TensorRule[tuple[Any, ...]]:
             shown |= rule.exposes(state)
         return shown
 
+    carries = [rule.refreshed for rule in rules if rule.refreshed]
+
     def refreshed(
         states: tuple[Any, ...], old: Tensors, new: Tensors, noise: Noise
     ) -> tuple[Any, ...]:
-        pairs = zip(rules, states, strict=True)
-        return tuple(rule.refreshed(state, old, new, noise) for rule, state in pairs)
+        pairs = zip(carries, states, strict=True)
+        return tuple(carry(state, old, new, noise) for carry, state in pairs)
 
     if any(rule.window > 1 or rule.curved for rule in rules[1:]):
         raise UsageError(
@@ -122,7 +124,7 @@ def chain_tensors(*rules: TensorRule[Any]) -> TensorRule[tuple[Any, ...]]:
         max((rule.window for rule in rules), default=1),
         any(rule.curved for rule in rules),
         exposes,
-        refreshed,
+        refreshed if len(carries) == len(rules) else None,
     )
 
 
@@ -145,7 +147,7 @@ def decay(rate: float, exempt: Sequence[str] = ()) -> TensorRule[None]:
         }, None
 
     text = f"decay({rate}, exempt={list(exempt)})" if exempt else f"decay({rate})"
-    return TensorRule(text, lambda theta: None, update)
+    return _stateless(text, update)
 
 
 def momentum(beta: float = 0.9) -> TensorRule[Tensors]:
@@ -211,7 +213,7 @@ def sign_coordinates() -> TensorRule[None]:
     def update(gradient: Gradient, theta: Tensors, state: None) -> tuple[Tensors, None]:
         return {name: np.sign(g) for name, g in gradient.tensors.items()}, None
 
-    return TensorRule("sign_coordinates()", lambda theta: None, update)
+    return _stateless("sign_coordinates()", update)
 
 
 def past_adam(
@@ -317,6 +319,15 @@ def diagonal_hessian(smooth: float = 1e-6) -> TensorRule[Tensors]:
         exposes=lambda state: {
             f"{name}{SCALE}": np.divide(one, np.sqrt(h)) for name, h in state.items()
         },
+    )
+
+
+def _stateless(
+    text: str, update: Callable[[Gradient, Tensors, None], tuple[Tensors, None]]
+) -> TensorRule[None]:
+    """A rule that remembers nothing, so that a new basis is nothing to it."""
+    return TensorRule(
+        text, lambda theta: None, update, refreshed=lambda state, old, new, noise: None
     )
 
 
