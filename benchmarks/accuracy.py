@@ -28,9 +28,9 @@ from zofx.compile import compile_model
 from zofx.console import Progress, columns, say
 from zofx.errors import UsageError, ZofxError
 from zofx.methods import METHODS
+from zofx.model import open_model
 from zofx.prepare import Request
 from zofx.scores import Scores, load_scores
-from zofx.workload import open_model
 
 Results: TypeAlias = dict[str, Any]
 

@@ -23,13 +23,14 @@ from zofx import jsonl
 from zofx.console import Progress, RunProgress
 from zofx.errors import ArtifactError, UsageError
 from zofx.evaluate import evaluate
+from zofx.model import open_session
 from zofx.prepare import Prepared, Request, prepare, prepare_resumed
 from zofx.run_folder import RunFolder
 from zofx.runtime import Batch, Session, unperturbed
 from zofx.tasks import Example
 from zofx.tasks.objectives import predictions
 from zofx.tune import start, train
-from zofx.workload import Workload, open_session
+from zofx.workload import Workload
 from zofx.zo import replay
 from zofx.zo.types import FloatArray, IntArray
 

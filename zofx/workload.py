@@ -1,28 +1,19 @@
-"""What a run or an evaluation works on: an artifact's model and a task's examples.
+"""What a run or an evaluation works on: a task's examples, as a model reads them.
 
-    folder ──manifest──▶ Model      tokenizer, special ids, positions: how text becomes rows
-    TaskChoice ──────────▶ Workload   task, encoder, and the examples of train, dev and test
-    --runtime ───────────▶ Session
+    Model, TaskChoice ──▶ Workload   task, encoder, and the examples of train, dev and test
 
 Everything that can be wrong with the input is found here, before anything is computed or written.
-This module needs numpy and tokenizers only; an engine is imported when a session is opened.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property, partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from tokenizers import Tokenizer
-
-from zofx import artifact
-from zofx.artifact import Manifest
-from zofx.errors import ArtifactError, UnsupportedError, UsageError
-from zofx.runtime import Session
-from zofx.runtimes import RUNTIMES
+from zofx.errors import UsageError
+from zofx.model import Model
 from zofx.tasks import (
     NEW_TOKENS,
     OBJECTIVES,
@@ -47,7 +38,6 @@ Split: TypeAlias = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 CHECKED_AT_ONCE = 32
 F1 = "f1"
-NO_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -77,75 +67,6 @@ class TaskChoice:
         own = task.sizes
         given = ((self.train, own.train), (self.dev, own.dev), (self.test, own.test))
         return Sizes(*(size if chosen is None else chosen for chosen, size in given))
-
-
-@dataclass(frozen=True)
-class Model:
-    """A compiled model as a source of scores.
-
-    Attributes:
-        folder: the artifact.
-        manifest: its description.
-        tokenizer: text to ids.
-    """
-
-    folder: Path
-    manifest: Manifest
-    tokenizer: Tokenizer
-
-    @property
-    def masked(self) -> bool:
-        """Whether it predicts masked tokens."""
-        return is_masked(self.manifest.model)
-
-    def encoder(self, task: Task | None, truncate: bool) -> Encoder:
-        """How this task's examples, or anyone's, become rows."""
-        return encoder_for(self.tokenizer, self.manifest.model, task, truncate)
-
-    def decoder(
-        self, encoder: Encoder, stop: str | None = None, max_new_tokens: int = NEW_TOKENS
-    ) -> Decoder:
-        """How this model writes texts.
-
-        Args:
-            encoder: of its prompts.
-            stop: what a text ends before, besides the end of sequence.
-            max_new_tokens: the most tokens of a text.
-
-        Raises:
-            UsageError: it is a masked model.
-            UnsupportedError: its configuration does not say how many tokens there are.
-        """
-        if self.masked:
-            raise UsageError(
-                f"{self.folder} is a masked language model: it fills gaps in a text and continues "
-                "none; compile a causal model to generate"
-            )
-        return Decoder(encoder, self.vocabulary, self.end_ids, stop, max_new_tokens)
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens have a probability: the tokenizer may know fewer.
-
-        Raises:
-            UnsupportedError: the configuration does not say.
-        """
-        config = self.manifest.config
-        size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
-        if not size:
-            raise UnsupportedError(
-                f"{self.folder} cannot generate", ["its configuration has no vocab_size"]
-            )
-        return int(size)
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """The tokens that end a text: the tokenizer's, and all that the configuration names."""
-        named = self.manifest.config.get("eos_token_id")
-        ends = named if isinstance(named, list) else [named]
-        return frozenset(
-            i for i in (*ends, self.manifest.model["special"]["eos_id"]) if i is not None
-        )
 
 
 @dataclass(frozen=True)
@@ -273,23 +194,6 @@ def digest(examples: Sequence[Example]) -> str:
     return said.hexdigest()
 
 
-def open_model(folder: Path) -> Model:
-    """An artifact's description and tokenizer; its weights are checked when a session opens.
-
-    Raises:
-        UsageError: there is no artifact.
-        ArtifactError: it is damaged.
-    """
-    manifest = artifact.read_manifest(folder, check=False)
-    path = folder / artifact.TOKENIZER
-    if artifact.file_digest(path) != manifest.files[artifact.TOKENIZER]:
-        raise ArtifactError(
-            f"{path} is damaged: its SHA-256 is not the recorded one; "
-            "copy the artifact again or compile the model again"
-        )
-    return Model(folder, manifest, Tokenizer.from_file(str(path)))
-
-
 def open_workload(model: Model, choice: TaskChoice) -> Workload:
     """Read and draw a task's examples for a model.
 
@@ -314,58 +218,3 @@ def open_task(choice: TaskChoice, *, masked: bool) -> tuple[Task, Splits]:
         masked=masked,
     )
     return task, splits
-
-
-def encoder_for(
-    tokenizer: Tokenizer, model: Mapping[str, Any], task: Task | None, truncate: bool
-) -> Encoder:
-    """How a model reads a task's examples, or anyone's.
-
-    A task's own length limit shortens prompts, as its source does; the model's positions do so
-    only when asked, because that is no property of the task.
-
-    Args:
-        tokenizer: the model's.
-        model: as in a manifest: `Manifest.model`, or `Checkpoint.description`.
-        task: whose examples.
-        truncate: cut prompts that are longer than the model's positions.
-    """
-    special = model["special"]
-    positions = model["max_positions"] or NO_LIMIT
-    own = NO_LIMIT if task is None else task.max_length
-    return Encoder(
-        tokenizer=tokenizer,
-        bos_id=special["bos_id"] if special["adds_bos"] else None,
-        pad_id=special["pad_id"],
-        mask_id=special["mask_id"] if is_masked(model) else None,
-        max_length=min(own, positions),
-        truncate=truncate or own <= positions,
-    )
-
-
-def is_masked(model: Mapping[str, Any]) -> bool:
-    """Whether a model, as a manifest describes it, predicts masked tokens."""
-    return bool(model["architecture"] == "masked-lm")
-
-
-def default_runtime() -> str:
-    """ONNX Runtime where it is installed, else torch."""
-    return "ort" if find_spec("onnxruntime") else "torch"
-
-
-def open_session(model: Model, runtime: str, device: str, threads: int | None) -> Session:
-    """Load the artifact on a runtime; every file of it is checked.
-
-    Raises:
-        UsageError: no such runtime.
-        UnsupportedError: it cannot run here; with every reason.
-        ArtifactError: the artifact is damaged.
-    """
-    try:
-        engine = RUNTIMES[runtime]
-    except ImportError as error:
-        raise UnsupportedError(
-            f"the {runtime} runtime is not installed",
-            [f"{error}; run pip install 'zofx[{runtime}]'"],
-        ) from error
-    return engine.load(model.folder, device=device, threads=threads)

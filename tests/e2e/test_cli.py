@@ -19,9 +19,10 @@ from tests.compiled import environment, run_zofx
 from zofx.artifact import read_manifest
 from zofx.cli import main
 from zofx.cli.options import unwrapped
+from zofx.model import open_model, open_session
 from zofx.run_folder import RunFolder
 from zofx.runtime import unperturbed
-from zofx.workload import TaskChoice, open_model, open_session, open_workload
+from zofx.workload import TaskChoice, open_workload
 
 TUNE = ("--batch-size", "4", "--lr", "0.03", "--eps", "0.01", "--eval-every", "10")
 

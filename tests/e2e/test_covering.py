@@ -20,8 +20,9 @@ from zofx.artifact import read_manifest
 from zofx.checkpoint import open_checkpoint
 from zofx.cli import main
 from zofx.coverage import read_mask
+from zofx.model import encoder_for
 from zofx.scores import Scores, load_scores
-from zofx.workload import TaskChoice, encoder_for, open_task
+from zofx.workload import TaskChoice, open_task
 
 COVERAGE = ("coverage", "art", "--sensitivity", "mood.st")
 Inside = Callable[..., tuple[int, str, str]]

@@ -18,10 +18,11 @@ from zofx.compile import compile_model
 from zofx.coverage import Share, coverage, read_mask
 from zofx.errors import UsageError
 from zofx.methods import METHODS
+from zofx.model import encoder_for, open_model
 from zofx.scores import About, Scores
 from zofx.sensitivity import task_sensitivity
 from zofx.tasks import OBJECTIVES, Encoder, Example, objective_for
-from zofx.workload import TaskChoice, encoder_for, open_model, open_task
+from zofx.workload import TaskChoice, open_task
 
 MASK = 4
 RELATIVE = 2e-5

@@ -9,17 +9,10 @@ import pytest
 from tests import tiny
 from zofx.errors import ArtifactError, DivergenceError, UnsupportedError, UsageError
 from zofx.evaluate import Evaluation, evaluate
+from zofx.model import Model, default_runtime, open_model, open_session
 from zofx.runtime import Session, unperturbed
 from zofx.tasks import OBJECTIVES, accuracy
-from zofx.workload import (
-    Model,
-    TaskChoice,
-    Workload,
-    default_runtime,
-    open_model,
-    open_session,
-    open_workload,
-)
+from zofx.workload import TaskChoice, Workload, open_workload
 
 
 @pytest.fixture(scope="module")

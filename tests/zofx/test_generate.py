@@ -21,9 +21,10 @@ from zofx.compile import compile_model
 from zofx.errors import DivergenceError, UnsupportedError, UsageError
 from zofx.generate import generate
 from zofx.methods import METHODS
+from zofx.model import open_model
 from zofx.runtime import Session
 from zofx.runtimes import RUNTIMES
-from zofx.workload import TaskChoice, Workload, open_model, open_workload
+from zofx.workload import TaskChoice, Workload, open_workload
 from zofx.zo.types import Key, Ray
 
 SIZES = {

@@ -17,12 +17,12 @@ from zofx.artifact import Manifest
 from zofx.errors import ArtifactError, UsageError
 from zofx.evaluate import Evaluation
 from zofx.metrics_log import JsonlLog, StepMetrics, TensorBoardLog
+from zofx.model import open_model
 from zofx.prepare import Request, prepare
 from zofx.run_folder import RunFolder
 from zofx.run_plan import Plan
 from zofx.tasks import Accuracy
 from zofx.tune import start, train
-from zofx.workload import open_model
 from zofx.zo import Noise
 
 

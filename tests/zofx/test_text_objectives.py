@@ -10,10 +10,11 @@ from tests import tiny
 from tests.scripted import scripted
 from zofx.errors import DivergenceError, UsageError
 from zofx.evaluate import Evaluation, evaluate
+from zofx.model import Model, open_model, open_session
 from zofx.runtime import Session
 from zofx.runtimes import RUNTIMES
 from zofx.tasks import TextMatch, f1
-from zofx.workload import Model, TaskChoice, Workload, open_model, open_session, open_workload
+from zofx.workload import TaskChoice, Workload, open_workload
 from zofx.zo.types import Key, Ray
 
 REWARD = """

@@ -63,8 +63,8 @@ def generate(  # noqa: PLR0913  a verb has many options
         zofx generate art "The capital of France is"
         zofx generate art --run run --line --file questions.txt --json
     """
+    from zofx.model import default_runtime, open_model, open_session
     from zofx.run_folder import RunFolder
-    from zofx.workload import default_runtime, open_model, open_session
 
     examples = _examples(prompts or [], file)
     model = open_model(artifact)

@@ -79,8 +79,9 @@ def evaluate(  # noqa: PLR0913  a verb has many options
         zofx eval art --run run --step last --split dev --json
     """
     from zofx.evaluate import evaluate as evaluate_
+    from zofx.model import default_runtime, open_model, open_session
     from zofx.run_folder import RunFolder
-    from zofx.workload import SPLITS, default_runtime, open_model, open_session, open_workload
+    from zofx.workload import SPLITS, open_workload
 
     model = open_model(artifact)
     folder = None if run is None else RunFolder.open(run)

@@ -157,9 +157,10 @@ def measured_on_task(
     Raises:
         UsageError: no such task, or its examples do not fit the model or the batches.
     """
+    from zofx.model import encoder_for, is_masked
     from zofx.sensitivity import task_sensitivity
     from zofx.tasks import objective_for
-    from zofx.workload import encoder_for, is_masked, open_task
+    from zofx.workload import open_task
 
     model = checkpoint.description
     task, splits = open_task(choice, masked=is_masked(model))
