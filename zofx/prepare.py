@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from zofx.artifact import Manifest
 from zofx.errors import ArtifactError, UsageError
-from zofx.methods import Settings
 from zofx.model import Model, default_runtime, open_model, open_session
 from zofx.run_folder import RunFolder
 from zofx.run_plan import Plan, packages
 from zofx.runtime import Session
+from zofx.settings import Settings
 from zofx.tasks import Encoded, batch_indices
 from zofx.workload import TaskChoice, Workload, open_workload
 

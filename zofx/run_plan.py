@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from zofx.errors import ArtifactError
-from zofx.methods import Settings
+from zofx.settings import Settings
 from zofx.workload import TaskChoice
 from zofx.zo import Header
 

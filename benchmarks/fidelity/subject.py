@@ -24,9 +24,10 @@ from tests.methods.bounds import Evaluation, rounding_of_losses
 from tests.methods.model import tiny_opt
 from zofx.checkpoint import open_checkpoint
 from zofx.compile import compile_model
-from zofx.methods import METHODS, Settings
+from zofx.methods import METHODS
 from zofx.runtime import Batch, Session
 from zofx.runtimes import RUNTIMES
+from zofx.settings import Settings
 from zofx.tasks import OBJECTIVES, Encoded, Encoder, Example
 from zofx.zo import Driver, Measure
 from zofx.zo.laws import Basis

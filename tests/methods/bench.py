@@ -26,8 +26,9 @@ from tests.methods.start import SEED, Start, Subject
 from zofx.assembly import pipeline_for
 from zofx.checkpoint import open_checkpoint
 from zofx.compile import compile_model
-from zofx.methods import METHODS, Settings
+from zofx.methods import METHODS
 from zofx.runtime import Batch, Session
+from zofx.settings import Settings
 from zofx.tasks import OBJECTIVES, Encoded, Encoder, Example
 from zofx.zo import Driver, Measure
 from zofx.zo.types import FloatArray, Key

@@ -35,7 +35,8 @@ from tests.methods.subjects import (
     sparse,
 )
 from zofx.assembly import Options
-from zofx.methods import METHODS, Settings
+from zofx.methods import METHODS
+from zofx.settings import Settings
 from zofx.zo.noise import Kind
 
 EPS = 2.0**-6

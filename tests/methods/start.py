@@ -18,8 +18,8 @@ from tests.methods.reference import Method, Tensors
 from zofx import artifact
 from zofx.artifact import Manifest
 from zofx.merge import merged_tensors
-from zofx.methods import Settings
 from zofx.runtime import Session
+from zofx.settings import Settings
 from zofx.zo.noise import Kind, Stream, sample
 from zofx.zo.types import FloatArray, Key
 

@@ -4,9 +4,10 @@ import pytest
 
 from zofx.assembly import Options, pipeline_for
 from zofx.errors import PipelineError
-from zofx.methods import METHODS, Method, Settings
+from zofx.methods import METHODS, Method
 from zofx.passes import PASSES
 from zofx.pipeline import Pipeline
+from zofx.settings import Settings
 
 BARE = Method("bare", "", "", "canonicalize, narrow-positions", Settings())
 LATE = Method("late", "", "", "split-sparse, canonicalize", Settings())

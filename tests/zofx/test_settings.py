@@ -5,7 +5,8 @@ from dataclasses import asdict
 import pytest
 
 from zofx.errors import UsageError
-from zofx.methods import METHODS, Settings
+from zofx.methods import METHODS
+from zofx.settings import Settings
 from zofx.zo.laws import Law, Noise, Turn
 
 
