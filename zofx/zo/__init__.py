@@ -14,6 +14,7 @@ from zofx.zo.estimators import (
 from zofx.zo.journal import Header, Journal, Record
 from zofx.zo.journal_writer import JournalWriter
 from zofx.zo.laws import Basis, Law, Noise, RandomMask, Turn
+from zofx.zo.moments import adam, diagonal_hessian, low_rank_momentum, momentum, past_adam
 from zofx.zo.noise import Kind, Stream, normal_table, sample, sample_flat, slice_id
 from zofx.zo.philox import philox_blocks
 from zofx.zo.preflight import Preflight, preflight
@@ -31,18 +32,7 @@ from zofx.zo.rays import (
 from zofx.zo.recipe import Descend, Measure, Objective, Recipe, Trial, scored
 from zofx.zo.replay import Mover, replay
 from zofx.zo.schedule import Schedule, constant
-from zofx.zo.tensors import (
-    Gradient,
-    TensorRule,
-    adam,
-    chain_tensors,
-    decay,
-    diagonal_hessian,
-    low_rank_momentum,
-    momentum,
-    past_adam,
-    sign_coordinates,
-)
+from zofx.zo.tensors import Gradient, TensorRule, chain_tensors, decay, sign_coordinates
 from zofx.zo.types import FloatArray, IntArray, Key, Ray, key_words
 from zofx.zo.update import apply_rays
 

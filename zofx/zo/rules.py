@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from zofx.errors import UsageError
-from zofx.zo import rays, tensors
+from zofx.zo import moments, rays, tensors
 from zofx.zo.rays import RayRule
 from zofx.zo.tensors import TensorRule
 
@@ -20,12 +20,12 @@ RAY_RULES: Final[Mapping[str, Callable[..., RayRule[Any]]]] = {
     "sign": rays.sign,
 }
 TENSOR_RULES: Final[Mapping[str, Callable[..., TensorRule[Any]]]] = {
-    "adam": tensors.adam,
+    "adam": moments.adam,
     "decay": tensors.decay,
-    "diagonal_hessian": tensors.diagonal_hessian,
-    "low_rank_momentum": tensors.low_rank_momentum,
-    "momentum": tensors.momentum,
-    "past_adam": tensors.past_adam,
+    "diagonal_hessian": moments.diagonal_hessian,
+    "low_rank_momentum": moments.low_rank_momentum,
+    "momentum": moments.momentum,
+    "past_adam": moments.past_adam,
     "sign_coordinates": tensors.sign_coordinates,
 }
 
