@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal, Self
 
 from zofx.errors import UsageError
-from zofx.zo.estimators import Curved, Estimator, OneSided, Slopes, Spsa
+from zofx.zo.estimate import Estimator
+from zofx.zo.estimators import Curved, OneSided, Slopes, Spsa
 from zofx.zo.laws import Noise
 from zofx.zo.recipe import Recipe, Trial
 from zofx.zo.rules import ray_rule, tensor_rule

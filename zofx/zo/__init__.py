@@ -1,16 +1,8 @@
 """The zeroth-order driver: numpy only, knows no graph."""
 
 from zofx.zo.driver import Driver, StepLog
-from zofx.zo.estimators import (
-    Curved,
-    Estimate,
-    Estimator,
-    OnePoint,
-    OneSided,
-    Probes,
-    Slopes,
-    Spsa,
-)
+from zofx.zo.estimate import Estimate, Estimator, Probes
+from zofx.zo.estimators import Curved, OnePoint, OneSided, Slopes, Spsa
 from zofx.zo.journal import Header, Journal, Record
 from zofx.zo.journal_writer import JournalWriter
 from zofx.zo.laws import Basis, Law, Noise, RandomMask, Turn

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from zofx.errors import ArtifactError, DivergenceError, UsageError
-from zofx.zo.estimators import Estimate, Probes
+from zofx.zo.estimate import Estimate, Probes
 from zofx.zo.journal import Header, Journal, Record
 from zofx.zo.journal_writer import JournalWriter
 from zofx.zo.recipe import Descend, Measure, Recipe

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from zofx.errors import UsageError
-from zofx.zo.estimators import Coefficients, Estimate
+from zofx.zo.estimate import Coefficients, Estimate
 from zofx.zo.schedule import Schedule
 
 S = TypeVar("S")

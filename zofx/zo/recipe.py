@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zofx.errors import UsageError
-from zofx.zo.estimators import Coefficients, Estimator
+from zofx.zo.estimate import Coefficients, Estimator
 from zofx.zo.journal import Header
 from zofx.zo.rays import RayRule, chain
 from zofx.zo.schedule import Schedule
