@@ -15,17 +15,17 @@ Source: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1,
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate, count
+from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from zofx.errors import ArtifactError, UsageError
+from zofx.runtimes.onnx_emitter import Emitter
 from zofx.zo.noise import TABLE_SIZE, VALUES_PER_BLOCK, Kind, Stream, normal_table, slice_id
 from zofx.zo.philox import KEY_STEPS, MULTIPLIERS, ROUNDS
 
@@ -37,7 +37,6 @@ TABLE_BYTES: Final = 4 * TABLE_SIZE
 MAX_BLOCKS: Final = 1 << 14
 """Blocks per iteration: 128 KiB per word and key. More are not faster; with few the loop shows."""
 
-Constant: TypeAlias = NDArray[Any] | np.generic | list[int]
 Slices: TypeAlias = Mapping[str, tuple[int, ...]]
 
 _LANE_BITS: Final[dict[Kind, int]] = {"gaussian": 16, "rademacher": 8}
@@ -76,7 +75,7 @@ def build_noise_model(
     """
     _check(slices, kind, max_blocks)
     layout = _Layout.of(slices, VALUES_PER_BLOCK[kind], max_blocks)
-    emit = _Emitter()
+    emit = Emitter()
     stored = [_normal_table(table_file)] if kind == "gaussian" else []
     table = TABLE if kind == "gaussian" else _sign_table(emit)
     body = _chunk(emit.inner(), layout, _round_keys(emit), table, _LANE_BITS[kind])
@@ -153,46 +152,6 @@ class _Layout:
                 yield None, rest
 
 
-@dataclass(frozen=True)
-class _Emitter:
-    """Writes the nodes of one graph; values are names, unique across a model and its subgraphs.
-
-    Attributes:
-        nodes: in order.
-        constants: of the whole model, each stored once; a list is int64.
-        numbers: of values yet to be named.
-    """
-
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    constants: dict[tuple[str, tuple[int, ...], bytes], TensorProto] = field(default_factory=dict)
-    numbers: Iterator[int] = field(default_factory=count)
-
-    def inner(self) -> "_Emitter":
-        """For a subgraph, which sees the constants and values of this graph."""
-        return replace(self, nodes=[])
-
-    def __call__(self, op_type: str, *inputs: str | Constant, **attributes: Any) -> str:
-        """Append a node with one output."""
-        output = f"v{next(self.numbers)}"
-        self.into([output], op_type, *inputs, **attributes)
-        return output
-
-    def into(
-        self, outputs: Sequence[str], op_type: str, *inputs: str | Constant, **attributes: Any
-    ) -> None:
-        """Append a node whose outputs have names already."""
-        names = [value if isinstance(value, str) else self._constant(value) for value in inputs]
-        self.nodes.append(helper.make_node(op_type, names, outputs, **attributes))
-
-    def _constant(self, value: Constant) -> str:
-        array = np.asarray(value, dtype=np.int64 if isinstance(value, list) else None)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self.constants:
-            self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
-        name: str = self.constants[key].name
-        return name
-
-
 def _normal_table(file: tuple[str, int, int] | None) -> TensorProto:
     """The quantiles f32[65536], by value or by place."""
     if file is None:
@@ -214,7 +173,7 @@ def _normal_table(file: tuple[str, int, int] | None) -> TensorProto:
     return tensor
 
 
-def _sign_table(emit: _Emitter) -> str:
+def _sign_table(emit: Emitter) -> str:
     """The signs of a byte's bits, lowest first, f32[256, 8]: computed, to keep the file small."""
     numbers, shifts = np.arange(256, dtype=np.uint8)[:, None], np.arange(8, dtype=np.uint8)
     bits = emit("BitwiseAnd", emit("BitShift", numbers, shifts, direction="RIGHT"), np.uint8(1))
@@ -222,7 +181,7 @@ def _sign_table(emit: _Emitter) -> str:
     return emit("Sub", doubled, np.float32(1))
 
 
-def _round_keys(emit: _Emitter) -> list[str]:
+def _round_keys(emit: Emitter) -> list[str]:
     """(k1, k0) of every round, u64[2, Q, 1] each: the key plus so many steps, modulo 2⁶⁴."""
     steps = [[[r * int(step) % 2**64 for r in range(ROUNDS)]] for step in reversed(KEY_STEPS)]
     words = emit("Gather", emit("Cast", KEYS, to=TensorProto.UINT64), _SWAP, axis=1)
@@ -234,7 +193,7 @@ def _round_keys(emit: _Emitter) -> list[str]:
 
 
 def _chunk(
-    emit: _Emitter, layout: _Layout, round_keys: Sequence[str], table: str, lane_bits: int
+    emit: Emitter, layout: _Layout, round_keys: Sequence[str], table: str, lane_bits: int
 ) -> onnx.GraphProto:
     """The body of the loop: first block → values of B blocks, f32[Q, B · per_block]."""
     x, y = _counters(emit, layout, "start")
@@ -252,7 +211,7 @@ def _chunk(
     )
 
 
-def _counters(emit: _Emitter, layout: _Layout, start: str) -> tuple[str, str]:
+def _counters(emit: Emitter, layout: _Layout, start: str) -> tuple[str, str]:
     """The counters of B blocks: x = (c0, c2) and y = (c3, c1), u64[2, 1, B] each.
 
     A block's slice is the number of slices that begin at or before it, less one: mark where they
@@ -277,7 +236,7 @@ def _counters(emit: _Emitter, layout: _Layout, start: str) -> tuple[str, str]:
     return emit("Concat", c0, c2, axis=0), emit("Concat", c3, c1, axis=0)
 
 
-def _multiply_high(emit: _Emitter, x: str) -> str:
+def _multiply_high(emit: Emitter, x: str) -> str:
     """The high words of (M0, M1) · x, as `zofx.zo.philox.multiply_high`."""
     a_low, a_high = _MULTIPLIERS & _LOW, _MULTIPLIERS >> _HALF
     x_low, x_high = emit("BitwiseAnd", x, _LOW), _high_half(emit, x)
@@ -288,11 +247,11 @@ def _multiply_high(emit: _Emitter, x: str) -> str:
     return emit("Add", upper, _high_half(emit, cross))
 
 
-def _high_half(emit: _Emitter, x: str) -> str:
+def _high_half(emit: Emitter, x: str) -> str:
     return emit("BitShift", x, _HALF, direction="RIGHT")
 
 
-def _lanes(emit: _Emitter, x: str, y: str, bits: int) -> str:
+def _lanes(emit: Emitter, x: str, y: str, bits: int) -> str:
     """The random words cut into lanes, lowest first: i32[Q, B, 4, 64 / bits]."""
     ordered = emit("Gather", emit("Concat", x, y, axis=0), [0, 3, 1, 2], axis=0)
     words = emit("Unsqueeze", ordered, [1])
@@ -303,7 +262,7 @@ def _lanes(emit: _Emitter, x: str, y: str, bits: int) -> str:
     return emit("Transpose", emit("Cast", lanes, to=TensorProto.INT32), perm=[2, 3, 0, 1])
 
 
-def _cut(emit: _Emitter, layout: _Layout, chunks: str) -> None:
+def _cut(emit: Emitter, layout: _Layout, chunks: str) -> None:
     """f32[chunks, Q, B · per_block] → the slices, each f32[Q, *shape]."""
     size = layout.chunks * layout.width * layout.per_block
     # Scan could put the keys first itself, but with no keys that kills ONNX Runtime 1.31.
