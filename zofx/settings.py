@@ -80,7 +80,12 @@ class Settings:
         return replace(self, **{key: value for key, value in given.items() if value is not None})
 
     def fitted(self, noise: Noise) -> Self:
-        """For an artifact: where slices take turns, a round of them is one step of the method."""
+        """For an artifact: where slices take turns, a round of them is one step of the method.
+
+        Raises:
+            UsageError: the estimator or a rule does not go with its directions.
+        """
+        self._require_past(noise)
         turn = noise.turns
         if turn is None:
             return self
@@ -93,6 +98,16 @@ class Settings:
                 "--estimator out"
             )
         return replace(self, queries=turn.groups, average=False)
+
+    def _require_past(self, noise: Noise) -> None:
+        """A rule on past rays makes their directions again: they must be what they were."""
+        for rule in (ray_rule(self.rays), tensor_rule(self.tensors)):
+            if rule and rule.window > 1 and noise.depends_on_state:
+                raise UsageError(
+                    f"{rule.text} makes the directions of past steps again, and this artifact's "
+                    "depend on what has moved since (the size of θ, or a scale): they would be "
+                    "others. Leave it out, or keep the past as a tensor: momentum() or adam()"
+                )
 
     def cursor(self, step: int) -> int:
         """Where the data stream stands before a step, in examples."""

@@ -7,7 +7,7 @@ import pytest
 from zofx.errors import UsageError
 from zofx.methods import METHODS
 from zofx.settings import Settings
-from zofx.zo.laws import Law, Noise, Turn
+from zofx.zo.laws import Law, Noise, RandomMask, Turn
 
 
 def test_a_constant_rate_does_not_know_how_long_the_run_is() -> None:
@@ -56,10 +56,36 @@ def test_a_round_by_queries_has_one_for_each_group() -> None:
     assert [settings.cursor(step) for step in range(3)] == [0, 8, 16]
 
 
-def test_without_turns_settings_fit_as_they_are() -> None:
-    """Whatever else the directions are."""
-    settings = Settings(queries=2)
-    assert settings.fitted(Noise("gaussian", {"w": Law("gaussian", limit=1.0)})) == settings
+MOVING = [Law("gaussian", limit=1.0), Law("gaussian", scale="w.scale")]
+"""Directions that are functions of more than their keys."""
+
+
+@pytest.mark.parametrize("law", MOVING)
+def test_without_turns_settings_fit_as_they_are(law: Law) -> None:
+    """Whatever else the directions are: a rule on this step's rays makes no others again."""
+    settings = Settings(queries=2, rays="past_momentum(0.9, 1)", tensors="past_adam(window=1)")
+    assert settings.fitted(Noise("gaussian", {"w": law})) == settings
+
+
+PAST = [{"rays": "clip(1) > past_momentum(0.9, 4)"}, {"tensors": "past_adam(0.9, 0.99)"}]
+"""Rules that make the directions of past steps again."""
+
+
+@pytest.mark.parametrize("law", MOVING)
+@pytest.mark.parametrize("rule", PAST)
+def test_past_directions_cannot_be_made_from_another_state(rule: dict[str, str], law: Law) -> None:
+    """Refused before anything moves; the message names the rule and what remembers instead."""
+    said = r"past_\w+\(0.9, .*\) makes the directions of past steps again.* momentum\(\) or adam"
+    with pytest.raises(UsageError, match=said):
+        Settings(**rule).fitted(Noise("gaussian", {"v": Law("gaussian"), "w": law}))  # type: ignore[arg-type]  # strings only
+
+
+@pytest.mark.parametrize("rule", PAST)
+def test_past_directions_of_keys_alone_are_what_they_were(rule: dict[str, str]) -> None:
+    """Draws, random masks and turns are functions of the key."""
+    law = Law("gaussian", mask=RandomMask(1 << 15, 10), turn=Turn(0, 1, "step"))
+    settings = Settings(**rule)  # type: ignore[arg-type]  # strings only
+    assert settings.fitted(Noise("gaussian", {"w": law})) == settings
 
 
 @pytest.mark.parametrize("estimator", ["one-sided", "curved", "slopes"])

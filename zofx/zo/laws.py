@@ -145,6 +145,11 @@ class Noise:
         return self.laws.get(name) or Law(self.kind)
 
     @property
+    def depends_on_state(self) -> bool:
+        """Whether the direction of a key changes as the session moves."""
+        return any(law.depends_on_state for law in self.laws.values())
+
+    @property
     def turns(self) -> Turn | None:
         """Any slice's turn: how many groups there are, and what counts them."""
         return next((law.turn for law in self.laws.values() if law.turn), None)
