@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args, get_origin
 
 from zofx.errors import InvariantError, PipelineError
 from zofx.facts import Fact
-from zofx.pipeline_text import passes_of
+from zofx.pipeline_text import passes_of, read_pass, written
 from zofx.program import Program
 from zofx.registry import Table
 from zofx.verify import verify
@@ -96,7 +96,7 @@ class Pipeline:
         """Read pipeline text.
 
         Args:
-            text: "name, name{option=value option=value}, …".
+            text: "name, name{option=value option=value}, …" (`zofx.pipeline_text`).
             table: where the names are looked up.
 
         Raises:
@@ -118,7 +118,7 @@ class Pipeline:
         Raises:
             PipelineError: no such pass in this pipeline, or no such option.
         """
-        match = re.fullmatch(r"([\w-]+)\.([\w-]+)=(.*)", setting)
+        match = re.fullmatch(r"([\w-]+)\.([\w-]+)=(.*)", setting, re.DOTALL)
         if not match:
             raise PipelineError(f"--set {setting}: write it as PASS.OPTION=VALUE")
         name, option, value = match.groups()
@@ -194,12 +194,9 @@ def _check_facts(item: Pass, now: Program, known: Mapping[str, Fact]) -> None:
 
 
 def _parse_pass(text: str, table: Table[type[Pass]]) -> Pass:
-    match = re.fullmatch(r"([\w-]+)(?:\{(.*)\})?", text)
-    if not match:
-        raise PipelineError(f"'{text}' is not a pass; write name or name{{option=value}}")
-    kind = table[match[1]]
-    words = [word.partition("=") for word in (match[2] or "").split()]
-    return kind(**_options(kind, {key: value for key, _, value in words}))
+    name, options = read_pass(text)
+    kind = table[name]
+    return kind(**_options(kind, options))
 
 
 def _options(kind: type[Pass], given: Mapping[str, str]) -> dict[str, Any]:
@@ -248,4 +245,4 @@ def _fail() -> bool:
 
 
 def _show(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else written(str(value))

@@ -30,6 +30,15 @@ def test_the_methods_own_pipeline_is_the_default(name: str) -> None:
     assert pipeline_for(METHODS[name], Options()) == Pipeline.parse(METHODS[name].pipeline, PASSES)
 
 
+@pytest.mark.parametrize("train", [r"q_proj|k_proj ", r"layers\.\d{1,2}\.(mlp|x, y)", '"', ""])
+def test_any_expression_over_names_reads_back(train: str) -> None:
+    """From the pipeline's text, which is what the artifact stores."""
+    for options in (Options(train=train), Options(settings=[f"select-parameters.match={train}"])):
+        pipeline = pipeline_for(METHODS["mezo"], options)
+        assert Pipeline.parse(str(pipeline), PASSES) == pipeline
+        assert any(getattr(item, "match", None) == train for item in pipeline.passes)
+
+
 @pytest.mark.parametrize(
     ("options", "before", "after"),
     [

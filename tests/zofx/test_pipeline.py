@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.golden import batch, captured, run, with_scores
 from tests.passes.toys import Gpt2Linear, TwoLinears
@@ -80,6 +82,36 @@ def test_options_of_every_type_read_back(options: dict[str, Any]) -> None:
     assert "_" not in str(item)
 
 
+SPECIAL = st.text(' \t\n",{}=\\ab', max_size=8)
+"""What pipeline text is itself made of."""
+
+
+@given(st.text() | SPECIAL, st.text() | SPECIAL)
+def test_an_option_may_have_any_text(one: str, other: str) -> None:
+    """It reads back from the text of the pipeline, and the passes around it do too."""
+    pipeline = Pipeline((Nothing(label=one), Nothing(label=other, count=4)))
+    assert Pipeline.parse(str(pipeline), ONE) == pipeline
+    assert str(Pipeline.parse(str(pipeline), ONE)) == str(pipeline)
+    assert Pipeline((Nothing(),)).with_option(f"nothing.label={one}").passes == (
+        Nothing(label=one),
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ("in_proj|out", "nothing{label=in_proj|out}"),
+        ("in proj", 'nothing{label="in proj"}'),
+        (r"layers\.\d{1,2}\.", r'nothing{label="layers\.\d{1,2}\."}'),
+        ('a "b"', 'nothing{label="a ""b"""}'),
+        ("", 'nothing{label=""}'),
+    ],
+)
+def test_quotes_stand_where_they_are_needed(label: str, text: str) -> None:
+    """A regular expression stays as it was written."""
+    assert str(Nothing(label=label)) == text
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -96,7 +128,18 @@ def test_options_of_every_type_read_back(options: dict[str, Any]) -> None:
         ("canonicalize{x=1}", "canonicalize has no option 'x'; it has []"),
         (
             "select-sensitive{fraction}",
-            "select-sensitive{fraction=}: must be of type float",
+            "select-sensitive: 'fraction' is not an option; write option=value, with the value in "
+            "double quotes where it has spaces",
+        ),
+        (
+            'select-sensitive{fraction=0.1"}',
+            "select-sensitive: 'fraction=0.1\"' is not an option; write option=value, with the "
+            "value in double quotes where it has spaces",
+        ),
+        (
+            "select-parameters{match=in proj}, split-dense",
+            "select-parameters: 'proj' is not an option; write option=value, with the value in "
+            "double quotes where it has spaces",
         ),
     ],
 )

@@ -86,9 +86,9 @@ def diff(
 def _stage(folder: Path, manifest: "Manifest", after: str) -> str:
     """The printed program after a pass."""
     from zofx.artifact import PROGRAM
-    from zofx.pipeline_text import passes_of
+    from zofx.pipeline_text import name_of, passes_of
 
-    passes = [part.partition("{")[0] for part in passes_of(manifest.pipeline)]
+    passes = [name_of(part) for part in passes_of(manifest.pipeline)]
     if after == passes[-1]:
         return (folder / PROGRAM).read_text(encoding="utf-8")
     if after not in (*passes, "capture"):
