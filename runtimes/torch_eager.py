@@ -49,7 +49,7 @@ def _plain(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _differentiable(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Our own ops have no backward; what they are written in has one."""
     if getattr(target, "namespace", "") == "zofx" and any(map(_trains, args)):
-        target = getattr(ops, target._schema.name.split("::")[1])._init_fn
+        target = ops.meaning(target)
     return target(*args, **kwargs)
 
 

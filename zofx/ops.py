@@ -9,17 +9,26 @@ meaning.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.library import custom_op
 
 from zofx import quant
 from zofx.zo.laws import RandomMask, Turn
 from zofx.zo.noise import Stream, sample, sample_words
 from zofx.zo.types import QUERY_BITS, Key
+
+
+def meaning(op: OpOverload) -> Callable[..., Any]:
+    """The torch code that an op of these was defined by: that has a backward, the op has none."""
+    definition = globals()[op.__name__.partition(".")[0]]  # a name and an overload
+    found: Callable[..., Any] = definition._init_fn  # torch keeps it, under no public name
+    return found
 
 
 @custom_op("zofx::select_positions", mutates_args=())

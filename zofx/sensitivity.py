@@ -138,8 +138,9 @@ def _score(logits: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
 
     The ops have no backward; the code that is their meaning has one.
     """
-    picked = ops.select_positions._init_fn(logits, positions)
-    scores: Tensor = ops.score_targets._init_fn(picked, targets)
+    zofx = torch.ops.zofx
+    picked = ops.meaning(zofx.select_positions.default)(logits, positions)
+    scores: Tensor = ops.meaning(zofx.score_targets.default)(picked, targets)
     return scores
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.library import CustomOpDef
 
 from zofx import ops
 
@@ -41,3 +42,25 @@ def test_score_targets_leaves_out_what_is_not_scored() -> None:
     assert scores.shape == (1, 2)
     assert abs(float(scores[0, 0]) - float(expected)) < 4 * 3 * 2**-24
     assert float(scores[0, 1]) == 0.0
+
+
+def test_what_an_op_is_written_in_has_a_backward() -> None:
+    """The same values; the slope of a mean log-probability is that of log_softmax."""
+    logits = torch.tensor([[[1.0, 2.0, 3.0]]], requires_grad=True)
+    targets = torch.tensor([[[2]]])
+    op = torch.ops.zofx.score_targets.default
+    scores = ops.meaning(op)(logits, targets)
+    assert torch.equal(scores.detach(), op(logits.detach(), targets))
+    (found,) = torch.autograd.grad(scores.sum(), [logits])
+    (expected,) = torch.autograd.grad(torch.log_softmax(logits, -1)[0, 0, 2], [logits])
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(RuntimeError, match="backward"):
+        op(logits, targets).sum().backward()
+
+
+def test_every_op_has_a_meaning() -> None:
+    """Found by the name in a graph."""
+    names = [name for name, value in vars(ops).items() if isinstance(value, CustomOpDef)]
+    assert len(names) >= 15
+    for name in names:
+        assert ops.meaning(getattr(torch.ops.zofx, name).default).__name__ == name
