@@ -24,8 +24,6 @@ from zofx.rewrite import Editor
 
 aten = torch.ops.aten
 
-WEIGHT, BIAS = 2, 3  # of layer_norm(x, shape, weight, bias, eps)
-
 
 @dataclass(frozen=True)
 class SplitDense(Pass):

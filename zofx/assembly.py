@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from zofx.adapters import ADAPTERS
 from zofx.errors import PipelineError
 from zofx.facts import SLICED
 from zofx.methods import Method
 from zofx.passes import PASSES
 from zofx.pipeline import Pass, Pipeline
 
-ADAPTERS: Final = ("prefix", "prompt")
 LORA: Final = "lora"
 CHOOSING: Final = (
     "select-parameters", "select-sensitive", "split-dense", "split-sparse", "insert-low-rank",

@@ -14,12 +14,16 @@ from typing import Any, Final
 from zofx.artifact import Manifest
 from zofx.errors import ArtifactError, UsageError
 from zofx.model import Model, default_runtime, open_model, open_session
+from zofx.pipeline_text import name_of, passes_of
 from zofx.run_folder import RunFolder
 from zofx.run_plan import Plan, packages
 from zofx.runtime import Session
 from zofx.settings import Settings
 from zofx.tasks import Encoded, batch_indices
 from zofx.workload import TaskChoice, Workload, open_workload
+
+FORWARD_MODE: Final = "forward-mode"
+"""The pass whose programs give slopes."""
 
 EVALUATIONS: Final = 5
 """How many a run makes after its start, unless told otherwise."""
@@ -135,7 +139,7 @@ def prepare(artifact: Path, request: Request) -> Prepared:
 
 def _require_fit(manifest: Manifest, settings: Settings) -> None:
     """The estimator asks for what the compiled program computes."""
-    slopes = "forward-mode" in manifest.pipeline
+    slopes = FORWARD_MODE in map(name_of, passes_of(manifest.pipeline))
     if slopes != (settings.estimator == "slopes"):
         raise UsageError(
             f"--estimator {settings.estimator}: this artifact was compiled "

@@ -224,6 +224,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"lr": -1.0}}, "must be positive"),
     ({"settings": {"lr": float("nan")}}, "must be positive"),
     ({"settings": {"eps": 0.0}}, "eps"),
+    (
+        {"settings": {"estimator": "slopes"}},
+        "--estimator slopes: this artifact was compiled for probes, not forward mode; leave",
+    ),
     ({"train": 0}, "draw some with --train N"),
     ({"data": "nowhere"}, "there is no such folder"),
 ]
