@@ -15,13 +15,14 @@ from zofx import artifact
 from zofx.artifact import Manifest
 from zofx.errors import UnsupportedError
 from zofx.runtime import Batch, Support
-from zofx.runtimes.slices import HostSession, artifact_slices
+from zofx.runtimes.engine import EngineSession, Feeds
 from zofx.zo.types import FloatArray, Key
 
+COEFFICIENTS = "coefficients"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-class OrtSession(HostSession):
+class OrtSession(EngineSession):
     """One artifact on ONNX Runtime.
 
     Args:
@@ -41,14 +42,15 @@ class OrtSession(HostSession):
         self._engine = onnxruntime.InferenceSession(
             folder / artifact.ONNX, options, providers=[PROVIDERS[device]]
         )
-        super().__init__(artifact_slices(folder, manifest))
+        super().__init__(folder, manifest)
 
-    def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
-        """Score a batch under P probes in one forward."""
+    def _feeds(self, keys: Sequence[Key], coefficients: FloatArray) -> Feeds:
         z, matrix = self._slices.probes(keys, coefficients)
-        feeds = {**batch.named(), **self._slices.values, "coefficients": matrix}
-        feeds |= {f"{name}.z": value for name, value in z.items()}
-        (logprob,) = self._engine.run(["logprob"], feeds)
+        draws = {f"{name}.z": value for name, value in z.items()}
+        return {**self._slices.values, **draws, COEFFICIENTS: matrix}
+
+    def _forward(self, batch: Batch, feeds: Feeds) -> FloatArray:
+        (logprob,) = self._engine.run(["logprob"], {**batch.named(), **feeds})
         scores: FloatArray = logprob
         return scores
 

@@ -33,6 +33,7 @@ class Slices:
             engine reads these arrays.
         shapes: name → shape of the slices.
         noise: their directions.
+        bytes: of the slices.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Slices:
         self.shapes = shapes
         self.noise = noise
         self._kept: dict[Key, dict[str, FloatArray]] = {}
-        self._bytes = sum(values[name].nbytes for name in shapes)
+        self.bytes = sum(values[name].nbytes for name in shapes)
 
     def probes(
         self, keys: Sequence[Key], coefficients: FloatArray
@@ -54,7 +55,7 @@ class Slices:
         if not keys:
             zeros = {name: np.zeros((1, *shape), np.float32) for name, shape in self.shapes.items()}
             return zeros, np.zeros((len(coefficients), 1), np.float32)
-        if (len(keys) + 1) * self._bytes <= KEEP_BYTES:
+        if (len(keys) + 1) * self.bytes <= KEEP_BYTES:
             self._kept = {key: self._draws(key) for key in keys}
         draws = [self._draws(key) for key in keys]
         z = {name: _stack([d[name] for d in draws]) for name in self.shapes}

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
@@ -25,7 +26,7 @@ from zofx.errors import UnsupportedError
 from zofx.graphfile import load_graph
 from zofx.program import COEFFICIENTS, KEYS, output_node
 from zofx.runtime import Batch, Support, Weigh, unperturbed
-from zofx.runtimes.slices import HostSession, artifact_slices
+from zofx.runtimes.engine import EngineSession, Feeds
 from zofx.runtimes.torch_noise import sample_torch
 from zofx.zo.noise import Kind
 from zofx.zo.types import FloatArray, Key, key_words
@@ -57,7 +58,7 @@ def _trains(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
-class TorchSession(HostSession):
+class TorchSession(EngineSession):
     """One artifact on PyTorch.
 
     Args:
@@ -70,17 +71,31 @@ class TorchSession(HostSession):
         self._device = torch.device(device)
         self._graph = _placed(load_graph(folder / artifact.GRAPH), self._device)
         self._last_use = _last_uses(self._graph)
-        super().__init__(artifact_slices(folder, manifest))
+        super().__init__(folder, manifest)
         self._exact = manifest.exact
         self._weights: dict[str, Tensor] = {}
         with safe_open(folder / artifact.WEIGHTS, framework="pt", device=device) as file:
             self._weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
+    def _feeds(self, keys: Sequence[Key], coefficients: FloatArray) -> Feeds:
+        if not keys:
+            keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
+        words = key_words(tuple(keys)).view(np.int64)
+        fed: dict[str, NDArray[Any]] = {**self._slices.values, KEYS: words}
+        fed[COEFFICIENTS] = coefficients
+        return {**self._weights, **self._placed(fed)}
+
     @torch.inference_mode()
-    def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
-        """Score a batch under P probes in one forward."""
-        scores: FloatArray = self._run(self._inputs(batch, keys, coefficients)).cpu().numpy()
+    def _forward(self, batch: Batch, feeds: Feeds) -> FloatArray:
+        scores: FloatArray = self._run({**feeds, **self._placed(batch.named())}).cpu().numpy()
         return scores
+
+    def _placed(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """Arrays where the graph runs; on the CPU they are shared."""
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(value)).to(self._device)
+            for name, value in arrays.items()
+        }
 
     def gradient(self, batch: Batch, weigh: Weigh) -> dict[str, FloatArray]:
         """The exact gradient of a loss, for the tensors that train by it.
@@ -92,7 +107,7 @@ class TorchSession(HostSession):
         Returns:
             Name → gradient, f32.
         """
-        inputs = self._inputs(batch, [], unperturbed())
+        inputs = {**self._feeds([], unperturbed()), **self._placed(batch.named())}
         exact = {name: inputs[name].clone().requires_grad_() for name in self._exact}
         with torch.enable_grad():
             (scores,) = self._run({**inputs, **exact}, _differentiable)
@@ -100,19 +115,6 @@ class TorchSession(HostSession):
             total = (scores * torch.from_numpy(weights).to(self._device)).sum()
             found = torch.autograd.grad(total, list(exact.values()))
         return {name: g.cpu().numpy() for name, g in zip(exact, found, strict=True)}
-
-    def _inputs(
-        self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray
-    ) -> dict[str, Tensor]:
-        if not keys:
-            keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
-        words = key_words(tuple(keys)).view(np.int64)
-        fed = {**batch.named(), **self._slices.values, KEYS: words, COEFFICIENTS: coefficients}
-        given = {
-            name: torch.from_numpy(np.ascontiguousarray(value)).to(self._device)
-            for name, value in fed.items()
-        }
-        return {**self._weights, **given}
 
     def _run(self, inputs: Mapping[str, Tensor], call: Call = _plain) -> Tensor:
         values: dict[fx.Node, Any] = {}

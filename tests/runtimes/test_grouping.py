@@ -1,0 +1,103 @@
+"""Groups of rows: every row once, nothing of it lost, at the least cost, and the same scores."""
+
+from itertools import combinations, pairwise
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.artifacts import Case, Family
+from tests.loads import Load, batch
+from tests.runtimes import reference
+from zofx.runtime import Batch, Session
+from zofx.runtimes.grouping import FORWARD, MULTIPLE, PERTURBING, by_length, overhead
+from zofx.zo.types import IntArray
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=7)
+
+
+def ragged(lengths: list[int], longest: int = 40) -> Batch:
+    """Rows of so many tokens, padded on the right; the last token is scored."""
+    mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = np.arange(mask.size).reshape(mask.shape) * mask
+    positions = np.array(lengths)[:, None] - 1
+    return Batch(ids, mask, positions, np.arange(len(lengths))[:, None, None])
+
+
+def cost(lengths: list[int], groups: list[list[int]], more: float) -> float:
+    """Positions that are computed, and what the forwards cost beside them."""
+    longest = [max(-(-lengths[i] // MULTIPLE) * MULTIPLE for i in group) for group in groups]
+    return sum(len(g) * n + more for g, n in zip(groups, longest, strict=True))
+
+
+def cheapest(lengths: list[int], more: float) -> float:
+    """By trying every cut of the sorted rows."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    inner = range(1, len(order))
+    cuts = [c for size in range(len(order)) for c in combinations(inner, size)]
+    edges = [(0, *cut, len(order)) for cut in cuts]
+    return min(cost(lengths, [order[a:b] for a, b in pairwise(e)], more) for e in edges)
+
+
+@given(LENGTHS, st.sampled_from([0.0, 5.0, 32.0, 200.0]))
+def test_every_row_is_in_one_group_whole_and_no_cut_is_cheaper(
+    lengths: list[int], more: float
+) -> None:
+    """What is cut off is padding alone."""
+    whole = ragged(lengths)
+    groups = list(by_length(whole, more))
+    assert sorted(np.concatenate([rows for rows, _ in groups]).tolist()) == [*range(len(lengths))]
+    for rows, part in groups:
+        kept = part.input_ids.shape[1]
+        np.testing.assert_array_equal(part.input_ids, whole.input_ids[rows, :kept])
+        np.testing.assert_array_equal(part.attention_mask, whole.attention_mask[rows, :kept])
+        np.testing.assert_array_equal(part.positions, whole.positions[rows])
+        np.testing.assert_array_equal(part.targets, whole.targets[rows])
+        assert not whole.attention_mask[rows, kept:].any()
+        assert (part.positions < kept).all()
+    found = cost(lengths, [rows.tolist() for rows, _ in groups], more)
+    assert found == pytest.approx(cheapest(lengths, more))
+
+
+def test_padding_on_the_left_stays() -> None:
+    """A row ends at its last token, wherever it begins; also at a scored position beyond that."""
+    mask = np.zeros((2, 24), np.int64)
+    mask[0, 20:], mask[1, :3] = 1, 1
+    scored = np.array([[23], [9]])
+    groups = list(by_length(Batch(mask, mask, scored, scored[..., None]), 0))
+    assert [(rows.tolist(), part.input_ids.shape[1]) for rows, part in groups] == [
+        ([1], 16),
+        ([0], 24),
+    ]
+
+
+def test_what_a_forward_costs() -> None:
+    """More, where every forward makes the weights of its probes."""
+    assert overhead(0, 100) == FORWARD
+    assert overhead(100, 0) == FORWARD + PERTURBING
+    assert overhead(0, 0) == FORWARD
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_scores_are_the_same_in_groups(
+    session: Session, family: Family, case: Case, padding: str
+) -> None:
+    """Within the bound of any forward, and in the order of the rows."""
+    asked = Load("ragged", batch(6, 24, 1, 3, padding), np.array([[0.02], [-0.02]], np.float32))
+    wanted, bound = reference.evaluate(family.artifact(case), asked.batch, asked.keys, asked.matrix)
+    with mock.patch.object(session, "_overhead", 0.0):
+        assert len(list(by_length(asked.batch, 0.0))) == (2 if padding == "right" else 1)
+        assert (np.abs(asked.on(session) - wanted) <= bound).all()
+
+
+def rows_of(groups: list[tuple[IntArray, Batch]]) -> list[list[int]]:
+    """Their numbers."""
+    return [rows.tolist() for rows, _ in groups]
+
+
+def test_equal_rows_are_one_forward() -> None:
+    """Also when a forward costs next to nothing; and a batch of one row is one."""
+    assert rows_of(list(by_length(ragged([9, 16, 12]), 1.0))) == [[0, 1, 2]]
+    assert rows_of(list(by_length(ragged([9]), 0.0))) == [[0]]
