@@ -15,7 +15,7 @@ from torch.fx.node import map_aggregate, map_arg
 
 from tests.golden import Inputs, values
 from tests.runtimes import reference
-from tests.runtimes.reference import FUNCTION, Rounding
+from tests.runtimes.reference import FUNCTION, Note, Rounding
 from zofx.program import Program, output_node
 
 aten = torch.ops.aten
@@ -28,12 +28,12 @@ ROUNDED = reference.ROUNDED | {aten.reciprocal}
 FUNCTIONS = reference.FUNCTIONS | {aten.erf, aten.exp, aten.sigmoid}
 
 
-def exactly(value: Tensor, *_: Any) -> Tensor:
+def exactly(value: Tensor, magnitude: Tensor, roundings: int) -> Tensor:
     """In place of a `Rounding` where none is to be noted."""
     return value
 
 
-def evaluate(graph: fx.Graph, given: Mapping[str, Tensor], rounding: Callable[..., Tensor]) -> Any:
+def evaluate(graph: fx.Graph, given: Mapping[str, Tensor], rounding: Note) -> Any:
     """The result in float64, noting what each op rounds."""
     found: dict[fx.Node, Any] = {}
     for node in graph.nodes:
@@ -50,9 +50,7 @@ def _wide(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
 
 
-def _call(
-    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], rounding: Callable[..., Tensor]
-) -> Any:
+def _call(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], rounding: Note) -> Any:
     if target in MEANINGS:
         return MEANINGS[target](rounding, *args, **kwargs)
     value = target(*args, **kwargs)
@@ -67,44 +65,13 @@ def _call(
     return value
 
 
-def combine(rounding: Any, theta: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
-    """C·z."""
-    value, size = (
-        torch.einsum("pq,q...->p...", a, b)
-        for a, b in ((coefficients, z), (coefficients.abs(), z.abs()))
-    )
-    return rounding(value, size, len(z))  # type: ignore[no-any-return]
-
-
-def matmul(rounding: Any, a: Tensor, b: Tensor) -> Tensor:
-    """a·b."""
-    return rounding(a @ b, a.abs() @ b.abs(), a.shape[-1] + 1)  # type: ignore[no-any-return]
-
-
-def softmax(rounding: Any, x: Tensor, axis: int) -> Tensor:
-    """exp of a difference d that is off by u·|d|, then a sum and a division."""
-    p = torch.softmax(x, axis)
-    distance = (x - x.amax(axis, keepdim=True)).abs()
-    return rounding(p, p * (1 + distance), FUNCTION + x.shape[axis] + 1)  # type: ignore[no-any-return]
-
-
-def sparse_linear(rounding: Any, x: Tensor, theta: Tensor, index: Tensor, *rest: int) -> Tensor:
+def sparse_linear(rounding: Note, x: Tensor, theta: Tensor, index: Tensor, *rest: int) -> Tensor:
     """One matrix, or one per direction."""
     return reference.sparse_linear(rounding, x, theta.reshape(-1, len(index)), index, *rest)
 
 
-def total(rounding: Any, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
-    """Over some axes."""
-    value, size = x.sum(axes, keep), x.abs().sum(axes, keep)
-    return rounding(value, size, x.numel() // value.numel())  # type: ignore[no-any-return]
-
-
 MEANINGS: Mapping[Any, Callable[..., Any]] = {
     **reference.MEANINGS,
-    aten.matmul.default: matmul,
-    aten.softmax.int: softmax,
-    aten.sum.dim_IntList: total,
-    zofx.combine.default: combine,
     zofx.sparse_linear.default: sparse_linear,
 }
 

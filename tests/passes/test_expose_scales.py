@@ -1,6 +1,9 @@
 # ruff: noqa: E501  (lines of printed programs)
 """expose-scales: the scales of quantized matrices train, their codes do not."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -71,11 +74,13 @@ def test_means_the_same(form: str) -> None:
 def _read(program: Program) -> torch.Tensor:
     """The logits at every position."""
     node = _reader(program, zofx.select_positions.default).args[0]
-    return values(program, batch())[node]  # type: ignore[index]
+    found: torch.Tensor = values(program, batch())[node]  # type: ignore[index]
+    return found
 
 
-def _reader(program: Program, target: object) -> torch.fx.Node:
-    (node,) = program.graph.find_nodes(op="call_function", target=target)
+def _reader(program: Program, target: Callable[..., Any]) -> torch.fx.Node:
+    (found,) = program.graph.find_nodes(op="call_function", target=target)
+    node: torch.fx.Node = found
     return node
 
 

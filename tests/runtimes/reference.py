@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -50,6 +50,10 @@ EXACT = {
 }  # fmt: skip
 ROUNDED = {aten.add, aten.div, aten.mul, aten.pow, aten.rsqrt, aten.sub}
 FUNCTIONS = {aten.cos, aten.erf, aten.gelu, aten.sin, aten.silu, aten.tanh}
+
+
+Note: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+"""(value, magnitude, n) → the value, which n roundings of terms of that magnitude made."""
 
 
 @dataclass
@@ -134,7 +138,7 @@ def _wide(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
 
 
-def _call(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], rounding: Rounding) -> Any:
+def _call(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], rounding: Note) -> Any:
     """One op: spelled out below, or torch's own in float64 and what its kind of op rounds."""
     if target in MEANINGS:
         return MEANINGS[target](rounding, *args, **kwargs)
@@ -151,19 +155,19 @@ def _call(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], roundin
     raise NotImplementedError(f"say what {target} rounds, in {__file__}")
 
 
-def linear(rounding: Rounding, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(rounding: Note, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x·Wᵀ + b; one rounding more for a W that is a product itself."""
     size = functional.linear(x.abs(), weight.abs(), None if bias is None else bias.abs())
     return rounding(functional.linear(x, weight, bias), size, weight.shape[1] + 3)
 
 
-def matmul(rounding: Rounding, x: Tensor, y: Tensor) -> Tensor:
+def matmul(rounding: Note, x: Tensor, y: Tensor) -> Tensor:
     """x·y."""
-    return rounding(x @ y, x.abs() @ y.abs(), x.shape[-1] + 2)
+    return rounding(x @ y, x.abs() @ y.abs(), x.shape[-1] + 1)
 
 
 def linear_nf4(
-    rounding: Rounding, x: Tensor, codes: Tensor, absmax: Tensor, bias: Tensor | None,
+    rounding: Note, x: Tensor, codes: Tensor, absmax: Tensor, bias: Tensor | None,
     out: int, block: int,
 ) -> Tensor:  # fmt: skip
     """bitsandbytes' high nibble comes first."""
@@ -176,7 +180,7 @@ def linear_nf4(
 
 
 def linear_int(
-    rounding: Rounding, x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor,
+    rounding: Note, x: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor,
     bias: Tensor | None, bits: int,
 ) -> Tensor:  # fmt: skip
     """scale · (code − zero), the low nibble first."""
@@ -184,7 +188,7 @@ def linear_int(
 
 
 def dequantize_int(
-    rounding: Rounding, codes: Tensor, scales: Tensor, zeros: Tensor, bits: int
+    rounding: Note, codes: Tensor, scales: Tensor, zeros: Tensor, bits: int
 ) -> Tensor:
     """As above, with scales per probe: code − zero is exact, so it is one product."""
     weight = _scaled(codes, scales, zeros, bits)
@@ -198,7 +202,7 @@ def _scaled(codes: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
 
 
 def linear_codebook(
-    rounding: Rounding, x: Tensor, codes: Tensor, centroids: Tensor, bias: Tensor | None
+    rounding: Note, x: Tensor, codes: Tensor, centroids: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Row r reads centroid[r, code]."""
     rows = torch.arange(len(codes))[:, None]
@@ -210,7 +214,7 @@ def _nibbles(codes: Tensor) -> Tensor:
 
 
 def sparse_linear(
-    rounding: Rounding, x: Tensor, values: Tensor, index: Tensor, out: int, *_: int
+    rounding: Note, x: Tensor, values: Tensor, index: Tensor, out: int, *_: int
 ) -> Tensor:
     """A dense S per probe."""
     width = x.shape[-1]
@@ -221,19 +225,19 @@ def sparse_linear(
     return rounding(parts @ dense, size, width + 2).reshape(*x.shape[:-1], out)
 
 
-def probe_linear(rounding: Rounding, x: Tensor, weight: Tensor) -> Tensor:
+def probe_linear(rounding: Note, x: Tensor, weight: Tensor) -> Tensor:
     """Probe p's rows with its own W."""
     parts, upright = x.reshape(len(weight), -1, x.shape[-1]), weight.transpose(1, 2)
     return matmul(rounding, parts, upright).reshape(*x.shape[:-1], weight.shape[1])
 
 
-def probe_embedding(rounding: Rounding, weight: Tensor, ids: Tensor) -> Tensor:
+def probe_embedding(rounding: Note, weight: Tensor, ids: Tensor) -> Tensor:
     """Probe p's ids in its own table."""
     parts = ids.chunk(len(weight))
     return torch.cat([table[part] for table, part in zip(weight, parts, strict=True)])
 
 
-def probe_rows(rounding: Rounding, values: Tensor, rows: int, dims: int) -> Tensor:
+def probe_rows(rounding: Note, values: Tensor, rows: int, dims: int) -> Tensor:
     """Probe p's values for its N rows, with axes to broadcast over."""
     own = values.shape[1:]
     between = [1] * (dims - 1 - len(own))
@@ -241,7 +245,7 @@ def probe_rows(rounding: Rounding, values: Tensor, rows: int, dims: int) -> Tens
 
 
 def direction(
-    rounding: Rounding, keys: Tensor, table: Tensor | None, name: str, size: list[int], kind: Any
+    rounding: Note, keys: Tensor, table: Tensor | None, name: str, size: list[int], kind: Any
 ) -> Tensor:
     """Bits, so nothing is rounded."""
     z = np.stack([sample(kind, key, name, tuple(size)) for key in _keys(keys)])
@@ -249,7 +253,7 @@ def direction(
 
 
 def mask_random(
-    rounding: Rounding, z: Tensor, keys: Tensor, name: str, keep: int, interval: int
+    rounding: Note, z: Tensor, keys: Tensor, name: str, keep: int, interval: int
 ) -> Tensor:
     """Of the first step of the interval; every query has the same."""
     masked = z.clone()
@@ -260,15 +264,13 @@ def mask_random(
     return masked
 
 
-def mask_turn(
-    rounding: Rounding, z: Tensor, keys: Tensor, group: int, groups: int, by: str
-) -> Tensor:
+def mask_turn(rounding: Note, z: Tensor, keys: Tensor, group: int, groups: int, by: str) -> Tensor:
     """The directions of other groups' turns are zero."""
     turns = [getattr(key, by) % groups for key in _keys(keys)]
     return torch.stack([row * (turn == group) for row, turn in zip(z, turns, strict=True)])
 
 
-def mask_small(rounding: Rounding, z: Tensor, values: Tensor, limit: float) -> Tensor:
+def mask_small(rounding: Note, z: Tensor, values: Tensor, limit: float) -> Tensor:
     """The same comparison: θ and the limit are float32."""
     return torch.where(values.abs() <= limit, z, 0)
 
@@ -278,36 +280,36 @@ def _keys(words: Tensor) -> list[Key]:
     return [Key(seed, low >> QUERY_BITS, low % 2**QUERY_BITS) for seed, low in pairs]
 
 
-def perturb(rounding: Rounding, values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
+def perturb(rounding: Note, values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
     """θ + Σ_q c_q·z_q for every probe."""
     size = values.abs() + torch.einsum("pq,q...->p...", coefficients.abs(), z.abs())
     moved = values + torch.einsum("pq,q...->p...", coefficients, z)
     return rounding(moved, size, len(z) + 1)
 
 
-def combine(rounding: Rounding, values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
+def combine(rounding: Note, values: Tensor, z: Tensor, coefficients: Tensor) -> Tensor:
     """Σ_q c_q·z_q for every row of coefficients."""
     size = torch.einsum("pq,q...->p...", coefficients.abs(), z.abs())
     return rounding(torch.einsum("pq,q...->p...", coefficients, z), size, len(z))
 
 
-def replicate(rounding: Rounding, x: Tensor, coefficients: Tensor) -> Tensor:
+def replicate(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
     """Probe p in rows p·N … p·N+N−1."""
     return torch.cat([x] * len(coefficients))
 
 
-def split_probes(rounding: Rounding, x: Tensor, coefficients: Tensor) -> Tensor:
+def split_probes(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
     """The probes as an axis."""
     return torch.stack(x.chunk(len(coefficients)))
 
 
-def select_positions(rounding: Rounding, x: Tensor, positions: Tensor) -> Tensor:
+def select_positions(rounding: Note, x: Tensor, positions: Tensor) -> Tensor:
     """Row n at its own positions."""
     return torch.stack([row[place] for row, place in zip(x, positions, strict=True)])
 
 
 def attention(
-    rounding: Rounding, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, scale: float
+    rounding: Note, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, scale: float
 ) -> Tensor:
     """softmax(scale · q·kᵀ)·v over what the mask allows; 0 where it allows nothing."""
     assert mask.dtype is torch.bool
@@ -321,20 +323,20 @@ def attention(
     return rounding(p @ v, p @ v.abs(), k.shape[-2])
 
 
-def softmax(rounding: Rounding, x: Tensor, axis: int) -> Tensor:
+def softmax(rounding: Note, x: Tensor, axis: int) -> Tensor:
     """Exp of a difference d that is off by u·|d|, then a sum and a division."""
     p = torch.softmax(x, axis)
     below = (x.amax(axis, keepdim=True) - x).where(p > 0, 0)
     return rounding(p, p * (1 + below), FUNCTION + x.shape[axis] + 1)
 
 
-def exponential(rounding: Rounding, x: Tensor) -> Tensor:
+def exponential(rounding: Note, x: Tensor) -> Tensor:
     """Off by units of itself."""
     return rounding(x.exp(), x.exp(), FUNCTION)
 
 
 def layer_norm(
-    rounding: Rounding, x: Tensor, size: list[int], weight: Tensor | None = None,
+    rounding: Note, x: Tensor, size: list[int], weight: Tensor | None = None,
     bias: Tensor | None = None, eps: float = 1e-5, *_: bool,
 ) -> Tensor:  # fmt: skip
     """Mean and variance may be taken in one pass: E[x²] − E[x]² loses what they have in common."""
@@ -347,19 +349,19 @@ def layer_norm(
     return rounding(scaled + bias, scaled.abs() + bias.abs(), 2 * ARITHMETIC)
 
 
-def mean(rounding: Rounding, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
+def mean(rounding: Note, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
     """Over some axes."""
     value, size = x.mean(axes, keep), x.abs().mean(axes, keep)
     return rounding(value, size, x.numel() // value.numel() + 1)
 
 
-def total(rounding: Rounding, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
+def total(rounding: Note, x: Tensor, axes: list[int], keep: bool = False) -> Tensor:
     """Over some axes; what has no derivative is a count, and exact."""
     value, size = x.sum(axes, keep), x.abs().sum(axes, keep)
     return rounding(value, size, x.numel() // value.numel()) if x.requires_grad else value
 
 
-def score_targets(rounding: Rounding, logits: Tensor, targets: Tensor) -> Tensor:
+def score_targets(rounding: Note, logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of log-probabilities over scored positions, 0 where there is none."""
     top = logits.amax(-1, keepdim=True).detach()
     spread = (logits - top).abs().amax(-1, keepdim=True)

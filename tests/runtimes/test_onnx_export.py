@@ -37,8 +37,8 @@ class Wide(nn.Module):
 def compiled(index: Tensor) -> Program:
     """The toy with these coordinates of its square weight trainable."""
     model = Wide().eval()
-    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    program = capture(model, {n: (lambda v=v: v) for n, v in weights.items()}, causal=False)
+    weights = {name: p.detach().clone for name, p in model.named_parameters()}
+    program = capture(model, weights, causal=False)
     selection = {"fc.weight": index.int()}
     program = program.with_(selection=selection, facts=program.facts | {SELECTED.name})
     text = "split-sparse, insert-perturbation, stack-probes"
