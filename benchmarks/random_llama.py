@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeAlias
+from typing import Any, BinaryIO, Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,35 @@ WIDTHS: Final = {"F16": 2, "F32": 4}
 HEAD_WIDTH: Final = 64
 SPECIAL: Final = ("<s>", "</s>", "<unk>")
 Table: TypeAlias = Mapping[str, tuple[int, ...]]
+
+
+class Weights(Protocol):
+    """What is written of a model: `Shape`, or one of another architecture."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json."""
+        ...
+
+    @property
+    def tensors(self) -> Table:
+        """Parameter name → shape."""
+        ...
+
+    @property
+    def linears(self) -> Table:
+        """The matrices that sensitivity scores are for."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Weights in all."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -100,10 +129,10 @@ class Shape:
         }
 
 
-def make_checkpoint(folder: Path, shape: Shape, dtype: str, rng: np.random.Generator) -> int:
+def make_checkpoint(folder: Path, shape: Weights, dtype: str, rng: np.random.Generator) -> int:
     """Write config, tokenizer and shards of random weights; returns W, the bytes of the weights."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(shape.config))
+    (folder / "config.json").write_text(json.dumps(dict(shape.config)))
     _write_tokenizer(folder, shape.vocabulary)
     shards = list(_shards(shape.tensors, WIDTHS[dtype]))
     index: dict[str, str] = {}
@@ -118,7 +147,7 @@ def make_checkpoint(folder: Path, shape: Shape, dtype: str, rng: np.random.Gener
     return total
 
 
-def make_scores(path: Path, model_hash: str, shape: Shape, rng: np.random.Generator) -> None:
+def make_scores(path: Path, model_hash: str, shape: Weights, rng: np.random.Generator) -> None:
     """Write random sensitivity scores, one f32 per weight of a linear layer.
 
     Args:

@@ -1,0 +1,190 @@
+"""What contestants need on disk; made once, kept in --work, by folder of the model.
+
+    MODEL ─rank─▶ scores.safetensors ─compile─▶ METHOD-QUANT/       zofx
+          ─frozen, quantized, no slices──────▶ plain-QUANT/         inference
+          ─f32───────────────────────────────▶ float32/             peers on PyTorch
+
+torch and transformers are imported only where something is missing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from benchmarks.random_llama import make_scores
+from benchmarks.step import models, tasks
+from benchmarks.step.job import Contestant
+from zofx import artifact
+from zofx.console import say
+from zofx.errors import UsageError
+from zofx.methods import METHODS
+from zofx.model import open_model
+
+if TYPE_CHECKING:
+    from zofx.checkpoint import Checkpoint
+    from zofx.program import Program
+    from zofx.scores import Scores
+
+PLAIN: Final = "canonicalize, narrow-positions, quantize-frozen{{format={quant}}}"
+CALIBRATION: Final = {"tokens": 4096, "batches": 16}
+"""As `make demo` ranks weights."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where things are made.
+
+    Attributes:
+        root: of all models.
+        more: name → MODEL, of one's own.
+        calibration: text that real models' weights are ranked on.
+        sensitivity: model → file of ranks made before.
+    """
+
+    root: Path
+    more: Mapping[str, str]
+    calibration: str
+    sensitivity: Mapping[str, Path]
+
+    def artifact(self, model: str, who: Contestant) -> Path:
+        """A compiled method."""
+        name = "-".join(part for part in (who.method, who.quant) if part)
+        folder = self.root / model / name
+        if not folder.exists():
+            self._compile(model, who, folder)
+        wanted, found = models.source(model, self.more, folder.parent), open_model(folder).manifest
+        if found.model["source"] != wanted:
+            raise UsageError(
+                f"{folder} was compiled from {found.model['source']}, and {model} is {wanted}; "
+                "give another --work"
+            )
+        return folder
+
+    def plain(self, model: str, quant: str) -> Path:
+        """graph.onnx of the frozen model."""
+        folder = self.root / model / f"plain-{quant}"
+        if not folder.exists():
+            say(f"{model}: exporting the plain {quant} graph")
+            write_plain(self._checkpoint(model), PLAIN.format(quant=quant), folder)
+        return folder / artifact.ONNX
+
+    def weights(self, model: str) -> Path:
+        """A folder that transformers loads: the model's own, or a copy in float32."""
+        own = Path(models.source(model, self.more, self.root / model))
+        if own.is_dir():
+            return own
+        folder = self.root / model / "float32"
+        if not folder.exists():
+            say(f"{model}: writing a copy in float32")
+            write_float32(self._checkpoint(model), folder)
+        return folder
+
+    def task(self, model: str, task: str, folder: Path) -> str:
+        """A task as zofx takes it; a synthetic one is written in the words of an artifact."""
+        if not tasks.is_synthetic(task):
+            return task
+        path = self.root / model / f"{task}.jsonl"
+        if not path.is_file():
+            opened = open_model(folder)
+            adds_bos = opened.manifest.model["special"]["adds_bos"]
+            tasks.write_synthetic(task, opened.tokenizer, adds_bos, path)
+        return str(path)
+
+    def _checkpoint(self, model: str) -> "Checkpoint":
+        from zofx.checkpoint import open_checkpoint
+
+        return open_checkpoint(models.source(model, self.more, self.root / model))
+
+    def _compile(self, model: str, who: Contestant, folder: Path) -> None:
+        from zofx.assembly import Options, pipeline_for
+        from zofx.compile import compile_model
+
+        say(f"{model}: compiling {who.method} {who.quant}")
+        method, options = METHODS[who.method], Options(who.quant or None)
+        checkpoint = self._checkpoint(model)
+        scores = None
+        if pipeline_for(method, options).needs_scores:
+            scores = self._scores(model, checkpoint)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        compile_model(checkpoint, method, folder, scores=scores, options=options)
+
+    def _scores(self, model: str, checkpoint: "Checkpoint") -> "Scores":
+        """Given, random for random weights, or ranked on the calibration text."""
+        from zofx.cli.ranking import measured
+        from zofx.scores import load_scores
+
+        file = self.sensitivity.get(model) or self.root / model / "scores.safetensors"
+        if not file.exists() and model in models.RANDOM:
+            rng = np.random.Generator(np.random.Philox(key=1))
+            make_scores(file, checkpoint.hash, models.RANDOM[model], rng)
+        elif not file.exists() and model not in self.sensitivity:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            measured(checkpoint, self.calibration, **CALIBRATION).save(file)
+        scores = load_scores(file)
+        scores.check_model(checkpoint)
+        return scores
+
+
+def write_plain(checkpoint: "Checkpoint", pipeline: str, folder: Path) -> None:
+    """Write a program without slices as graph.onnx and weights.safetensors.
+
+    An artifact has something to train; this has nothing, so it is no artifact. Passes, lowerings
+    and the layout of the weights are those of artifacts.
+    """
+    from zofx.capture import capture
+    from zofx.checkpoint import build_on_meta
+    from zofx.passes import PASSES
+    from zofx.pipeline import Pipeline
+
+    model = build_on_meta(checkpoint.config, checkpoint.architecture)
+    causal = checkpoint.architecture == "causal-lm"
+    program = capture(model, checkpoint.resolve(model), causal=causal)
+    with artifact.new_folder(folder) as made:
+        _write_onnx(Pipeline.parse(pipeline, PASSES).run(program), made)
+
+
+def _write_onnx(program: "Program", folder: Path) -> None:
+    import onnx
+    import onnx_ir as ir
+    import torch
+
+    from zofx.compile import DTYPES
+    from zofx.program import placeholders
+    from zofx.runtimes.onnx_export import OPSET, exported_program, translate
+    from zofx.runtimes.onnx_lowerings import ms
+
+    rows = {s.name: (DTYPES[s.dtype], s.shape, s.dtype.itemsize) for s in program.tensors.values()}
+    file = artifact.TensorFile(folder / artifact.WEIGHTS, rows)
+    graph: Any = translate(exported_program(program))
+    names = [str(node.target) for node in placeholders(program.graph)]
+    for name, value in zip(names, list(graph.graph.inputs), strict=True):
+        value.name = name
+        if name not in rows:
+            continue
+        data = program.load(name).contiguous().flatten().view(torch.uint8).numpy()
+        file.write(name, data.data)
+        value.const_value = ir.ExternalTensor(
+            artifact.WEIGHTS, *file.span(name), value.dtype, shape=value.shape, name=name
+        )
+        graph.graph.inputs.remove(value)
+        graph.graph.register_initializer(value)
+    graph.graph.outputs[0].name = "logprob"
+    graph.opset_imports.update({"": OPSET, ms.domain: ms.version})
+    onnx.save(ir.to_proto(graph), folder / artifact.ONNX)
+
+
+def write_float32(checkpoint: "Checkpoint", folder: Path) -> None:
+    """Write a checkpoint's parameters in float32, tied ones once, and its configuration."""
+    from safetensors.torch import save_file
+
+    from zofx.checkpoint import build_on_meta
+
+    model = build_on_meta(checkpoint.config, checkpoint.architecture)
+    recipes = checkpoint.resolve(model)
+    values = {name: recipes[name]().float().contiguous() for name, _ in model.named_parameters()}
+    with artifact.new_folder(folder) as made:
+        save_file(values, made / "model.safetensors", {"format": "pt"})
+        checkpoint.config.save_pretrained(made)
