@@ -41,8 +41,9 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled(assets: Path) -> subprocess.CompletedProcess[str]:
     """What `zofx compile` of the tiny model said."""
     return run_zofx(
-        "compile", "llama", "--quant", "int4", "--fraction", "0.05", "--calibration", "text.txt",
-        "-o", "art", "--save-stages", "--time-passes", "--print-after", "split-sparse",
+        "compile", "llama", "--quant", "int4", "--fraction", "0.05", "--set",
+        "select-sensitive.cover=1", "--calibration", "text.txt", "-o",
+        "art", "--save-stages", "--time-passes", "--print-after", "split-sparse",
         cwd=assets,
     )  # fmt: skip
 

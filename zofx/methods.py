@@ -53,7 +53,7 @@ ROWS: Final = (
         "the rest is frozen and quantized",
         "Guo et al. 2025, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, "
         "ICLR, arXiv 2406.02913",
-        "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global}, "
+        "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global cover=0.95}, "
         "split-sparse, quantize-frozen{format=nf4}, insert-perturbation{noise=gaussian}, "
         "stack-probes",
         # Measured on SmolLM2-135M and TREC (106,168 trained weights), where 3e-4 diverges. The more

@@ -76,6 +76,14 @@ def as_block(entries: int, columns: int, out: int, width: int) -> bool:
     return columns * out * BLOCK_COST < width + out + entries
 
 
+def sparse_cost(entries: int, columns: int, out: int, width: int) -> float:
+    """What a row of x·Sᵀ costs, in values moved: the product, and adding it to another of its size.
+
+    However few entries there are, all outputs are written and added.
+    """
+    return out + min(columns * out * BLOCK_COST, width + out + entries)
+
+
 @custom_op("zofx::sparse_linear", mutates_args=())
 def sparse_linear(x: Tensor, values: Tensor, index: Tensor, out: int, columns: int) -> Tensor:
     """x·Sᵀ for S: [out, in] with k entries: [M, …, in], f32[k], i32[k] → [M, …, out].

@@ -95,7 +95,7 @@ def test_what_each_makes_of_an_opt(root: Path) -> None:
     assert_golden(
         summaries(checkpoint(root, "opt")),
         """\
-senszoq             slice:12(819) | 213 nodes | linear_nf4*12 perturb*12 sparse_linear*12
+senszoq             slice:11(819) | 207 nodes | linear_nf4*12 perturb*11 sparse_linear*11
 mezo                slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
 zo-sgd-sign         slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
 zo-sgd-momentum     slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
@@ -122,7 +122,7 @@ def test_what_each_makes_of_a_llama(root: Path) -> None:
     assert_golden(
         summaries(checkpoint(root, "llama")),
         """\
-senszoq             slice:15(1242) | 300 nodes | linear_nf4*15 perturb*15 sparse_linear*15
+senszoq             slice:14(1242) | 294 nodes | linear_nf4*15 perturb*14 sparse_linear*14
 mezo                slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
 zo-sgd-sign         slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
 zo-sgd-momentum     slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
@@ -149,7 +149,7 @@ def test_what_each_makes_of_a_roberta(root: Path) -> None:
     assert_golden(
         summaries(checkpoint(root, "roberta")),
         """\
-senszoq             slice:13(870) | 234 nodes | linear_nf4*13 perturb*13 sparse_linear*13
+senszoq             slice:12(870) | 228 nodes | linear_nf4*13 perturb*12 sparse_linear*12
 mezo                slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
 zo-sgd-sign         slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
 zo-sgd-momentum     slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26

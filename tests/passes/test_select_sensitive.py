@@ -1,14 +1,15 @@
 """select-sensitive: the largest scores, against sorting all of them."""
 
+import itertools
 from collections.abc import Mapping
 from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.golden import apply, assert_same_meaning, batch, captured, with_scores
-from tests.passes.toys import OneLinear, Tied, TwoLinears
+from tests.passes.toys import OneLinear, Tied, Toy, TwoLinears
 from zofx.errors import PipelineError, UsageError
 from zofx.printer import show
 from zofx.program import Program
@@ -111,6 +112,63 @@ def test_a_weight_with_small_scores_trains_nothing(two: Program) -> None:
     assert str(remarks[0]) == "skipped  fc.weight   none of its weights is among the chosen"
 
 
+class Many(Toy):
+    """Six layers of several widths."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        widths = [4, 9, 5, 12, 3, 8, 4]
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(widths)
+        )
+
+    def logits(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x
+
+
+@pytest.mark.parametrize("scope", ["global", "matrix"])
+@pytest.mark.parametrize("seed", range(6))
+def test_cover_keeps_the_fewest_by_worth(seed: int, scope: str) -> None:
+    """They hold the share, one fewer would not, and entries are chosen among them."""
+    program, _ = apply("canonicalize", captured(Many()))
+    random = torch.Generator().manual_seed(seed)
+    names = [f"layers.{i}.weight" for i in range(6)]
+    scores = {
+        name: torch.rand(program.tensors[name].shape, generator=random) ** 6 * 2.0 ** (-number)
+        for number, name in enumerate(names)
+    }
+    scored = program.with_(scores={n: partial(torch.clone, s) for n, s in scores.items()})
+    option = f"fraction=0.2 scope={scope}"
+    plain, _ = apply(f"select-sensitive{{{option}}}", scored)
+    after, remarks = apply(f"select-sensitive{{{option} cover=0.8}}", scored)
+
+    def held(name: str) -> float:
+        return float(scores[name].flatten()[plain.selection[name].long()].double().sum())
+
+    def worth(name: str) -> float:
+        out, width = scores[name].shape
+        columns = {place % width for place in plain.selection[name].tolist()}
+        entries = len(plain.selection[name])
+        return held(name) / (out + min(len(columns) * out / 138, width + out + entries))
+
+    ranked = sorted(plain.selection, key=worth, reverse=True)
+    kept, total = list(after.selection), sum(map(held, ranked))
+    assert sorted(kept) == sorted(ranked[: len(kept)])
+    assert len(kept) < len(ranked)
+    assert sum(map(held, ranked[: len(kept)])) >= 0.8 * total
+    assert sum(map(held, ranked[: len(kept) - 1])) < 0.8 * total
+    among = {name: scores[name] for name in names if name in kept}
+    if scope == "global":
+        wanted = brute_force(among, round(0.2 * sum(s.numel() for s in scores.values())))
+    else:
+        wanted = {n: brute_force({n: s}, round(0.2 * s.numel()))[n] for n, s in among.items()}
+    assert chosen(after) == wanted
+    dropped = {str(r).split()[1] for r in remarks if "not worth its product" in str(r)}
+    assert dropped == set(ranked[len(kept) :])
+
+
 def test_a_tied_weight_is_never_chosen() -> None:
     """Training it would train the embedding; a weight without scores is left out as well."""
     program, _ = apply("canonicalize", captured(Tied()))
@@ -156,7 +214,11 @@ def test_a_weight_too_large_for_int32_is_left_out() -> None:
         ("fraction=nan", "select-sensitive{fraction=nan}: fraction must be in (0, 1]"),
         ("fraction=few", "select-sensitive{fraction=few}: must be of type float"),
         ("scope=row", "select-sensitive{scope=row}: must be one of global, matrix"),
-        ("share=1", "select-sensitive has no option 'share'; it has ['fraction', 'scope']"),
+        ("cover=0", "select-sensitive{cover=0.0}: cover must be in (0, 1]; 1 keeps every matrix"),
+        (
+            "share=1",
+            "select-sensitive has no option 'share'; it has ['cover', 'fraction', 'scope']",
+        ),
     ],
 )
 def test_options_out_of_range(two: Program, option: str, message: str) -> None:
