@@ -32,6 +32,8 @@ Results: TypeAlias = dict[str, Any]
 
 CASES: Final = ("smollm2:trec:16", "smollm2:rotten-tomatoes:16", "smollm2:piqa:16")
 METHODS: Final = ("senszoq@ort", "mezo@torch", "mezo@ort", "lozo@ort")
+COMPARED: Final = ("mezo", "lozo", "bare")
+"""Those that claims are about; the others cost as much time again."""
 CHECKOUTS: Final = ("mezo", "lozo", "zobench")
 NOT_PROTOCOL: Final = ("cases", "out", "plot", "work")
 
@@ -137,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--cases", nargs="+", default=CASES, metavar="MODEL:TASK:BATCH", help=" ".join(CASES))
     add("--methods", nargs="+", default=METHODS, metavar="METHOD@RUNTIME", help=" ".join(METHODS))
     add("--quant", nargs="+", default=["int4"], metavar="FORMAT", help="frozen formats (int4)")
-    add("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), help="all of them")
+    peers: dict[str, Any] = {"default": COMPARED, "choices": list(PEERS), "metavar": "PEER"}
+    add("--peers", nargs="*", help=f"of {' '.join(PEERS)} ({' '.join(COMPARED)})", **peers)
     for name in CHECKOUTS:
         add(f"--{name}", metavar="DIR", help=f"checkout of {PEERS[name]}; else a stand-in")
     pairs: dict[str, Any] = {"type": _pair, "action": "append", "default": []}
