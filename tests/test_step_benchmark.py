@@ -24,6 +24,7 @@ from benchmarks.step.contestants import doubled
 from benchmarks.step.job import Case, Contestant, Job
 from benchmarks.step.match import Child, ContestantError, Protocol
 from benchmarks.step.memory import activation_bytes, peak_of
+from benchmarks.step.prepare import Workshop
 from benchmarks.step.public import public_step
 from benchmarks.step.rows import Inputs, collate, rows_of
 from benchmarks.step.standin import RANK, Draw, Lozo, Mezo, ZoSgd, candidate_loss, seeded
@@ -363,6 +364,23 @@ def test_a_case_of_another_form_is_refused(text: str, capsys: pytest.CaptureFixt
     """Exit code 2, and an example of one."""
     assert script.main(["--cases", text]) == 2
     assert "smollm2:trec:16" in capsys.readouterr().err
+
+
+def test_a_method_on_no_runtime_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, before anything is made."""
+    assert script.main(["--methods", "senszoq@gpu", "--work", str(tmp_path / "work")]) == 2
+    assert "write METHOD@RUNTIME" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_random_weights_read_synthetic_tasks_alone(tmp_path: Path) -> None:
+    """Their words are of no language."""
+    shop = Workshop(tmp_path, {}, "", {})
+    with pytest.raises(UsageError, match="six-64"):
+        shop.task("opt-125m", "trec", tmp_path)
+    assert shop.task("opt-125m", "own.jsonl", tmp_path) == "own.jsonl"
 
 
 def test_a_case_reads_back() -> None:

@@ -36,6 +36,8 @@ COMPARED: Final = ("mezo", "lozo", "bare")
 """Those that claims are about; the others cost as much time again."""
 CHECKOUTS: Final = ("mezo", "lozo", "zobench")
 NOT_PROTOCOL: Final = ("cases", "out", "plot", "work")
+SAME: Final = ("processor", "cores", "versions")
+"""What all cases of one file are measured on."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -109,11 +111,13 @@ def _begun(given: argparse.Namespace) -> Results:
     protocol = json.loads(
         json.dumps({n: v for n, v in vars(given).items() if n not in NOT_PROTOCOL}, default=str)
     )
-    new = {"benchmark": "step", "machine": describe(), "protocol": protocol, "cases": []}
+    new: Results = {"benchmark": "step", "machine": describe(), "protocol": protocol, "cases": []}
     if given.out is None or not given.out.is_file():
         return new
     found: Results = json.loads(given.out.read_bytes())
     differing = [name for name in protocol if found["protocol"].get(name) != protocol[name]]
+    machine: Results = new["machine"]
+    differing += [name for name in SAME if found["machine"][name] != machine[name]]
     if differing:
         raise UsageError(
             f"{given.out} was made with another {', '.join(differing)}: ratios are of one "

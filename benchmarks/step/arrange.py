@@ -16,6 +16,7 @@ from zofx import artifact
 from zofx.errors import UsageError
 from zofx.methods import METHODS
 from zofx.runtime import IGNORED
+from zofx.runtimes import RUNTIMES
 from zofx.zo.types import IntArray
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
@@ -53,14 +54,19 @@ class Line:
         """Everyone, zofx first.
 
         Raises:
-            UsageError: there is no such method, or none at all.
+            UsageError: there is no such method or runtime, or no method at all.
         """
         found = []
         for text in self.methods:
             method, _, runtime = text.partition("@")
+            if runtime not in RUNTIMES:
+                known = ", ".join(RUNTIMES)
+                raise UsageError(
+                    f"--methods {text}: write METHOD@RUNTIME, where a runtime is one of {known}"
+                )
             freezes = "quantize-frozen" in METHODS[method].pipeline
             for quant in self.quants if freezes else [""]:
-                found.append(Contestant("zofx", method, quant, runtime or "ort"))
+                found.append(Contestant("zofx", method, quant, runtime))
         if not found:
             raise UsageError("there is nothing of zofx to measure: name a method with --methods")
         for kind in self.peers:

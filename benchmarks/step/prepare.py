@@ -83,8 +83,17 @@ class Workshop:
         return folder
 
     def task(self, model: str, task: str, folder: Path) -> str:
-        """A task as zofx takes it; a synthetic one is written in the words of an artifact."""
+        """A task as zofx takes it; a synthetic one is written in the words of an artifact.
+
+        Raises:
+            UsageError: the model cannot read it.
+        """
         if not tasks.is_synthetic(task):
+            if model in models.RANDOM and not task.endswith(".jsonl"):
+                raise UsageError(
+                    f"{model} has words of its own, which task '{task}' has none of; give it a "
+                    "synthetic one, for example six-64"
+                )
             return task
         path = self.root / model / f"{task}.jsonl"
         if not path.is_file():
