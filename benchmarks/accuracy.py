@@ -85,7 +85,7 @@ def _artifact(given: argparse.Namespace, work: Path, quant: str) -> Path:
     """Compile, unless a former invocation did."""
     checkpoint, folder = open_checkpoint(given.model), work / quant
     method = METHODS[given.method]
-    options = Options(quant, fraction=given.fraction, settings=given.set)
+    options = Options(quant, given.activations, fraction=given.fraction, settings=given.set)
     pipeline = pipeline_for(method, options)
     if folder.exists():
         had = open_model(folder).manifest
@@ -212,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     ranks.add_argument("--sensitivity", type=Path, metavar="FILE", help="ranks made before")
     ranks.add_argument("--calibration", metavar="TEXT", help="text to rank weights on, once")
     add("--quant", nargs="+", default=["nf4", "int4"], metavar="FORMAT", help="nf4 int4")
+    add("--activations", metavar="FORMAT", help="as for `zofx compile`")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="0 1 2")
     add("--fraction", type=float, metavar="F", help="share of the weights that trains")
     add("--task", required=True, metavar="NAME|FILE.jsonl")

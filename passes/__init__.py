@@ -24,6 +24,7 @@ PASSES: "Table[type[Pass]]" = Table(
         "mask-directions": lazy("zofx.passes.mask_directions:MaskDirections"),
         "narrow-positions": lazy("zofx.passes.narrow_positions:NarrowPositions"),
         "quantize-frozen": lazy("zofx.passes.quantize_frozen:QuantizeFrozen"),
+        "round-activations": lazy("zofx.passes.round_activations:RoundActivations"),
         "scale-directions": lazy("zofx.passes.scale_directions:ScaleDirections"),
         "select-parameters": lazy("zofx.passes.select_parameters:SelectParameters"),
         "select-sensitive": lazy("zofx.passes.select_sensitive:SelectSensitive"),

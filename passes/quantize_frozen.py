@@ -1,15 +1,17 @@
 """Store frozen linear weights in 4 or 8 bits; slices, biases, norms and embeddings stay whole.
 
-    linear(x, W, b)   →   linear_nf4 | linear_int | linear_codebook(x, codes, …, b)
+    linear(x, W, b)   →   linear_nf4 | linear_int | linear_int8 | linear_codebook(x, codes, …, b)
 
 Meaning is approximate, |W − Ŵ| elementwise at most
     int4, int8   scale/2 of the block           (scale = range / (2^bits − 1), range includes 0)
+    int8-row     scale/2 of the row             (scale = max |w| / 127)
     nf4          absmax of the block · 0.152    (half the widest gap between NF4 levels)
     codebook     half the gap between the row's neighbouring centroids, or the distance to the
                  outermost one
-int and nf4 represent 0 exactly, so the places a slice was cut from add nothing; a codebook does
-not, and its error there is taken out of the slice's initial value. W + slice is then exact (up to
-rounding) at every trained coordinate, whatever the format.
+Integers and nf4 represent 0 exactly, so the places a slice was cut from add nothing; a codebook
+does not, and its error there is taken out of the slice's initial value. W + slice is then exact (up
+to rounding) at every trained coordinate, whatever the format.
+int8-row is for `round-activations`; alone it is no faster than full precision.
 Skips, each with a remark: weights also used outside a linear (tied embeddings), rows that blocks do
 not divide, the factors beside a low-rank slice.
 Source: bitsandbytes NF4, Dettmers et al. 2023, arXiv 2305.14314; codebook, Kim et al. 2023
@@ -32,9 +34,10 @@ from zofx.rewrite import Editor
 
 zofx = torch.ops.zofx
 
-BLOCKS = {"nf4": 64, "int4": 32, "int8": 32, "codebook": 2}
+BLOCKS = {"nf4": 64, "int4": 32, "int8": 32, "int8-row": 1, "codebook": 2}
 SMALLEST = {"nf4": 32}  # bitsandbytes' kernels; MatMulNBits takes 16
 LARGEST = 4096
+BY_ROW = {"int8-row": zofx.linear_int8.default, "codebook": zofx.linear_codebook.default}
 FACTORS = ("left", "right")  # forms of what a merge multiplies a low-rank slice by
 
 
@@ -45,20 +48,20 @@ class QuantizeFrozen(Pass):
     Attributes:
         format: how the codes are read.
         block: weights that share a scale; 0 takes the format's own default (nf4 64, int4 and int8
-            32). A codebook has none: it belongs to a row.
+            32). Codebook and int8-row have none: they belong to a row.
     """
 
     name: ClassVar[str] = "quantize-frozen"
     requires = (CANONICAL,)
     establishes = (QUANTIZED,)
     exact = False
-    format: Literal["nf4", "int4", "int8", "codebook"] = "nf4"
+    format: Literal["nf4", "int4", "int8", "int8-row", "codebook"] = "nf4"
     block: int = 0
 
     def __post_init__(self) -> None:
-        if self.block and self.format == "codebook":
+        if self.block and self.format in BY_ROW:
             raise PipelineError(
-                f"{self}: a codebook has no blocks, it belongs to a row; drop block"
+                f"{self}: a {self.format} has no blocks, it belongs to a row; drop block"
             )
         least = SMALLEST.get(self.format, 16)
         if self.block and (not least <= self.block <= LARGEST or self.block.bit_count() > 1):
@@ -115,8 +118,8 @@ class QuantizeFrozen(Pass):
                 new = edit.call(
                     linear, zofx.linear_nf4.default, x, *parts, bias, spec.shape[0], block
                 )
-            elif self.format == "codebook":
-                new = edit.call(linear, zofx.linear_codebook.default, x, *parts, bias)
+            elif self.format in BY_ROW:
+                new = edit.call(linear, BY_ROW[self.format], x, *parts, bias)
             else:
                 new = edit.call(
                     linear, zofx.linear_int.default, x, *parts, bias, int(self.format[3:])
@@ -127,6 +130,8 @@ class QuantizeFrozen(Pass):
         weight = program.load(spec.name).float()
         if self.format == "nf4":
             return tuple(quant.quantize_nf4(weight, block))
+        if self.format == "int8-row":
+            return tuple(quant.quantize_rows(weight))
         if self.format != "codebook":
             return tuple(quant.quantize_int(weight, int(self.format[3:]), block))
         q = quant.quantize_codebook(weight, _importance(program, spec))
@@ -162,6 +167,8 @@ def _layout(
             ("codes", (out, width // 2), torch.uint8),
             ("centroids", (out, quant.LEVELS), torch.float32),
         ]
+    if form == "int8-row":
+        return [("codes", (width, out), torch.int8), ("scales", (out,), torch.float32)]
     bits, blocks = int(form[3:]), width // block
     return [
         ("codes", (out, blocks, block * bits // 8), torch.uint8),

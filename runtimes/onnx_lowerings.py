@@ -19,7 +19,7 @@ import torch
 from onnxscript import opset21 as op
 from onnxscript import values
 
-from zofx.ops import as_block
+from zofx.ops import ROW_STEP, ROW_ZERO, as_block
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -28,13 +28,14 @@ ms = values.Opset("com.microsoft", 1)
 NF4 = 1  # MatMulBnb4's number for it
 
 
-def _register(name: str, inputs: str, attributes: str) -> None:
+def _register(name: str, inputs: str, attributes: str, like: int = 0) -> None:
     """Tell onnx of a contrib op of ONNX Runtime, so that a translation may call it.
 
     Args:
         name: of the op.
         inputs: its inputs; a trailing "?" marks an optional one.
         attributes: its integer attributes.
+        like: which input its output has the type of.
     """
     schema = onnx.defs.OpSchema
     optional = schema.FormalParameterOption.Optional
@@ -49,9 +50,9 @@ def _register(name: str, inputs: str, attributes: str) -> None:
                 )
                 for i, word in enumerate(inputs.split())
             ],
-            outputs=[schema.FormalParameter("Y", "T0")],
+            outputs=[schema.FormalParameter("Y", f"T{like}")],
             type_constraints=[
-                (f"T{i}", ["tensor(float)", "tensor(uint8)", "tensor(int32)"], "")
+                (f"T{i}", [f"tensor({t})" for t in ("float", "uint8", "int8", "int32")], "")
                 for i in range(len(inputs.split()))
             ],
             attributes=[
@@ -66,6 +67,12 @@ _register("FusedMatMul", "A B", "transA transB")
 _register("MatMulBnb4", "A B absmax", "K N block_size quant_type training_mode")
 _register(
     "MatMulNBits", "A B scales zero_points? g_idx? bias?", "K N bits block_size accuracy_level"
+)
+_register(
+    "MatMulIntegerToFloat",
+    "A B a_scale b_scale a_zero_point? b_zero_point? bias?",
+    "",
+    like=2,
 )
 
 
@@ -154,6 +161,58 @@ def linear_int(x: Any, codes: Any, scales: Any, zeros: Any, bias: Any, bits: int
         x, codes, scales, zeros, K=x.shape[-1], N=out, bits=bits, block_size=stored * 8 // bits
     )  # fmt: skip
     return _add_bias(y, bias)
+
+
+def linear_int8(x: Any, codes: Any, scales: Any, bias: Any) -> Any:
+    """No kernel takes x in f32: ONNX Runtime folds this into an f32 weight at load."""
+    weight = op.Mul(op.Cast(codes, to=onnx.TensorProto.FLOAT), scales)
+    return _add_bias(op.MatMul(x, weight), bias)
+
+
+def row_scales(x: Any) -> Any:
+    """The largest of a row, as torch finds it."""
+    largest = op.ReduceMax(op.Abs(x), _ints(-1), keepdims=1)
+    step = op.Mul(largest, op.Constant(value_float=ROW_STEP))
+    none = op.Equal(largest, op.Constant(value_float=0.0))
+    return op.Where(none, op.Constant(value_float=1.0), step)
+
+
+def round_rows(x: Any, scales: Any) -> Any:
+    """Both round halves to even."""
+    return op.QuantizeLinear(op.Div(x, scales), op.Constant(value_float=1.0), _zero())
+
+
+def linear_rounded(x: Any, steps: Any, codes: Any, scales: Any) -> Any:
+    """The rows' own scales come after: the kernel takes one for all."""
+    one = op.Constant(value_float=1.0)
+    return op.Mul(ms.MatMulIntegerToFloat(x, codes, one, scales, _zero()), steps)
+
+
+def _zero() -> Any:
+    return op.Cast(op.Constant(value_int=ROW_ZERO), to=onnx.TensorProto.UINT8)
+
+
+def difference_probes(x: Any, coefficients: Any) -> Any:
+    """The base and the rest are contiguous."""
+    parts = _by_probe(x, coefficients)
+    base = op.Slice(parts, _ints(0), _ints(1), _ints(0))
+    rest = op.Slice(parts, _ints(1), _ints(torch.iinfo(torch.int64).max), _ints(0))
+    return op.Reshape(op.Concat(base, op.Sub(rest, base), axis=0), op.Shape(x))
+
+
+def sum_probes(x: Any, coefficients: Any) -> Any:
+    """The base is added zero times to itself and once to the others: one sweep."""
+    parts = _by_probe(x, coefficients)
+    base = op.Slice(parts, _ints(0), _ints(1), _ints(0))
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    others = op.Greater(op.Range(zero, op.Squeeze(_head(coefficients, 1)), one), zero)
+    times = op.Unsqueeze(op.Cast(others, to=onnx.TensorProto.FLOAT), _ints(1, 2))
+    return op.Reshape(op.Add(parts, op.Mul(base, times)), op.Shape(x))
+
+
+def _by_probe(x: Any, coefficients: Any) -> Any:
+    """[P·N, …, k] → [P, N·…, k]."""
+    return op.Reshape(x, op.Concat(_head(coefficients, 1), _ints(-1, x.shape[-1]), axis=0))
 
 
 def dequantize_int(codes: Any, scales: Any, zeros: Any, bits: int) -> Any:
@@ -253,17 +312,23 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     aten.linear.default: linear,
     zofx.combine.default: combine,
     zofx.dequantize_int.default: dequantize_int,
+    zofx.difference_probes.default: difference_probes,
     zofx.linear_codebook.default: linear_codebook,
     zofx.linear_int.default: linear_int,
+    zofx.linear_int8.default: linear_int8,
     zofx.linear_nf4.default: linear_nf4,
+    zofx.linear_rounded.default: linear_rounded,
     zofx.mask_small.default: mask_small,
     zofx.perturb.default: perturb,
     zofx.probe_embedding.default: probe_embedding,
     zofx.probe_linear.default: probe_linear,
     zofx.probe_rows.default: probe_rows,
     zofx.replicate.default: replicate,
+    zofx.round_rows.default: round_rows,
+    zofx.row_scales.default: row_scales,
     zofx.score_targets.default: score_targets,
     zofx.select_positions.default: select_positions,
     zofx.sparse_linear.default: sparse_linear,
     zofx.split_probes.default: split_probes,
+    zofx.sum_probes.default: sum_probes,
 }

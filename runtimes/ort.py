@@ -15,10 +15,12 @@ from zofx import artifact
 from zofx.artifact import Manifest
 from zofx.errors import UnsupportedError
 from zofx.runtime import Batch, Support
+from zofx.runtimes import ort_integers
 from zofx.runtimes.engine import EngineSession, Feeds
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
+ROUNDED = b"MatMulIntegerToFloat"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -79,6 +81,8 @@ class OrtRuntime:
                 f"{len(exact)} of its tensors train by backpropagation, which no inference engine "
                 "has: use --runtime torch"
             )
+        elif not reasons and _rounds(folder) and not ort_integers.exact():
+            reasons.append(ort_integers.SATURATED)
         return Support(tuple(reasons))
 
     def load(self, folder: Path, *, device: str = "cpu", threads: int | None = None) -> OrtSession:
@@ -92,6 +96,10 @@ class OrtRuntime:
         if reasons:
             raise UnsupportedError(f"the ort runtime cannot load {folder}", reasons)
         return OrtSession(folder, artifact.read_manifest(folder), device, threads)
+
+
+def _rounds(folder: Path) -> bool:
+    return ROUNDED in (folder / artifact.ONNX).read_bytes()
 
 
 def _provider_missing(device: str) -> list[str]:

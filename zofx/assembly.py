@@ -1,6 +1,7 @@
 """A method under a user's options → the pipeline to run; what cannot work is refused here, at once.
 
-method's text ─train─▶ what trains ─quant─▶ how the rest is stored ─fraction, --set─▶ Pipeline
+method's text ─train─▶ what trains ─quant─▶ how the rest is stored ─activations─▶ what it multiplies
+              ─fraction, --set─▶ Pipeline
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from zofx.passes import PASSES
 from zofx.pipeline import Pass, Pipeline
 
 LORA: Final = "lora"
+INT8: Final = "int8"
+INT8_ROW: Final = "int8-row"
+ROUND: Final = "round-activations"
 CHOOSING: Final = (
     "select-parameters", "select-sensitive", "split-dense", "split-sparse", "insert-low-rank",
     "insert-lora", "expose-scales",
@@ -27,6 +31,7 @@ class Options:
 
     Attributes:
         quant: frozen format, "none" for no quantization; None keeps the method's.
+        activations: "int8" multiplies integers; None or "none" leaves activations in f32.
         train: "lora", "prefix", "prompt", or a regular expression over the names of parameters;
             None keeps the method's.
         fraction: share of the weights that trains; None keeps the method's.
@@ -35,6 +40,7 @@ class Options:
     """
 
     quant: str | None = None
+    activations: str | None = None
     train: str | None = None
     fraction: float | None = None
     settings: Sequence[str] = ()
@@ -56,6 +62,8 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
     pipeline = _training(Pipeline.parse(method.pipeline, PASSES), method, options.train)
     if options.quant:
         pipeline = _quantized(pipeline, options.quant)
+    if options.activations not in (None, "none"):
+        pipeline = _rounded(pipeline, options.activations, options.quant)
     if options.fraction is not None:
         select = next((p.name for p in pipeline.passes if hasattr(p, "fraction")), None)
         if select is None:
@@ -68,6 +76,7 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
     pipeline.check_order([SLICED.name] if options.adapter else ())
     _require_something_frozen(pipeline)
     _require_scales(pipeline)
+    _require_rows(pipeline)
     return pipeline
 
 
@@ -102,6 +111,19 @@ def _quantized(pipeline: Pipeline, form: str) -> Pipeline:
     return pipeline.with_option(f"quantize-frozen.format={form}")
 
 
+def _rounded(pipeline: Pipeline, form: str, quant: str | None) -> Pipeline:
+    """With products of integers."""
+    if form != INT8:
+        raise PipelineError(f"--activations {form}: there are none and {INT8}")
+    if quant not in (None, INT8_ROW):
+        raise PipelineError(
+            f"--activations {INT8} multiplies integers, for which a matrix has one scale per row: "
+            f"--quant {INT8_ROW}, which is also what it takes without --quant; not {quant}"
+        )
+    pipeline = _quantized(pipeline, INT8_ROW)
+    return Pipeline((*pipeline.passes, PASSES[ROUND]()))
+
+
 def _require_something_frozen(pipeline: Pipeline) -> None:
     """A matrix that moves is no frozen one."""
     if not _find(pipeline, "quantize-frozen"):
@@ -124,11 +146,20 @@ def _require_something_frozen(pipeline: Pipeline) -> None:
 def _require_scales(pipeline: Pipeline) -> None:
     """Scales to train are those of a format that has them."""
     stored: Any = _find(pipeline, "quantize-frozen")
-    if _find(pipeline, "expose-scales") and (not stored or not stored.format.startswith("int")):
+    form = stored.format if stored else "none"
+    if _find(pipeline, "expose-scales") and form not in ("int4", "int8"):
         raise PipelineError(
             "expose-scales trains the scales of block-wise integers: name --quant int4 or int8, "
-            "not " + (stored.format if stored else "none")
+            f"not {form}"
         )
+
+
+def _require_rows(pipeline: Pipeline) -> None:
+    """Integers are multiplied in one format."""
+    stored: Any = _find(pipeline, "quantize-frozen")
+    form = stored.format if stored else "none"
+    if _find(pipeline, ROUND) and form != INT8_ROW:
+        raise PipelineError(f"{ROUND} multiplies matrices in {INT8_ROW}, not {form}: name --quant")
 
 
 def _first(pipeline: Pipeline, *names: str) -> int:

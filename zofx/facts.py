@@ -20,6 +20,7 @@ zofx = torch.ops.zofx
 QUANTIZED_LINEARS = (
     zofx.linear_nf4.default,
     zofx.linear_int.default,
+    zofx.linear_int8.default,
     zofx.linear_codebook.default,
 )
 

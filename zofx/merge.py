@@ -21,7 +21,7 @@ from zofx.errors import UnsupportedError
 from zofx.zo.laws import Basis, Noise
 from zofx.zo.types import FloatArray
 
-FORMATS = frozenset({"nf4", "int4", "int8", "codebook"})
+FORMATS = frozenset({"nf4", "int4", "int8", "int8-row", "codebook"})
 
 
 def merged_tensors(
@@ -114,4 +114,6 @@ def _dequantized(parts: list[TensorRow], load: Callable[[str], Tensor]) -> Tenso
         return quant.dequantize_nf4(quant.Nf4(*tensors), out, out * width // tensors[1].numel())
     if form == "codebook":
         return quant.dequantize_codebook(quant.Codebook(*tensors))
+    if form == "int8-row":
+        return quant.dequantize_rows(quant.Rows(*tensors))
     return quant.dequantize_int(quant.Affine(*tensors), int(form.removeprefix("int")))

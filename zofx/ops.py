@@ -131,6 +131,10 @@ def _(x: Tensor, values: Tensor, index: Tensor, out: int, columns: int) -> Tenso
     return x.new_empty((*x.shape[:-1], out))
 
 
+ROW_ZERO = 128
+ROW_STEP = 1 / quant.ROW_TOP
+
+
 @custom_op("zofx::linear_nf4", mutates_args=())
 def linear_nf4(
     x: Tensor, codes: Tensor, absmax: Tensor, bias: Tensor | None, out: int, block: int
@@ -173,6 +177,84 @@ def dequantize_int(codes: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> T
 def _(codes: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
     width = codes.shape[1] * codes.shape[2] * 8 // bits
     return scales.new_empty((*scales.shape[:-1], width))
+
+
+@custom_op("zofx::linear_int8", mutates_args=())
+def linear_int8(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    """x·Ŵᵀ + b with Ŵ of one scale per row (`quant.Rows`): [..., in] → [..., out]."""
+    return torch.nn.functional.linear(x, quant.dequantize_rows(quant.Rows(codes, scales)), bias)
+
+
+@linear_int8.register_fake
+def _(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], codes.shape[1]))
+
+
+@custom_op("zofx::row_scales", mutates_args=())
+def row_scales(x: Tensor) -> Tensor:
+    """Each row's step of rounding, max |x| / 127, or 1 for a row of zeros: [..., k] → [..., 1]."""
+    largest = x.abs().amax(-1, keepdim=True)
+    return torch.where(largest == 0, torch.ones_like(largest), largest * ROW_STEP)
+
+
+@row_scales.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], 1))
+
+
+@custom_op("zofx::round_rows", mutates_args=())
+def round_rows(x: Tensor, scales: Tensor) -> Tensor:
+    """Codes 128 + round(x / scale), 1 … 255: [..., k], [..., 1] → u8[..., k]."""
+    codes: Tensor = (x / scales).round() + ROW_ZERO
+    return codes.clamp(0, 255).to(torch.uint8)
+
+
+@round_rows.register_fake
+def _(x: Tensor, scales: Tensor) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.uint8)
+
+
+@custom_op("zofx::linear_rounded", mutates_args=())
+def linear_rounded(x: Tensor, steps: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    """x̂·Ŵᵀ, a product of integers times both scales: u8[..., in], f32[..., 1] → f32[..., out].
+
+    Args:
+        x: of `round_rows`.
+        steps: of `row_scales`.
+        codes: of `quant.Rows`.
+        scales: likewise.
+    """
+    levels = x.to(torch.float32) - ROW_ZERO
+    return (levels @ codes.float()) * scales * steps
+
+
+@linear_rounded.register_fake
+def _(x: Tensor, steps: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    return steps.new_empty((*x.shape[:-1], codes.shape[1]))
+
+
+@custom_op("zofx::difference_probes", mutates_args=())
+def difference_probes(x: Tensor, coefficients: Tensor) -> Tensor:
+    """Probe 0 as it is, of every other what it differs by: [P·N, …], f32[P, Q] → [P·N, …]."""
+    parts = x.reshape(coefficients.shape[0], -1, *x.shape[1:])
+    return torch.cat((parts[:1], parts[1:] - parts[:1])).reshape(x.shape)
+
+
+@difference_probes.register_fake
+def _(x: Tensor, coefficients: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@custom_op("zofx::sum_probes", mutates_args=())
+def sum_probes(x: Tensor, coefficients: Tensor) -> Tensor:
+    """The inverse of `difference_probes`, up to rounding."""
+    parts = x.reshape(coefficients.shape[0], -1, *x.shape[1:])
+    return torch.cat((parts[:1], parts[1:] + parts[:1])).reshape(x.shape)
+
+
+@sum_probes.register_fake
+def _(x: Tensor, coefficients: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 @custom_op("zofx::linear_codebook", mutates_args=())

@@ -4,12 +4,13 @@
                                                        flattened matrix
     int       W ≈ scale[row, block] · (code − zero[row, block])
                                                        4 or 8 bits, blocks along `in`; 0 is exact
+    int8-row  W ≈ scale[row] · code                    codes −127 … 127, stored [in, out]
     codebook  W ≈ centroid[row, code]                  16 free values per row, k-means weighted by
                                                        sensitivity
 
 Pure functions on W: f32[out, in]. Byte layouts are the ones stock ONNX Runtime kernels read:
-`MatMulBnb4` (bitsandbytes' packing, high nibble first) and `MatMulNBits` (low nibble first,
-[out, blocks, bytes]), so both runtimes share one file.
+`MatMulBnb4` (bitsandbytes' packing, high nibble first), `MatMulNBits` (low nibble first,
+[out, blocks, bytes]) and `MatMulIntegerToFloat` ([in, out]), so both runtimes share one file.
 """
 
 import logging
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 LEVELS = 16
+ROW_TOP = 127
 KMEANS_ITERATIONS = 25
 
 
@@ -36,6 +38,13 @@ class Affine(NamedTuple):
     codes: Tensor
     scales: Tensor
     zeros: Tensor
+
+
+class Rows(NamedTuple):
+    """i8[in, out] codes, f32[out] scales: what an integer product reads."""
+
+    codes: Tensor
+    scales: Tensor
 
 
 class Codebook(NamedTuple):
@@ -111,6 +120,22 @@ def dequantize_int(q: Affine, bits: int) -> Tensor:
     codes = unpack_nibbles(q.codes) if bits == 4 else q.codes
     zeros = unpack_nibbles(q.zeros)[:, : q.scales.shape[-1]] if bits == 4 else q.zeros
     return ((codes.float() - zeros.float()[..., None]) * q.scales[..., None]).flatten(-2)
+
+
+def quantize_rows(weight: Tensor) -> Rows:
+    """Round each row to 255 levels between plus and minus its largest |w|: |W − Ŵ| ≤ scale/2.
+
+    As LLM.int8() stores weights (Dettmers et al. 2022, arXiv 2208.07339).
+    """
+    scales = weight.float().abs().amax(1) / ROW_TOP
+    scales = torch.where(scales == 0, torch.ones_like(scales), scales)
+    codes = (weight.float() / scales[:, None]).round().clamp(-ROW_TOP, ROW_TOP).to(torch.int8)
+    return Rows(codes.t().contiguous(), scales)
+
+
+def dequantize_rows(q: Rows) -> Tensor:
+    """f32[out, in]."""
+    return q.codes.t().float() * q.scales[:, None]
 
 
 def quantize_codebook(weight: Tensor, importance: Tensor, rows: int = 256) -> Codebook:

@@ -20,7 +20,10 @@ from zofx.tangents.values import Rule, Tangents, Value, described, rank, sizes, 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
 
-FROZEN = (zofx.linear_codebook.default, zofx.linear_int.default, zofx.linear_nf4.default)
+FROZEN = (
+    zofx.linear_codebook.default, zofx.linear_int.default, zofx.linear_int8.default,
+    zofx.linear_nf4.default,
+)  # fmt: skip
 
 
 def _with_bias(d: Tangents, y: Value, product: Value | None, bias: Value | None) -> Value:
