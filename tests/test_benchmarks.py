@@ -105,6 +105,40 @@ def _notices_another_theta(
     assert len(json.loads((folder / "result.json").read_bytes())["runs"]) == 2
 
 
+def test_precision_of_projected_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+    assets: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With f32 activations σ grows with ε; with rounded ones it is larger."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import precision
+
+    from zofx.cli.ranking import measured
+
+    checkpoint = open_checkpoint(str(assets / "llama"))
+    measured(checkpoint, str(assets / "text.txt")).save(tmp_path / "scores.safetensors")
+    asked = [
+        str(assets / "llama"), "--sensitivity", str(tmp_path / "scores.safetensors"),
+        "--quant", "int8-row", "--fraction", "0.05", "--task", str(assets / "mood.jsonl"),
+        "--batch-size", "4", "--directions", "4", "--threads", "1",
+        "--work", str(tmp_path / "work"), "-o", str(tmp_path / "result.json"),
+    ]  # fmt: skip
+    assert precision.main(asked) == 0
+    assert "best" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "result.json").read_bytes())["rows"]
+    plain, rounded = ([r for r in rows if r["activations"] == a] for a in ("f32", "int8"))
+    assert [row["eps"] for row in plain] == list(precision.EPSILONS)
+    by_eps = {row["eps"]: row["sigma"] for row in plain}
+    assert by_eps[1e-3] < 0.01
+    assert by_eps[1e-2] > by_eps[1e-3]
+    assert min(r["sigma"] for r in rounded) > min(r["sigma"] for r in plain)
+    assert all(0.3 < row["gain"] < 3 for row in plain)
+    assert precision.main([*asked, "--quant", "int3"]) == 2
+    assert "there are none, nf4" in capsys.readouterr().err
+
+
 def test_memory_over_the_bound_fails(tmp_path: Path) -> None:
     """A bound no process can meet is reported and recorded as broken."""
     done = subprocess.run(
