@@ -29,7 +29,7 @@ from torch import Tensor
 from zofx.errors import PipelineError, UsageError
 from zofx.facts import CANONICAL, SELECTED
 from zofx.matching import linear_weights
-from zofx.ops import sparse_cost
+from zofx.ops.sparse import sparse_cost
 from zofx.pipeline import Pass, Remarker
 from zofx.program import Program
 

@@ -19,7 +19,8 @@ import torch
 from onnxscript import opset21 as op
 from onnxscript import values
 
-from zofx.ops import ROW_STEP, ROW_ZERO, as_block
+from zofx.ops.rounding import ROW_STEP, ROW_ZERO
+from zofx.ops.sparse import as_block
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx

@@ -24,6 +24,7 @@ from zofx import artifact, ops
 from zofx.artifact import Manifest
 from zofx.errors import UnsupportedError
 from zofx.graphfile import load_graph
+from zofx.ops import directions
 from zofx.program import COEFFICIENTS, KEYS, output_node
 from zofx.runtime import Batch, Support, Weigh, unperturbed
 from zofx.runtimes.engine import EngineSession, Feeds
@@ -34,7 +35,7 @@ from zofx.zo.types import FloatArray, Key, key_words
 NF4 = b'"zofx.linear_nf4.default"'
 
 
-@ops.direction.register_kernel("cuda")
+@directions.direction.register_kernel("cuda")
 def _(keys: Tensor, table: Tensor | None, name: str, size: Sequence[int], kind: Kind) -> Tensor:
     """The same bits, made where they are used."""
     return sample_torch(kind, keys, name, tuple(size), table, keys.device)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
-from zofx import ops
 from zofx.adapters import Adapter, Attachment, attach
 from zofx.facts import SLICED
+from zofx.ops import scoring
 from zofx.program import INPUTS, Lazy, Program, Role, TensorSpec
 from zofx.tracing import Traced, held, make_fake, new_mode, trace
 from zofx.verify import verify
@@ -62,7 +62,7 @@ class Scorer(nn.Module):
             seen = (given["attention_mask"].cumsum(-1) - 1).clamp(min=0)
             given["position_ids"] = seen[:, cached:] if cached else seen
         logits = self.model(**self.options | given).logits
-        scores: Tensor = ops.score_targets(ops.select_positions(logits, positions), targets)
+        scores: Tensor = scoring.score_targets(scoring.select_positions(logits, positions), targets)
         return scores
 
 

@@ -104,9 +104,9 @@ def _watch(clock: Clock, session: Session, runtime: str) -> None:
     clock.watch(JsonlLog, "step", "log")
     clock.watch(Law, "draw", "z")
     if runtime == "torch":
-        from zofx import ops
+        from zofx.ops import directions
 
-        clock.watch(ops, "sample", "z")
+        clock.watch(directions, "sample", "z")
 
 
 # --- plain inference ------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from zofx.adapters import Adapter, Prefix, Prompt, adapter_for, draw_tokens
 from zofx.capture import capture
 from zofx.checkpoint import architecture_of, build_on_meta
 from zofx.errors import UnsupportedError, UsageError
-from zofx.ops import direction
+from zofx.ops.directions import direction
 from zofx.printer import show
 from zofx.program import INPUTS, Lazy, Program, Role
 

@@ -1,0 +1,84 @@
+"""x·Ŵᵀ as a product of integers: rows of x in steps of their own, differences of probes apart.
+
+    x ≈ step · (code − 128)      step = max |x| / 127 of the row, code 1 … 255
+
+`round-activations` puts them together, and says why.
+"""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from zofx.quant import ROW_TOP
+
+ROW_ZERO: Final = 128
+ROW_STEP: Final = 1 / ROW_TOP
+
+
+@custom_op("zofx::row_scales", mutates_args=())
+def row_scales(x: Tensor) -> Tensor:
+    """Each row's step of rounding, max |x| / 127, or 1 for a row of zeros: [..., k] → [..., 1]."""
+    largest = x.abs().amax(-1, keepdim=True)
+    return torch.where(largest == 0, torch.ones_like(largest), largest * ROW_STEP)
+
+
+@row_scales.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], 1))
+
+
+@custom_op("zofx::round_rows", mutates_args=())
+def round_rows(x: Tensor, scales: Tensor) -> Tensor:
+    """Codes 128 + round(x / scale), 1 … 255: [..., k], [..., 1] → u8[..., k]."""
+    codes: Tensor = (x / scales).round() + ROW_ZERO
+    return codes.clamp(0, 255).to(torch.uint8)
+
+
+@round_rows.register_fake
+def _(x: Tensor, scales: Tensor) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.uint8)
+
+
+@custom_op("zofx::linear_rounded", mutates_args=())
+def linear_rounded(x: Tensor, steps: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    """x̂·Ŵᵀ, a product of integers times both scales: u8[..., in], f32[..., 1] → f32[..., out].
+
+    Args:
+        x: of `round_rows`.
+        steps: of `row_scales`.
+        codes: of `quant.Rows`.
+        scales: likewise.
+    """
+    levels = x.to(torch.float32) - ROW_ZERO
+    return (levels @ codes.float()) * scales * steps
+
+
+@linear_rounded.register_fake
+def _(x: Tensor, steps: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    return steps.new_empty((*x.shape[:-1], codes.shape[1]))
+
+
+@custom_op("zofx::difference_probes", mutates_args=())
+def difference_probes(x: Tensor, coefficients: Tensor) -> Tensor:
+    """Probe 0 as it is, of every other what it differs by: [P·N, …], f32[P, Q] → [P·N, …]."""
+    parts = x.reshape(coefficients.shape[0], -1, *x.shape[1:])
+    return torch.cat((parts[:1], parts[1:] - parts[:1])).reshape(x.shape)
+
+
+@difference_probes.register_fake
+def _(x: Tensor, coefficients: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@custom_op("zofx::sum_probes", mutates_args=())
+def sum_probes(x: Tensor, coefficients: Tensor) -> Tensor:
+    """The inverse of `difference_probes`, up to rounding."""
+    parts = x.reshape(coefficients.shape[0], -1, *x.shape[1:])
+    return torch.cat((parts[:1], parts[1:] + parts[:1])).reshape(x.shape)
+
+
+@sum_probes.register_fake
+def _(x: Tensor, coefficients: Tensor) -> Tensor:
+    return torch.empty_like(x)
