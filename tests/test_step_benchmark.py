@@ -475,7 +475,14 @@ def test_who_does_not_fit_is_left_out(ground: Ground, along: Trajectory) -> None
 
 def contestant(kind: str, *seconds: float, **more: Any) -> dict[str, Any]:
     """A row of results."""
-    fixed = {"kind": kind, "method": "", "quant": "", "runtime": "", "shares": {}}
+    fixed = {
+        "kind": kind,
+        "method": "",
+        "quant": "",
+        "runtime": "",
+        "shares": {},
+        "stand_in": False,
+    }
     return {**fixed, "contestant": kind, "seconds": list(seconds), **more}
 
 
@@ -487,7 +494,7 @@ def test_claims_are_judged_by_pairs_of_a_round() -> None:
         "shape": {"candidates": 6, "scored_tokens": 1, "batch": 16},
         "contestants": [
             contestant("zofx", 1.0, 10.0, 2.0, **own),
-            contestant("mezo", 21.0, 210.0, 20.0),
+            contestant("mezo", 21.0, 210.0, 20.0, stand_in=True),
             contestant("bare", 1.0, 9.0, 2.0, quant="int4"),
             contestant("bare", 9.0, 9.0, 9.0, quant="nf4"),
         ],
@@ -499,6 +506,7 @@ def test_claims_are_judged_by_pairs_of_a_round() -> None:
         "senszoq ort: z ≤ 0.02": (0.03, False),
         "senszoq ort: memory ≤ 1.3": (1.3, True),
     }
+    assert [bar["stand_in"] for bar in judged(case)] == [True, False, False, False]
     one = {**case, "shape": {"candidates": 1, "scored_tokens": 4, "batch": 1}}
     assert next(bar["bar"] for bar in judged(one)) == "senszoq ort: speed / MeZO ≥ 5"
     assert {bar.rows for bar in BARS} - {""} == {

@@ -72,7 +72,8 @@ def judged(case: Row, bars: Sequence[Bar] = BARS) -> list[dict[str, Any]]:
         bars: the claims.
 
     Returns:
-        Of each: the claim, who, the value, and whether it is kept.
+        Of each: the claim, who, the value, whether it is kept, and whether that is told of a
+        stand-in alone.
     """
     shape = case["shape"]
     about = [
@@ -84,22 +85,26 @@ def judged(case: Row, bars: Sequence[Bar] = BARS) -> list[dict[str, Any]]:
         {
             "bar": str(bar), "contestant": row["contestant"], "value": value,
             "kept": value >= bar.limit if bar.what == "speed" else value <= bar.limit,
+            "stand_in": stand_in,
         }
         for bar in about
-        for row, value in _values(bar, case["contestants"])
+        for row, value, stand_in in _values(bar, case["contestants"])
     ]  # fmt: skip
 
 
-def _values(bar: Bar, rows: Sequence[Row]) -> Iterator[tuple[Row, float]]:
+def _values(bar: Bar, rows: Sequence[Row]) -> Iterator[tuple[Row, float, bool]]:
+    """Whom the claim is about, the value, and whether a stand-in took the other's part."""
     for row in rows:
         if row["kind"] != "zofx" or (row["method"], row["runtime"]) != bar.zofx:
             continue
         if bar.what == "z":
-            yield row, row["shares"].get("z", 0.0)
+            yield row, row["shares"].get("z", 0.0), False
         elif bar.what == "memory":
-            yield row, row["peak_bytes"] / (row["weights_bytes"] + row["activations_bytes"])
+            least = row["weights_bytes"] + row["activations_bytes"]
+            yield row, row["peak_bytes"] / least, False
         elif (other := _other(bar, row, rows)) is not None:
-            yield row, paired(*((other, row) if bar.what == "speed" else (row, other)))
+            pair = (other, row) if bar.what == "speed" else (row, other)
+            yield row, paired(*pair), other["stand_in"]
 
 
 def _other(bar: Bar, row: Row, rows: Sequence[Row]) -> Row | None:

@@ -51,4 +51,6 @@ def _line(row: Row, first: Row) -> tuple[str, ...]:
 
 
 def _bar(bar: Row) -> tuple[str, ...]:
-    return "pass" if bar["kept"] else "FAIL", bar["contestant"], bar["bar"], f"{bar['value']:.3g}"
+    verdict = "pass" if bar["kept"] else "FAIL"
+    note = "(stand-in)" if bar["stand_in"] else ""
+    return verdict, bar["contestant"], bar["bar"], f"{bar['value']:.3g}", note
