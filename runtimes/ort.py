@@ -39,6 +39,9 @@ class OrtSession(EngineSession):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # A plan of memory is kept for every shape of a batch, with a block of its own: batches have
+        # many shapes, and the blocks add up to more than they save.
+        options.enable_mem_pattern = False
         if threads:
             options.intra_op_num_threads = threads
         self._engine = onnxruntime.InferenceSession(
