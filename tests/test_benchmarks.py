@@ -188,3 +188,22 @@ def test_a_random_checkpoint_is_of_the_size_asked_for(
     load_scores(scores).check_model(checkpoint)
     spread = float(checkpoint.load("model.layers.1.mlp.up_proj.weight").std())
     assert spread == pytest.approx(0.02, rel=0.02)
+
+
+def test_starting_is_timed_and_may_be_too_slow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command beside a bare interpreter, which none beats; a limit none meets is broken."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import startup
+
+    commands = {name: startup.COMMANDS[name] for name in (startup.BASELINE, "zofx --help")}
+    monkeypatch.setattr(startup, "COMMANDS", commands)
+    file = tmp_path / "result.json"
+    assert startup.main(["--rounds", "1", "--limit", "0.001", "-o", str(file)]) == 1
+    assert "OVER 0.001 s" in capsys.readouterr().out
+    said = json.loads(file.read_bytes())
+    bare, help_ = said["result"][startup.BASELINE], said["result"]["zofx --help"]
+    assert not said["within"]
+    assert 0 < bare["processor_seconds"] < help_["processor_seconds"]
+    assert 0 < bare["wall_seconds"] < help_["wall_seconds"]

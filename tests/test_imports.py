@@ -11,6 +11,8 @@ from pathlib import Path
 import grimp
 import pytest
 
+from zofx.cli.explaining import KINDS
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONTRACTS = {
@@ -32,7 +34,7 @@ ON_DEMAND = ("ort", "hub", "tensorboard")
 
 def modules_after(statement: str) -> set[str]:
     """Top-level packages, and zofx modules, that a fresh interpreter holds after a statement."""
-    code = f"{statement}; import sys; print(*sys.modules)"
+    code = f"{statement}\nimport sys; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -128,6 +130,20 @@ def test_listing_the_tables_loads_no_row() -> None:
     # zofx.passes imports zofx.pipeline for its types only
     rows = {n for n in held if re.match(r"zofx\.(passes|runtimes)\.", n)}
     assert (rows, held & HEAVY) == (set(), set())
+
+
+@pytest.mark.parametrize("words", [["--help"], *(["list", kind] for kind in KINDS)], ids=" ".join)
+def test_help_and_lists_start_at_once(words: list[str]) -> None:
+    """They load the command line and the rows asked for: no engine, no numpy, no tokenizer."""
+    held = modules_after(
+        "import contextlib, io, sys\n"
+        "from zofx.cli import main\n"
+        f"sys.argv = ['zofx', *{words}]\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    main()"
+    )
+    assert not held & (HEAVY | {"numpy", "tokenizers", "safetensors", "rich"})
+    assert {name for name in held if name.startswith("zofx.zo.")} == set()
 
 
 def test_imports_keep_their_direction() -> None:

@@ -1,19 +1,21 @@
 """Settings of a run: the driven half of a method as data, and the recipe they make.
 
 row of a method ─command line─▶ Settings ─artifact's directions─▶ fitted ──▶ Recipe
+
+Settings are words and numbers; the driver, and numpy with it, is imported where they become a
+recipe.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from zofx.errors import UsageError
-from zofx.zo.estimate import Estimator
-from zofx.zo.estimators import Curved, OneSided, Slopes, Spsa
-from zofx.zo.laws import Noise
-from zofx.zo.recipe import Recipe, Trial
-from zofx.zo.rules import ray_rule, tensor_rule
-from zofx.zo.schedule import Schedule
+
+if TYPE_CHECKING:
+    from zofx.zo.estimate import Estimator
+    from zofx.zo.laws import Noise
+    from zofx.zo.recipe import Recipe
 
 ESTIMATORS: Final = ("two-point", "one-sided", "curved", "slopes")
 
@@ -79,7 +81,7 @@ class Settings:
         """Override by everything that is not None."""
         return replace(self, **{key: value for key, value in given.items() if value is not None})
 
-    def fitted(self, noise: Noise) -> Self:
+    def fitted(self, noise: "Noise") -> Self:
         """For an artifact: where slices take turns, a round of them is one step of the method.
 
         Raises:
@@ -99,8 +101,10 @@ class Settings:
             )
         return replace(self, queries=turn.groups, average=False)
 
-    def _require_past(self, noise: Noise) -> None:
+    def _require_past(self, noise: "Noise") -> None:
         """A rule on past rays makes their directions again: they must be what they were."""
+        from zofx.zo.rules import ray_rule, tensor_rule
+
         for rule in (ray_rule(self.rays), tensor_rule(self.tensors)):
             if rule and rule.window > 1 and noise.depends_on_state:
                 raise UsageError(
@@ -113,8 +117,12 @@ class Settings:
         """Where the data stream stands before a step, in examples."""
         return step // self.hold * self.batch_size
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> "Recipe":
         """The driver's recipe; it names the steps where the schedule depends on them."""
+        from zofx.zo.recipe import Recipe, Trial
+        from zofx.zo.rules import ray_rule, tensor_rule
+        from zofx.zo.schedule import Schedule
+
         steps = 0 if self.schedule == "constant" else self.steps
         return Recipe(
             self._estimator(),
@@ -126,7 +134,9 @@ class Settings:
             self.exact_lr / self.lr,
         )
 
-    def _estimator(self) -> Estimator:
+    def _estimator(self) -> "Estimator":
+        from zofx.zo.estimators import Curved, OneSided, Slopes, Spsa
+
         match self.estimator:
             case "one-sided":
                 return OneSided(self.eps, self.queries)

@@ -1,11 +1,11 @@
 """zofx explain · zofx list: what there is, from the tables and source files; imports no engine."""
 
-import ast
 import json
 import pkgutil
+import re
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -14,6 +14,8 @@ from zofx.console import columns
 from zofx.errors import UsageError
 
 KINDS = ("methods", "passes", "runtimes", "tasks")
+CLASS_NAME: Final = re.compile(r'^    name(?:: .+)? = "(.+)"$', re.MULTILINE)
+"""The string that a class assigns to `name`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -90,23 +92,10 @@ def _documented(names: list[str], folders: Any) -> list[dict[str, Any]]:
     lines: dict[str, str] = {}
     for module in pkgutil.iter_modules(folders):
         finder: Any = module.module_finder
-        tree = ast.parse(Path(finder.path, f"{module.name}.py").read_text(encoding="utf-8"))
-        about = (ast.get_docstring(tree) or "").partition("\n")[0]
-        lines |= dict.fromkeys(_class_names(tree), about)
+        source = Path(finder.path, f"{module.name}.py").read_text(encoding="utf-8")
+        about = source.partition("\n")[0].strip('"')
+        lines |= dict.fromkeys(CLASS_NAME.findall(source), about)
     return [{"name": name, "summary": lines.get(name, "provided by a plugin")} for name in names]
-
-
-def _class_names(tree: ast.Module) -> list[str]:
-    """The string that each class of a module assigns to `name`."""
-    found = []
-    for node in (n for c in tree.body if isinstance(c, ast.ClassDef) for n in c.body):
-        if not isinstance(node, (ast.Assign, ast.AnnAssign)):
-            continue
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-        named = isinstance(target, ast.Name) and target.id == "name"
-        if named and isinstance(node.value, ast.Constant):
-            found.append(str(node.value.value))
-    return found
 
 
 def _method(method: Any) -> str:

@@ -2,39 +2,46 @@
 
 Task ──splits──▶ Examples ──Encoder──▶ Encoded ──session──▶ logprob ──Objective──▶ losses
                           ──Decoder──▶ texts ──Objective, metrics──▶ losses, F1, exact match
+
+Names of the modules here are imported when they are first asked for: a list of the tasks takes
+neither numpy nor tokenizers.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from zofx.registry import Table, lazy
-from zofx.tasks.calibration import calibration_texts
-from zofx.tasks.decode import NEW_TOKENS, Decoder, stop_of
-from zofx.tasks.encode import Encoded, Encoder
-from zofx.tasks.metrics import (
-    Accuracy,
-    TextMatch,
-    accuracy,
-    exact_match,
-    f1,
-    normalised,
-    references,
-    text_match,
-    wilson,
-)
-from zofx.tasks.objectives import (
-    OBJECTIVES,
-    Loss,
-    Objective,
-    ScoreObjective,
-    TextObjective,
-    objective_for,
-    predictions,
-)
 from zofx.tasks.own import own_task
-from zofx.tasks.reward import Reward
-from zofx.tasks.sampler import batch_indices
-from zofx.tasks.splits import Pool, Sizes
+from zofx.tasks.pool import Pool, Sizes
 from zofx.tasks.types import MASK, Example, Splits, Task
+
+if TYPE_CHECKING:
+    from zofx.tasks.calibration import calibration_texts
+    from zofx.tasks.decode import NEW_TOKENS, Decoder, stop_of
+    from zofx.tasks.encode import Encoded, Encoder
+    from zofx.tasks.metrics import (
+        Accuracy,
+        TextMatch,
+        accuracy,
+        exact_match,
+        f1,
+        normalised,
+        references,
+        text_match,
+        wilson,
+    )
+    from zofx.tasks.objectives import (
+        OBJECTIVES,
+        Loss,
+        Objective,
+        ScoreObjective,
+        TextObjective,
+        objective_for,
+        predictions,
+    )
+    from zofx.tasks.reward import Reward
+    from zofx.tasks.sampler import batch_indices
 
 TASKS: Table[Task] = Table(
     "task",
@@ -62,6 +69,31 @@ TASKS: Table[Task] = Table(
         "openbookqa": lazy("zofx.tasks.offline:OPENBOOKQA"),
     },
 )
+
+
+ON_DEMAND: Final = {
+    "calibration": ("calibration_texts",),
+    "decode": ("NEW_TOKENS", "Decoder", "stop_of"),
+    "encode": ("Encoded", "Encoder"),
+    "metrics": (
+        "Accuracy", "TextMatch", "accuracy", "exact_match", "f1", "normalised", "references",
+        "text_match", "wilson",
+    ),
+    "objectives": (
+        "OBJECTIVES", "Loss", "Objective", "ScoreObjective", "TextObjective", "objective_for",
+        "predictions",
+    ),
+    "reward": ("Reward",),
+    "sampler": ("batch_indices",),
+}  # fmt: skip
+"""Module → what it gives to the package."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in ON_DEMAND.items():
+        if name in names:
+            return getattr(import_module(f"zofx.tasks.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def find_task(name: str) -> Task:

@@ -9,8 +9,8 @@ records to train on.
 from functools import partial
 
 from zofx.tasks import templates
+from zofx.tasks.pool import Sizes
 from zofx.tasks.sources import hub
-from zofx.tasks.splits import Sizes
 from zofx.tasks.types import Task
 
 CARD = "as on the data set's card"

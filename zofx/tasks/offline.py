@@ -12,8 +12,8 @@ from functools import partial
 
 from zofx.errors import UsageError
 from zofx.tasks import templates
+from zofx.tasks.pool import Pool, Sizes
 from zofx.tasks.sources import packaged, read
-from zofx.tasks.splits import Pool, Sizes
 from zofx.tasks.types import Record, Task, pick
 
 TREC_CLASSES = ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")

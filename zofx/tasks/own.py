@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from zofx.errors import UsageError
+from zofx.tasks.pool import Pool, Sizes
 from zofx.tasks.sources import numbered
-from zofx.tasks.splits import Pool, Sizes
 from zofx.tasks.types import Example, Kind, Record, Task
 
 FIELDS = {"prompt", "candidates", "answer", "completion"}

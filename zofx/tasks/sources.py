@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zofx.errors import UsageError
-from zofx.tasks.splits import Pool
+from zofx.tasks.pool import Pool
 
 Records = Sequence[Mapping[str, Any]]
 

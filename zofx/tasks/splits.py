@@ -16,34 +16,12 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from zofx.errors import UsageError
+from zofx.tasks.pool import Pool, Sizes
 from zofx.tasks.sampler import Stream, permutation
 from zofx.zo.types import IntArray
 
 R = TypeVar("R")
 TEST_SEED = 0
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many examples a run draws, at most."""
-
-    train: int = 1000
-    dev: int = 500
-    test: int = 1000
-
-    def __post_init__(self) -> None:
-        for name in ("train", "dev", "test"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"--{name} {getattr(self, name)}: a split cannot be negative")
-
-
-@dataclass(frozen=True)
-class Pool(Generic[R]):
-    """What a data set offers. A split that is None is drawn from `train`."""
-
-    train: Sequence[R]
-    dev: Sequence[R] | None = None
-    test: Sequence[R] | None = None
 
 
 @dataclass(frozen=True)

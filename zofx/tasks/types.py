@@ -10,11 +10,14 @@ A record is what a data set stores; a template turns it into an example: a promp
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zofx.errors import UsageError
+from zofx.tasks.pool import Pool, Sizes
 from zofx.tasks.sources import folder
-from zofx.tasks.splits import Drawn, Pool, Sizes, draw
+
+if TYPE_CHECKING:
+    from zofx.tasks.splits import Drawn
 
 Record: TypeAlias = Mapping[str, Any]
 Kind: TypeAlias = Literal["classification", "multiple-choice", "generation"]
@@ -117,6 +120,8 @@ class Task:
             UsageError: the task has no masked prompt, a record lacks a field, or there are too few
                 records.
         """
+        from zofx.tasks.splits import draw  # and numpy: a list of tasks draws nothing
+
         template = self._template(masked)
         pool = folder(data) if data is not None else self.load()
         drawn = draw(pool, self.sizes if sizes is None else sizes, seed)
@@ -133,7 +138,7 @@ class Task:
         return self.masked
 
     def _examples(
-        self, split: str, drawn: Drawn[Record], template: Template
+        self, split: str, drawn: "Drawn[Record]", template: Template
     ) -> tuple[Example, ...]:
         return tuple(
             self._example(f"{self.name} {split} record {index}", record, template)
