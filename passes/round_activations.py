@@ -9,6 +9,7 @@ all probes and the difference in steps of its own size, so the error of y_p − 
 difference itself: the network is a rounded one, and its slopes survive (benchmarks/precision.py).
 Products of 8-bit integers are several times faster than those of floats where the processor has
 instructions for them (VNNI). x meets the graph in f32, so slices, norms and attention stay whole.
+Skips, with a remark: a product whose input has its probes elsewhere than in its first axis.
 Source: rounding by rows, Yao et al. 2022 (ZeroQuant), arXiv 2206.01861; differences between probes
 are zofx's own.
 """
@@ -42,15 +43,22 @@ class RoundActivations(Pass):
         edit = Editor(program)
         rounding = _Rounding(edit)
         linears = edit.graph.find_nodes(op="call_function", target=zofx.linear_int8.default)
-        for linear in linears:
-            rounding.rewrite(linear)
         if not linears:
             raise UsageError(
                 "round-activations found no matrix in int8-row, the format whose products are "
                 "products of integers: --set quantize-frozen.format=int8-row"
             )
+        count = 0
+        for linear in linears:
+            x, codes, *_ = linear.args
+            if rounding.axes_of_probes(x) in ([], [0]):
+                rounding.rewrite(linear)
+                count += 1
+            else:
+                why = "its input has probes in another axis than its first: it stays in f32"
+                remark(str(program.tensors[codes.target].origin), "skipped", why)
         apart = len(rounding.rounded)
-        remark("linears", "applied", f"{len(linears)} products of {apart} rounded activations")
+        remark("linears", "applied", f"{count} products of {apart} rounded activations")
         return edit.done()
 
 
@@ -71,7 +79,7 @@ class _Rounding:
         """Round, multiply, add up."""
         x, codes, scales, bias = linear.args
         assert isinstance(x, fx.Node)
-        stacked = self._has_probes(x)
+        stacked = bool(self.axes_of_probes(x))
         if x not in self.rounded:
             self.rounded[x] = self._round(x, linear, stacked)
         call = self._edit.call
@@ -89,7 +97,10 @@ class _Rounding:
         steps = call(before, zofx.row_scales.default, x)
         return call(before, zofx.round_rows.default, x, steps), steps
 
-    def _has_probes(self, x: fx.Node) -> bool:
-        """Whether its rows are P·N, not N: it lies below a slice."""
-        rows = shape_of(x)[0]
-        return isinstance(rows, torch.SymInt) and self._probes in rows.node.expr.free_symbols
+    def axes_of_probes(self, x: fx.Node) -> list[int]:
+        """Where a size counts P: none above the first slice, the rows below it."""
+        return [
+            axis
+            for axis, size in enumerate(shape_of(x))
+            if isinstance(size, torch.SymInt) and self._probes in size.node.expr.free_symbols
+        ]

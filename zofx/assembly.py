@@ -139,7 +139,8 @@ def _require_something_frozen(pipeline: Pipeline) -> None:
     if chosen and not low_rank and chosen.match == ".":
         raise PipelineError(
             "quantize-frozen finds nothing to quantize where every parameter trains; leave --quant "
-            "out, or train less: --train lora, --train REGEX, or a method with a sparse slice"
+            "and --activations out, or train less: --train lora, --train REGEX, or a method "
+            "with a sparse slice"
         )
 
 
@@ -155,11 +156,21 @@ def _require_scales(pipeline: Pipeline) -> None:
 
 
 def _require_rows(pipeline: Pipeline) -> None:
-    """Integers are multiplied in one format."""
+    """Integers are multiplied in one format, and nothing is learnt through their rounding."""
+    if not _find(pipeline, ROUND):
+        return
     stored: Any = _find(pipeline, "quantize-frozen")
     form = stored.format if stored else "none"
-    if _find(pipeline, ROUND) and form != INT8_ROW:
-        raise PipelineError(f"{ROUND} multiplies matrices in {INT8_ROW}, not {form}: name --quant")
+    if form != INT8_ROW:
+        raise PipelineError(
+            f"{ROUND} multiplies matrices in {INT8_ROW}, not {form}: "
+            f"--set quantize-frozen.format={INT8_ROW}, or leave --activations out"
+        )
+    if _find(pipeline, "first-order"):
+        raise PipelineError(
+            "first-order takes exact gradients, and rounding has no derivative: leave "
+            "--activations out, or take a method of probes alone"
+        )
 
 
 def _first(pipeline: Pipeline, *names: str) -> int:

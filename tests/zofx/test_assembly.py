@@ -137,11 +137,49 @@ def test_what_stands_before_the_text() -> None:
         ),
         ("mezo", Options("none"), f"{HEAD}select-parameters, split-dense, {PROBED}"),
         ("bare", Options("int8"), f"{HEAD}quantize-frozen{{format=int8}}"),
+        (
+            "mezo",
+            Options("int8-row", train="lora"),
+            f"{HEAD}insert-lora, quantize-frozen{{format=int8-row}}, {PROBED}",
+        ),
     ],
 )
 def test_what_is_quantized(name: str, options: Options, pipeline: str) -> None:
     """--quant stores what is frozen once it is known, before slices are read under probes."""
     assert assembled(name, options) == pipeline
+
+
+ROWS = "quantize-frozen{format=int8-row}"
+
+
+@pytest.mark.parametrize("quant", [None, "int8-row"])
+@pytest.mark.parametrize(
+    ("name", "train", "pipeline"),
+    [
+        ("mezo", "lora", f"{HEAD}insert-lora, {ROWS}, {PROBED}, round-activations"),
+        ("senszoq", "prompt", f"{HEAD}{ROWS}, {PROBED}, round-activations"),
+        (
+            "mezo",
+            "q_proj",
+            f"{HEAD}select-parameters{{match=q_proj}}, split-dense, {ROWS}, {PROBED}, "
+            "round-activations",
+        ),
+    ],
+)
+def test_what_is_rounded(name: str, train: str, pipeline: str, quant: str | None) -> None:
+    """--activations int8 brings its own format of matrices, and comes after the probes."""
+    assert assembled(name, Options(quant, "int8", train)) == pipeline
+
+
+def test_no_rounding_is_the_default() -> None:
+    """Asked for by name, it is the same as not asked for."""
+    assert assembled("senszoq", Options(activations="none")) == assembled("senszoq", Options())
+
+
+def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
+    """--set comes last, so it may say again what --activations says."""
+    again = Options(activations="int8", settings=["quantize-frozen.format=int8-row"])
+    assert assembled("senszoq", again) == assembled("senszoq", Options(activations="int8"))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +204,8 @@ def test_what_is_quantized(name: str, options: Options, pipeline: str) -> None:
             "mezo",
             Options("int4"),
             "quantize-frozen finds nothing to quantize where every parameter trains; leave --quant "
-            "out, or train less: --train lora, --train REGEX, or a method with a sparse slice",
+            "and --activations out, or train less: --train lora, --train REGEX, or a method "
+            "with a sparse slice",
         ),
         (
             "lozo",
@@ -183,6 +222,41 @@ def test_what_is_quantized(name: str, options: Options, pipeline: str) -> None:
             "not nf4",
         ),
         ("qzo", Options("none"), "pass 2 (expose-scales) needs a program that is 'quantized'"),
+        ("senszoq", Options(activations="int4"), "--activations int4: there are none and int8"),
+        (
+            "senszoq",
+            Options("int4", "int8"),
+            "--activations int8 multiplies integers, for which a matrix has one scale per row: "
+            "--quant int8-row, which is also what it takes without --quant; not int4",
+        ),
+        ("senszoq", Options("none", "int8"), "what it takes without --quant; not none"),
+        (
+            "senszoq",
+            Options(activations="int8", settings=["quantize-frozen.format=int4"]),
+            "round-activations multiplies matrices in int8-row, not int4: "
+            "--set quantize-frozen.format=int8-row, or leave --activations out",
+        ),
+        (
+            "mezo",
+            Options(activations="int8"),
+            "nothing to quantize where every parameter trains; leave --quant and --activations out",
+        ),
+        (
+            "qzo",
+            Options(activations="int8"),
+            "name --quant int4 or int8, not int8-row",
+        ),
+        (
+            "forward-grad",
+            Options(activations="int8", train="lora"),
+            "(round-activations) needs a program that is 'stacked', and nothing before it makes it",
+        ),
+        (
+            "zo-hybrid",
+            Options(activations="int8", train="q_proj"),
+            "first-order takes exact gradients, and rounding has no derivative: leave "
+            "--activations out, or take a method of probes alone",
+        ),
         ("bare", Options(train="q_proj"), "method bare does not choose parameters by name"),
         (
             "late",

@@ -1,0 +1,313 @@
+# ruff: noqa: E501  (lines of printed programs)
+"""round-activations: products of integers within the bounds of their steps, slopes among them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.golden import (
+    UNIT,
+    apply,
+    assert_golden,
+    assert_same_meaning,
+    batch,
+    captured,
+    logits,
+    run,
+    selected,
+    summation_bound,
+    values,
+)
+from tests.passes.probing import dense, never
+from tests.passes.toys import VOCABULARY, OneLinear, Toy, TwoLinears
+from zofx import quant
+from zofx.errors import PipelineError, UsageError
+from zofx.passes import PASSES
+from zofx.passes.round_activations import RoundActivations
+from zofx.pipeline import Pipeline
+from zofx.printer import show
+from zofx.program import Program
+
+zofx = torch.ops.zofx
+
+PROBED = "quantize-frozen{format=int8-row}, insert-perturbation{noise=rademacher}, stack-probes"
+EPS = 1e-3
+
+
+class Gated(Toy):
+    """A layer with a bias, then two that read it, one with a bias, then a head of their product."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.fc = nn.Linear(6, 6)
+        self.gate = nn.Linear(6, 6, bias=False)
+        self.up = nn.Linear(6, 6)
+        self.head = nn.Linear(6, VOCABULARY, bias=False)
+
+    def logits(self, x: Tensor) -> Any:
+        y = self.fc(x).relu()
+        return self.head(self.gate(y) * self.up(y))
+
+
+class Turned(TwoLinears):
+    """A head that reads [T, N, D]."""
+
+    def logits(self, x: Tensor) -> Any:
+        return self.head(self.fc(x).transpose(0, 1)).transpose(0, 1)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Program:
+    """x = θ + ε·z, then a linear [7, 4] with a bias, so that x is the same with and without."""
+    before, _ = apply(PROBED, dense(OneLinear, "embed", integers=False))
+    return before
+
+
+def probed(toy: Toy, **places: list[int]) -> Program:
+    """Matrices in int8-row, and P probes of slices chosen by hand."""
+    chosen = selected(captured(toy, integers=False), **places)
+    before, _ = apply(f"split-sparse, {PROBED}", chosen)
+    return before
+
+
+def half_steps(values: Tensor) -> Tensor:
+    """The docstring's bound on |Q(v) − v|: [..., k] → f64[..., 1]."""
+    return values.abs().amax(-1, keepdim=True).double() / 254
+
+
+def frozen(program: Program, name: str = "fc.weight") -> Tensor:
+    """Ŵ: f32[out, in]."""
+    stored = (program.load(f"{name}.{part}") for part in ("codes", "scales"))
+    return quant.dequantize_rows(quant.Rows(*stored))
+
+
+def read(program: Program, inputs: dict[str, Tensor]) -> Tensor:
+    """What the embedded program multiplies, at the scored positions: f32[P, N, S, D]."""
+    (table,) = program.graph.find_nodes(op="call_function", target=zofx.probe_embedding.default)
+    x = values(program, inputs)[table]
+    places = inputs["positions"].repeat(len(inputs["coefficients"]), 1)
+    picked: Tensor = zofx.select_positions(x, places)
+    return picked.view(-1, *inputs["positions"].shape, x.shape[-1])
+
+
+def by_probe(program: Program, inputs: dict[str, Tensor]) -> Tensor:
+    """The logits with probes as an axis: f64[P, N, S, V]."""
+    found = logits(program, inputs).double()
+    return found.view(-1, 3, *found.shape[1:])
+
+
+def test_products_above_and_below_a_slice() -> None:
+    """One activation has no probes, one is read by two products, one by the head; biases stay."""
+    before = probed(Gated(), fc_weight=[1, 6, 27], head_weight=[0, 9])
+    after, remarks = apply("round-activations", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, perturbed, quantized, sliced, stacked
+  input   input_ids           i64[N, T]
+  input   attention_mask      i64[N, T]
+  input   positions           i64[N, S]
+  input   targets             i64[N, S, C]
+  input   keys                i64[Q, 2]
+  input   coefficients        f32[P, Q]
+  frozen  embed.weight        f32[7, 6]
+  frozen  fc.bias             f32[6]
+  frozen  up.bias             f32[6]
+  index   fc.weight.index     i32[3]        index of fc.weight
+  slice   fc.weight.slice     f32[3]        slice of fc.weight
+  index   head.weight.index   i32[2]        index of head.weight
+  slice   head.weight.slice   f32[2]        slice of head.weight
+  frozen  fc.weight.codes     i8[6, 6]      int8-row of fc.weight
+  frozen  fc.weight.scales    f32[6]        int8-row of fc.weight
+  frozen  gate.weight.codes   i8[6, 6]      int8-row of gate.weight
+  frozen  gate.weight.scales  f32[6]        int8-row of gate.weight
+  frozen  up.weight.codes     i8[6, 6]      int8-row of up.weight
+  frozen  up.weight.scales    f32[6]        int8-row of up.weight
+  frozen  head.weight.codes   i8[6, 7]      int8-row of head.weight
+  frozen  head.weight.scales  f32[7]        int8-row of head.weight
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 6]
+  %1 = zofx.row_scales(%0)   : f32[N, T, 1]
+  %2 = zofx.round_rows(%0, %1)   : u8[N, T, 6]
+  %3 = zofx.linear_rounded(%2, %1, fc.weight.codes, fc.weight.scales)   : f32[N, T, 6]
+  %4 = aten.add.Tensor(%3, fc.bias)   : f32[N, T, 6]
+  %5 = zofx.direction(keys, None, fc.weight.slice, [3], rademacher)   : f32[Q, 3]
+  %6 = zofx.perturb(fc.weight.slice, %5, coefficients)   : f32[P, 3]
+  %7 = zofx.replicate(%0, coefficients)   : f32[P*N, T, 6]
+  %8 = zofx.sparse_linear(%7, %6, fc.weight.index, 6, 3)   : f32[P*N, T, 6]
+  %9 = zofx.replicate(%4, coefficients)   : f32[P*N, T, 6]
+  %10 = aten.add.Tensor(%9, %8)   : f32[P*N, T, 6]
+  %11 = aten.relu(%10)   : f32[P*N, T, 6]
+  %12 = zofx.difference_probes(%11, coefficients)   : f32[P*N, T, 6]
+  %13 = zofx.row_scales(%12)   : f32[P*N, T, 1]
+  %14 = zofx.round_rows(%12, %13)   : u8[P*N, T, 6]
+  %15 = zofx.linear_rounded(%14, %13, gate.weight.codes, gate.weight.scales)   : f32[P*N, T, 6]
+  %16 = zofx.sum_probes(%15, coefficients)   : f32[P*N, T, 6]
+  %17 = zofx.linear_rounded(%14, %13, up.weight.codes, up.weight.scales)   : f32[P*N, T, 6]
+  %18 = zofx.sum_probes(%17, coefficients)   : f32[P*N, T, 6]
+  %19 = aten.add.Tensor(%18, up.bias)   : f32[P*N, T, 6]
+  %20 = aten.mul.Tensor(%16, %19)   : f32[P*N, T, 6]
+  %21 = zofx.difference_probes(%20, coefficients)   : f32[P*N, T, 6]
+  %22 = zofx.row_scales(%21)   : f32[P*N, T, 1]
+  %23 = zofx.round_rows(%21, %22)   : u8[P*N, T, 6]
+  %24 = zofx.linear_rounded(%23, %22, head.weight.codes, head.weight.scales)   : f32[P*N, T, 7]
+  %25 = zofx.sum_probes(%24, coefficients)   : f32[P*N, T, 7]
+  %26 = zofx.direction(keys, None, head.weight.slice, [2], rademacher)   : f32[Q, 2]
+  %27 = zofx.perturb(head.weight.slice, %26, coefficients)   : f32[P, 2]
+  %28 = zofx.sparse_linear(%20, %27, head.weight.index, 7, 2)   : f32[P*N, T, 7]
+  %29 = aten.add.Tensor(%25, %28)   : f32[P*N, T, 7]
+  %30 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
+  %31 = zofx.select_positions(%29, %30)   : f32[P*N, S, 7]
+  %32 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
+  %33 = zofx.score_targets(%31, %32)   : f32[P*N, C]
+  %34 = zofx.split_probes(%33, coefficients)   : f32[P, N, C]
+  return %34
+remarks
+  applied  linears   4 products of 3 rounded activations
+""",
+    )
+    inputs = batch(coefficients=[[0.5], [-0.5]])
+    assert run(after, inputs).shape == run(before, inputs).shape == (2, 3, 4)
+    assert not torch.equal(run(after, inputs), run(before, inputs))
+
+
+def test_an_activation_above_the_slices_is_off_by_half_a_step() -> None:
+    """Σ |Ŵ| times the half step of its row; one probe is enough, and the slice adds what it did."""
+    before = probed(OneLinear(16), fc_weight=[1, 6, 27])
+    after, _ = apply("round-activations", before)
+    inputs = batch()
+    inputs["coefficients"] = torch.tensor([[0.25]])
+    x = before.load("embed.weight")[inputs["input_ids"].gather(1, inputs["positions"])]
+    weight, bias = frozen(before), before.load("fc.bias")
+    stated = half_steps(x) * weight.abs().double().sum(1)
+    whole = weight.abs() + 1  # the slice is beside it
+    assert_same_meaning(before, after, inputs, stated + 2 * summation_bound(x, whole, bias))
+    error = (logits(after, inputs) - logits(before, inputs)).abs()
+    assert error.max() > 0.1 * stated.max()
+
+
+@pytest.mark.parametrize("probes", [1, 2, 3])
+def test_probes_are_off_by_the_steps_of_base_and_difference(embedded: Program, probes: int) -> None:
+    """ŷ_0 by that of x_0, ŷ_p − ŷ_0 by that of x_p − x_0 alone."""
+    after, _ = apply("round-activations", embedded)
+    table = [[EPS], [-EPS], [2 * EPS]][:probes]
+    inputs = batch(coefficients=table)
+    x = read(embedded, inputs)
+    weight, bias = frozen(embedded), embedded.load("fc.bias")
+    rounding = 2 * summation_bound(x, weight, bias)
+    sums = weight.abs().double().sum(1)
+    error = by_probe(after, inputs) - by_probe(embedded, inputs)
+    assert (error[0].abs() <= half_steps(x[0]) * sums + rounding[0]).all()
+    assert error[0].abs().max() > 0.1 * (half_steps(x[0]) * sums).max()
+    stated = half_steps(x[1:] - x[:1]) * sums
+    assert ((error[1:] - error[0]).abs() <= stated + rounding[1:] + rounding[0]).all()
+
+
+@pytest.mark.parametrize("eps", [1e-1, 1e-2, 1e-3])
+def test_differences_survive_where_rounding_each_probe_loses_them(
+    embedded: Program, eps: float
+) -> None:
+    """Off by 1/254 of what the largest entry of x₊ − x₋ could make, whatever ε; the other is not."""
+    after, _ = apply("round-activations", embedded)
+    inputs = batch(coefficients=[[eps], [-eps]])
+    x = read(embedded, inputs)
+    weight, bias = frozen(embedded), embedded.load("fc.bias")
+    reach = (x[1] - x[0]).abs().amax(-1, keepdim=True).double() * weight.abs().double().sum(1)
+    rounding = 4 * summation_bound(x, weight, bias).amax(0)
+    (one, two), (plus, minus) = by_probe(embedded, inputs), by_probe(after, inputs)
+    error = (minus - plus) - (two - one)
+    assert (error.abs() <= reach / 254 + rounding).all()
+
+    steps = zofx.row_scales(x)
+    alone = (zofx.round_rows(x, steps).double() - 128) * steps
+    naive = (alone[1] - alone[0]) @ weight.double().t() - (two - one)
+    assert (naive.abs() > reach / 254 + rounding).any()
+    if eps == EPS:  # the difference is far below a step of x: nothing of it is left
+        assert naive.norm() > 0.5 * (two - one).norm()
+        assert error.norm() < 0.02 * (two - one).norm()
+
+
+def test_equal_probes_are_equal_in_every_bit(embedded: Program) -> None:
+    """A difference of zeros is rounded to zeros, and adds nothing."""
+    after, _ = apply("round-activations", embedded)
+    first, *others = run(after, batch(coefficients=[[0.5], [0.5], [0.5]]))
+    assert all(torch.equal(other, first) for other in others)
+
+
+def test_a_row_of_zeros_is_one(embedded: Program) -> None:
+    """Its product is zero, and the logits are the bias."""
+    zeros = torch.zeros_like(embedded.load("embed.weight")).clone
+    before = embedded.with_(data={**embedded.data, "embed.weight": zeros})
+    after, _ = apply("round-activations", before)
+    found = logits(after, batch(coefficients=[[0.0], [0.0]]))
+    assert torch.equal(found, before.load("fc.bias").expand_as(found))
+
+
+def test_integers_up_to_127_are_exact() -> None:
+    """Rows whose largest entry is 127 have steps of one: every bit of the result is kept."""
+    before, _ = apply(PROBED, dense(OneLinear, "embed"))
+    table = before.load("embed.weight").clone()
+    table[:, 0] = 127
+    before = before.with_(data={**before.data, "embed.weight": table.clone})
+    after, _ = apply("round-activations", before)
+    inputs = batch(coefficients=[[0.0], [0.0]])
+    x, weight = table[inputs["input_ids"]], frozen(before)
+    bound = 2 * UNIT * (x.abs() @ weight.abs().t()).max() * weight.shape[1]
+    assert (logits(after, inputs) - logits(before, inputs)).abs().max() <= bound
+
+
+def test_skips_an_input_whose_rows_are_not_first() -> None:
+    """Probes in the second axis of [T, P·N, D]: that product stays as it is, with a remark."""
+    before = probed(Turned(), fc_weight=[1, 6, 12])
+    after, remarks = apply("round-activations", before)
+    assert list(map(str, remarks)) == [
+        "skipped  head.weight   its input has probes in another axis than its first: it stays in f32",
+        "applied  linears   1 products of 1 rounded activations",
+    ]
+    inputs = batch(coefficients=[[EPS], [-EPS]])
+    (plus, minus), (one, two) = run(after, inputs), run(before, inputs)
+    assert ((plus - minus) - (one - two)).norm() < 0.05 * (one - two).norm()
+
+
+def test_leaves_the_program_it_started_from_alone(embedded: Program) -> None:
+    """It prints as before, and no tensor is read or made."""
+    text = show(embedded)
+    unread = embedded.with_(data=dict.fromkeys(embedded.data, never))
+    after, _ = apply("round-activations", unread)
+    assert show(embedded) == text
+    assert after.tensors == embedded.tensors
+
+
+@pytest.mark.parametrize("form", ["int4", "int8", "nf4"])
+def test_needs_a_format_with_a_scale_per_row(form: str) -> None:
+    """Anything else has no product of integers; the error says what to set."""
+    chosen = selected(captured(OneLinear(64), integers=False), fc_weight=[1])
+    text = f"split-sparse, {PROBED}".replace("int8-row", form)
+    before, _ = apply(text, chosen)
+    with pytest.raises(UsageError) as caught:
+        apply("round-activations", before)
+    assert str(caught.value) == (
+        "round-activations found no matrix in int8-row, the format whose products are products of "
+        "integers: --set quantize-frozen.format=int8-row"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "fact"),
+    [("canonicalize", "quantized"), ("canonicalize, quantize-frozen{format=int8-row}", "stacked")],
+)
+def test_comes_after_the_probes(before: str, fact: str) -> None:
+    """A pipeline in another order is refused before anything runs."""
+    message = rf"\(round-activations\) needs a program that is '{fact}'"
+    with pytest.raises(PipelineError, match=message):
+        Pipeline.parse(f"{before}, round-activations", PASSES).check_order()
+
+
+def test_its_text_reads_back() -> None:
+    """It has no options."""
+    assert Pipeline.parse("round-activations", PASSES).passes == (RoundActivations(),)
+    assert str(RoundActivations()) == "round-activations"
+    with pytest.raises(PipelineError, match="round-activations has no option 'bits'"):
+        Pipeline.parse("round-activations{bits=4}", PASSES)
