@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.artifacts import CASES, Family
 from tests.zofx.test_ops import CLUSTERED, OUT, SCATTERED, WIDTH
 from zofx.capture import capture
 from zofx.compile import write_program
@@ -105,3 +106,13 @@ def test_the_exporter_keeps_its_advice_to_itself(
         logger.removeHandler(caplog.handler)
     assert not [record for record in caplog.records if record.name.startswith("torch.onnx")]
     assert logger.level == level
+
+
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2", "tiny_roberta"])
+def test_every_output_is_read(family: Family, model: str) -> None:
+    """ONNX Runtime keeps one that is not, such as Attention's keys, to the end of a run."""
+    case = next(case for case in CASES if case.model == model)
+    graph = onnx.load(family.artifact(case) / "graph.onnx", load_external_data=False).graph
+    read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    assert "Attention" in {node.op_type for node in graph.node}
+    assert {name for node in graph.node for name in node.output} <= read
