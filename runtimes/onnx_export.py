@@ -122,10 +122,10 @@ def translate(exported: ExportedProgram) -> ir.Model:
     model = _exported_program_to_onnx_program(
         exported, registry=registry, lower="at_conversion"
     ).model
-    # The version tells which outputs are optional: ONNX Runtime keeps one that nobody reads, such as
-    # the keys and values of Attention, until the end of a run.
-    model.opset_imports[""] = OPSET
     InlinePass()(model)  # torch.onnx has functions for some ops; not every engine has functions
+    # By the version it is known which outputs are optional. ONNX Runtime keeps one that nobody
+    # reads, such as the keys and values of Attention, to the end of a run.
+    model.opset_imports[""] = OPSET
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
     RemoveUnusedOpsetsPass()(model)
