@@ -61,7 +61,7 @@ class QuantizeFrozen(Pass):
     def __post_init__(self) -> None:
         if self.block and self.format in BY_ROW:
             raise PipelineError(
-                f"{self}: a {self.format} has no blocks, it belongs to a row; drop block"
+                f"{self}: {self.format} has no blocks, its numbers belong to rows; drop block"
             )
         least = SMALLEST.get(self.format, 16)
         if self.block and (not least <= self.block <= LARGEST or self.block.bit_count() > 1):

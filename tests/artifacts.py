@@ -58,6 +58,7 @@ CASES = (
     Case("tiny_llama", "none", "gaussian", layers=2),
     Case("tiny_llama", "nf4", "gaussian"),
     Case("tiny_llama", "int8", "gaussian"),
+    Case("tiny_llama", "int8-row", "gaussian"),
     Case("tiny_llama", "codebook", "gaussian"),
     Case("tiny_gpt2", "int8", "rademacher"),
     Case("tiny_roberta", "int4", "rademacher"),

@@ -89,7 +89,7 @@ def _restored(
     weight = _dequantized(parts, load) if parts else load(name)
     if "slice" in by_form:
         index = load(by_form["index"].name).long()
-        weight = weight.clone()
+        weight = weight.clone(memory_format=torch.contiguous_format)
         weight.view(-1)[index] += load(by_form["slice"].name)
     if "low-rank" in by_form:
         thin = by_form["low-rank"].name

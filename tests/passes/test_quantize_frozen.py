@@ -28,7 +28,7 @@ from zofx.printer import show
 from zofx.program import Program
 
 FC = "fc.weight"
-FORMATS = ["nf4", "int4", "int8", "codebook"]
+FORMATS = ["nf4", "int4", "int8", "int8-row", "codebook"]
 WIDTH = 128
 
 
@@ -59,6 +59,8 @@ def dequantized(
         return quant.dequantize_nf4(quant.Nf4(*parts), rows, block or 64)
     if form == "codebook":
         return quant.dequantize_codebook(quant.Codebook(*parts))
+    if form == "int8-row":
+        return quant.dequantize_rows(quant.Rows(*parts))
     return quant.dequantize_int(quant.Affine(*parts), int(form[3:]))
 
 
@@ -81,6 +83,8 @@ def stated_bound(program: Program, weight: Tensor, form: str, block: int) -> Ten
         high = centroids.gather(1, below.clamp(max=15))
         outside = torch.maximum((weight - high).abs(), (weight - low).abs())
         return torch.where((below > 0) & (below < 16), (high - low) / 2, outside)
+    if form == "int8-row":
+        return (weight.abs().amax(1, keepdim=True) / 127 / 2).expand(7, WIDTH).double()
     blocks = weight.view(7, WIDTH // block, block)
     if form == "nf4":
         size = blocks.abs().amax(-1, keepdim=True) * 0.152
@@ -99,13 +103,13 @@ def stated_bound(program: Program, weight: Tensor, form: str, block: int) -> Ten
         ("int4", 32),
         ("int4", 16),
         ("int8", 32),
+        ("int8-row", 0),
         ("codebook", 0),
     ],
 )
 def test_stays_within_the_stated_bound(dense: Program, form: str, block: int) -> None:
     """Elementwise on the weight (up to rounding of Ŵ), and through the product."""
-    text = f"quantize-frozen{{format={form} block={block}}}"
-    after, _ = apply(text, dense)
+    after, _ = apply(f"quantize-frozen{{format={form} block={block}}}", dense)
     weight, bias = dense.load(FC), dense.load("fc.bias")
     approximate = dequantized(after, form, block)
     error = (weight.double() - approximate.double()).abs()
@@ -256,6 +260,40 @@ remarks
     assert_same_meaning(spelled_out(before, after, "codebook"), after, batch())
 
 
+def test_int8_row_with_bias_and_slice() -> None:
+    """Codes are [in, out], with a scale for each row; the product takes no other number."""
+    chosen = selected(captured(OneLinear(6)), fc_weight=[1, 6, 27])
+    before, _ = apply("split-sparse", chosen)
+    after, remarks = apply("quantize-frozen{format=int8-row}", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, quantized, sliced
+  input   input_ids         i64[N, T]
+  input   attention_mask    i64[N, T]
+  input   positions         i64[N, S]
+  input   targets           i64[N, S, C]
+  frozen  embed.weight      f32[7, 6]
+  frozen  fc.bias           f32[7]
+  index   fc.weight.index   i32[3]        index of fc.weight
+  slice   fc.weight.slice   f32[3]        slice of fc.weight
+  frozen  fc.weight.codes   i8[6, 7]      int8-row of fc.weight
+  frozen  fc.weight.scales  f32[7]        int8-row of fc.weight
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 6]
+  %1 = zofx.linear_int8(%0, fc.weight.codes, fc.weight.scales, fc.bias)   : f32[N, T, 7]
+  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 3)   : f32[N, T, 7]
+  %3 = aten.add.Tensor(%1, %2)   : f32[N, T, 7]
+  %4 = zofx.select_positions(%3, positions)   : f32[N, S, 7]
+  %5 = zofx.score_targets(%4, targets)   : f32[N, C]
+  return %5
+remarks
+  applied  fc.weight   int8-row, 13.33 bits per weight
+""",
+    )
+    assert_same_meaning(spelled_out(before, after, "int8-row"), after, batch())
+
+
 def test_a_turned_weight_is_quantized_as_out_in() -> None:
     """GPT-2's NAME.T: blocks run along its inputs; remarked under that name."""
     turned, _ = apply("canonicalize", captured(Gpt2Linear(width=32), integers=False))
@@ -320,10 +358,18 @@ def test_parts_can_be_read_in_any_order_and_again(sliced: Program, form: str) ->
         ),
         (
             "format=codebook block=32",
-            "quantize-frozen{format=codebook block=32}: a codebook has no blocks, it belongs to a "
-            "row; drop block",
+            "quantize-frozen{format=codebook block=32}: codebook has no blocks, its numbers "
+            "belong to rows; drop block",
         ),
-        ("format=fp8", "quantize-frozen{format=fp8}: must be one of nf4, int4, int8, codebook"),
+        (
+            "format=int8-row block=32",
+            "quantize-frozen{format=int8-row block=32}: int8-row has no blocks, its numbers "
+            "belong to rows; drop block",
+        ),
+        (
+            "format=fp8",
+            "quantize-frozen{format=fp8}: must be one of nf4, int4, int8, int8-row, codebook",
+        ),
         ("block=big", "quantize-frozen{block=big}: must be of type int"),
     ],
 )

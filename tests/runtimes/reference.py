@@ -201,6 +201,44 @@ def _scaled(codes: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
     return ((wide.double() - zero.double()[..., None]) * scales[..., None]).flatten(-2)
 
 
+def linear_int8(
+    rounding: Note, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Row r is column r of the codes, times its scale."""
+    return linear(rounding, x, (codes.double() * scales).t(), bias)
+
+
+def row_scales(rounding: Note, x: Tensor) -> Tensor:
+    """The largest of a row in 127 steps, and one for a row of zeros."""
+    largest = x.abs().amax(-1, keepdim=True)
+    step = torch.where(largest == 0, 1, largest / 127)
+    return rounding(step, step, 2)
+
+
+def linear_rounded(
+    rounding: Note, x: Tensor, steps: Tensor, codes: Tensor, scales: Tensor
+) -> Tensor:
+    """(code − 128)·Ŵᵀ, times the steps of the rows."""
+    weight = codes.double() * scales
+    levels = x.double() - 128
+    size = (levels.abs() @ weight.abs()) * steps.abs()
+    return rounding((levels @ weight) * steps, size, len(codes) + 3)
+
+
+def difference_probes(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
+    """Less probe 0, but probe 0 itself."""
+    base, *others = x.chunk(len(coefficients))
+    value = torch.cat([base, *(other - base for other in others)])
+    return rounding(value, value.abs(), 1)
+
+
+def sum_probes(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
+    """Probe 0 to all others."""
+    base, *others = x.chunk(len(coefficients))
+    value = torch.cat([base, *(other + base for other in others)])
+    return rounding(value, value.abs(), 1)
+
+
 def linear_codebook(
     rounding: Note, x: Tensor, codes: Tensor, centroids: Tensor, bias: Tensor | None
 ) -> Tensor:
@@ -385,11 +423,14 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     aten.softmax.int: softmax,
     aten.sum.dim_IntList: total,
     zofx.combine.default: combine,
+    zofx.difference_probes.default: difference_probes,
     zofx.dequantize_int.default: dequantize_int,
     zofx.direction.default: direction,
     zofx.linear_codebook.default: linear_codebook,
     zofx.linear_int.default: linear_int,
+    zofx.linear_int8.default: linear_int8,
     zofx.linear_nf4.default: linear_nf4,
+    zofx.linear_rounded.default: linear_rounded,
     zofx.mask_random.default: mask_random,
     zofx.mask_small.default: mask_small,
     zofx.mask_turn.default: mask_turn,
@@ -398,8 +439,10 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     zofx.probe_linear.default: probe_linear,
     zofx.probe_rows.default: probe_rows,
     zofx.replicate.default: replicate,
+    zofx.row_scales.default: row_scales,
     zofx.score_targets.default: score_targets,
     zofx.select_positions.default: select_positions,
     zofx.sparse_linear.default: sparse_linear,
     zofx.split_probes.default: split_probes,
+    zofx.sum_probes.default: sum_probes,
 }

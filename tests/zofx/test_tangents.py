@@ -87,6 +87,7 @@ def case(op: Any, *args: Any, **kwargs: Any) -> Case:
 WEIGHT = f32(5, 32)
 NF4 = quant.quantize_nf4(WEIGHT, 32)
 INT8 = quant.quantize_int(WEIGHT, 8, 32)
+ROWS = quant.quantize_rows(WEIGHT)
 CODEBOOK = quant.Codebook(below(256, 5, 16).to(torch.uint8), f32(5, 16))
 SEEN = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
 INFINITE = torch.zeros(3, 3, dtype=torch.float64).masked_fill(~SEEN, -math.inf)
@@ -204,6 +205,7 @@ CASES = [
     ),
     case(zofx.linear_codebook.default, f32(2, 32), *CODEBOOK, f32(5)),
     case(zofx.linear_int.default, f32(4, 2, 32), *INT8, f32(5), 8),
+    case(zofx.linear_int8.default, f32(4, 2, 32), *ROWS, f32(5)),
     case(zofx.linear_nf4.default, f32(2, 32), *NF4, f32(5), 5, 32),
     case(zofx.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1),
     case(zofx.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1000),
@@ -235,6 +237,9 @@ MEANINGS: dict[Any, Callable[..., Any]] = {
     ),
     zofx.linear_int.default: lambda v, codes, scales, zeros, bias, bits: torch.nn.functional.linear(
         v, quant.dequantize_int(quant.Affine(codes, scales, zeros), bits), bias
+    ),
+    zofx.linear_int8.default: lambda v, codes, scales, bias: torch.nn.functional.linear(
+        v, quant.dequantize_rows(quant.Rows(codes, scales)), bias
     ),
     zofx.linear_nf4.default: lambda v, codes, absmax, bias, out, block: torch.nn.functional.linear(
         v, quant.dequantize_nf4(quant.Nf4(codes, absmax), out, block), bias

@@ -1,0 +1,407 @@
+"""Products of integers on both runtimes: ops bit for bit, programs within the rounding of f32.
+
+    codes of an engine ──fixed──▶ float64 meaning ± its bound  ∋  scores of that engine
+                       ──each one of the two nearest to x/step, almost all the nearest
+
+Rounding is not continuous: where x/step lies between two integers, errors of f32 decide, so scores
+of two engines may differ by what such a step is worth. Given its codes, an engine is held to the
+same bound as everywhere else.
+"""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tests import tiny
+from tests.artifacts import made_up_scores
+from tests.loads import KEYS, Load, batch, bits
+from tests.runtimes import reference
+from zofx import artifact
+from zofx.assembly import Options
+from zofx.checkpoint import open_checkpoint
+from zofx.compile import compile_model
+from zofx.errors import UnsupportedError
+from zofx.export_hf import export_hf
+from zofx.graphfile import load_graph
+from zofx.merge import merged_tensors
+from zofx.methods import METHODS
+from zofx.prepare import Request, prepare
+from zofx.run_folder import RunFolder
+from zofx.runtimes import RUNTIMES, ort_integers
+from zofx.runtimes.onnx_export import translate
+from zofx.runtimes.onnx_lowerings import ms
+from zofx.tune import start, train
+from zofx.zo.types import FloatArray, key_words
+
+zofx = torch.ops.zofx
+
+UNIT = 2.0**-24
+EPS = 0.1
+MATRIX = np.array([[EPS, 0], [-EPS, 0], [0, EPS]], np.float32)
+ASKED = Load("three probes", batch(3, 9, 2, 3), MATRIX)
+UPSTREAM = 2.0**-18
+"""By how much of the largest entry an activation may be off: 64 roundings, most far smaller."""
+
+
+# --- op by op -------------------------------------------------------------------------------------
+
+
+class Call(nn.Module):
+    """One op, as a model."""
+
+    def __init__(self, op: Any) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.op(*inputs)
+
+
+def on_ort(op: Any, *inputs: Tensor) -> Tensor:
+    """An op's lowering on ONNX Runtime."""
+    model = translate(torch.export.export(Call(op), inputs))
+    model.opset_imports.update({"": 23, ms.domain: ms.version})
+    engine = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    # what an op does not read is no input of its graph
+    feeds = {
+        value.name: inputs[int(value.name.rpartition("_")[2])].numpy()
+        for value in engine.get_inputs()
+    }
+    return torch.from_numpy(engine.run(None, feeds)[0])
+
+
+def normal(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def same(found: Tensor, wanted: Tensor) -> None:
+    """Shape, type and bits; NaN equals NaN."""
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
+    if wanted.dtype is torch.float32:
+        finite = wanted.isfinite()
+        assert torch.equal(found[finite].view(torch.int32), wanted[finite].view(torch.int32))
+
+
+def test_steps_have_the_same_bits() -> None:
+    """Rows of many sizes, a row of zeros, one of −0, one of a single entry, tiny and huge ones."""
+    x = normal(9, 4, 40) * normal(9, 4, 1, seed=1).mul(20).exp2()
+    x[0, 0], x[1, 1], x[2, 2, 1:], x[3], x[4] = 0, -0.0, 0, 1e-30, 1e35
+    wanted = zofx.row_scales(x)
+    same(on_ort(zofx.row_scales.default, x), wanted)
+    assert (wanted[0, 0], wanted[1, 1]) == (1, 1)
+    exact = x.abs().amax(-1, keepdim=True).double() / 127
+    assert ((wanted - exact).abs() <= 2 * UNIT * exact)[x.abs().amax(-1) > 0].all()
+
+
+@pytest.mark.parametrize("place", [0, 17, 39])
+def test_a_row_that_is_not_a_number_stays_none(place: int) -> None:
+    """Wherever the NaN is: its step is NaN on both, and those of other rows are not."""
+    x = normal(3, 40)
+    x[1, place] = torch.nan
+    for steps in (zofx.row_scales(x), on_ort(zofx.row_scales.default, x)):
+        assert steps.isnan().flatten().tolist() == [False, True, False]
+
+
+def test_codes_have_the_same_bits() -> None:
+    """Within half a step of x, and at half a step the even one."""
+    x = normal(50, 64)
+    steps = zofx.row_scales(x)
+    codes = zofx.round_rows(x, steps)
+    same(on_ort(zofx.round_rows.default, x, steps), codes)
+    back = (codes.double() - 128) * steps
+    half = x.abs().amax(-1, keepdim=True).double() / 254
+    assert ((back - x).abs() <= half + 4 * UNIT * x.abs()).all()
+    assert (codes.amin(), codes.amax()) == (1, 255)
+
+
+def test_ties_go_to_the_even_code_on_both() -> None:
+    """k + ½ steps of a power of two, where x/step is exact, for every k."""
+    k = torch.arange(-127, 127)
+    x, step = (k + 0.5)[None] / 8, torch.full((1, 1), 1 / 8)
+    wanted = (k + (k % 2) + 128)[None].to(torch.uint8)
+    same(zofx.round_rows(x, step), wanted)
+    same(on_ort(zofx.round_rows.default, x, step), wanted)
+
+
+@pytest.mark.parametrize("probes", [1, 2, 3])
+@pytest.mark.parametrize("rest", [(5,), (4, 5)], ids=str)
+def test_differences_and_sums_have_the_same_bits(probes: int, rest: tuple[int, ...]) -> None:
+    """f32[P·N, k] and f32[P·N, T, k], −0 among them; on integers they are inverse."""
+    x, table = normal(probes * 3, *rest), torch.zeros(probes, 2)
+    x[0], x[-1] = -0.0, -0.0
+    parts = x.view(probes, 3, *rest)
+    differences = torch.cat((parts[:1], parts[1:] - parts[0])).view_as(x)
+    sums = torch.cat((parts[:1], parts[1:] + parts[0])).view_as(x)
+    for op, wanted in ((zofx.difference_probes, differences), (zofx.sum_probes, sums)):
+        same(op(x, table), wanted)
+        same(on_ort(op.default, x, table), wanted)
+    whole = (x * 8).round() + 0.0
+    same(zofx.sum_probes(zofx.difference_probes(whole, table), table), whole)
+
+
+def rounded_operands(width: int, out: int = 24) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes of the whole range, the outermost in one row and column, and both scales."""
+    random = torch.Generator().manual_seed(width)
+    x = torch.randint(1, 256, (3, 5, width), generator=random).to(torch.uint8)
+    weight = torch.randint(-127, 128, (width, out), generator=random).to(torch.int8)
+    x[0, 0], weight[:, 0] = 255, 127
+    return x, normal(3, 5, 1).exp(), weight, normal(out, seed=1).exp()
+
+
+@pytest.mark.parametrize("width", [32, 1040])
+def test_integer_products_have_the_same_bits(width: int) -> None:
+    """While 127²·in < 2²⁴ every sum is an f32, so two products are all that is rounded."""
+    x, steps, weight, scales = rounded_operands(width)
+    exact = (x.long() - 128) @ weight.long()
+    assert exact.abs().max() == 127 * 127 * width < 2**24
+    wanted = exact.float() * scales * steps
+    same(zofx.linear_rounded(x, steps, weight, scales), wanted)
+    same(on_ort(zofx.linear_rounded.default, x, steps, weight, scales), wanted)
+
+
+def test_wide_integer_products_are_within_their_rounding() -> None:
+    """Above that torch rounds as it adds, ONNX Runtime once; both times two products."""
+    x, steps, weight, scales = rounded_operands(4096)
+    levels = x.double() - 128
+    wanted = (levels @ weight.double()) * scales * steps
+    size = (levels.abs() @ weight.double().abs()) * scales * steps
+    found = on_ort(zofx.linear_rounded.default, x, steps, weight, scales)
+    assert ((found - wanted).abs() <= 4 * UNIT * wanted.abs()).all()
+    found = zofx.linear_rounded(x, steps, weight, scales)
+    assert ((found - wanted).abs() <= (4096 + 3) * UNIT * size).all()
+
+
+# --- whole programs -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["tiny_llama", "tiny_gpt2"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model, its artifact with --activations int8, and a task."""
+    root = tmp_path_factory.mktemp("rounded")
+    checkpoint = open_checkpoint(str(getattr(tiny, request.param)(root / "model")))
+    options = Options(activations="int8", fraction=0.05, settings=["select-sensitive.cover=1"])
+    scores = made_up_scores(checkpoint)
+    compile_model(checkpoint, METHODS["senszoq"], root / "art", scores=scores, options=options)
+    tiny.task_file(root / "task.jsonl")
+    return root
+
+
+def inputs(art: Path) -> dict[str, Tensor]:
+    """What a graph is fed for `ASKED`."""
+    given: Mapping[str, Any] = {
+        **ASKED.batch.named(),
+        **artifact.read_slices(art),
+        "keys": key_words(ASKED.keys).view(np.int64),
+        "coefficients": ASKED.matrix,
+    }
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in given.items()}
+
+
+def torch_codes(art: Path) -> tuple[FloatArray, list[Tensor]]:
+    """Scores on torch, and the codes of every activation in order."""
+    codes: list[Tensor] = []
+
+    def call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = target(*args, **kwargs)
+        if target is zofx.round_rows.default:
+            codes.append(value)
+        return value
+
+    session: Any = RUNTIMES["torch"].load(art, threads=1)
+    feeds = session._feeds(ASKED.keys, ASKED.matrix)
+    scores = session._run({**feeds, **session._placed(ASKED.batch.named())}, call)
+    return scores.numpy(), codes
+
+
+def ort_codes(art: Path) -> tuple[FloatArray, list[Tensor]]:
+    """Scores on ONNX Runtime, and the codes, as further results of the same graph."""
+    model = onnx.load(art / artifact.ONNX, load_external_data=False)
+    names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for name in names:
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.UINT8, None))
+    (art / "codes.onnx").write_bytes(model.SerializeToString())
+    session: Any = RUNTIMES["ort"].load(art, threads=1)
+    feeds = session._feeds(ASKED.keys, ASKED.matrix)
+    engine = onnxruntime.InferenceSession(art / "codes.onnx")
+    scores, *codes = engine.run(["logprob", *names], {**ASKED.batch.named(), **feeds})
+    return scores, [torch.from_numpy(value) for value in codes]
+
+
+class Fixed:
+    """In place of rounding: an engine's own codes, and how far x/step is from each.
+
+    Attributes:
+        distance: |x/step − level| of each entry, in steps.
+        allowed: half a step, and what an error of `UPSTREAM` in x can be in steps.
+    """
+
+    def __init__(self, codes: list[Tensor]) -> None:
+        self.distance: list[Tensor] = []
+        self.allowed: list[Tensor] = []
+        self._codes = iter(codes)
+        self._whole: dict[Tensor, Tensor] = {}
+
+    def difference_probes(self, rounding: Any, x: Tensor, coefficients: Tensor) -> Tensor:
+        value = reference.difference_probes(rounding, x, coefficients)
+        self._whole[value] = x
+        return value
+
+    def round_rows(self, rounding: Any, x: Tensor, scales: Tensor) -> Tensor:
+        codes = next(self._codes)
+        assert codes.shape == x.shape
+        largest = self._whole.get(x, x).abs().amax(-1, keepdim=True)
+        largest = largest.view(-1, len(ASKED.batch.input_ids), *x.shape[1:-1], 1).amax(0)
+        largest = largest.repeat(len(x) // len(largest), *[1] * (x.dim() - 1))
+        self.distance.append((x / scales - (codes.double() - 128)).abs().detach())
+        self.allowed.append((0.5 + 2 * UPSTREAM * largest / scales).detach().expand(x.shape))
+        return codes
+
+
+@pytest.mark.parametrize("scored", [torch_codes, ort_codes])
+def test_scores_are_those_of_the_codes_and_codes_the_nearest(
+    folder: Path, scored: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each engine within the bound of its own codes, all of which f32 could have rounded to."""
+    found, codes = scored(folder / "art")
+    fixed = Fixed(codes)
+    for op, meaning in (
+        (zofx.round_rows.default, fixed.round_rows),
+        (zofx.difference_probes.default, fixed.difference_probes),
+    ):
+        monkeypatch.setitem(reference.MEANINGS, op, meaning)  # type: ignore[arg-type]
+    rounding = reference.Rounding()
+    given = {**load_file(folder / "art" / artifact.WEIGHTS), **inputs(folder / "art")}
+    result = reference.run(load_graph(folder / "art" / artifact.GRAPH), given, rounding)
+    assert len(fixed.distance) == len(codes) > 3
+    bound = rounding.bound(result).numpy()
+    wanted = result.detach().numpy()
+    assert (np.abs(found - wanted) <= bound).all()
+    assert np.abs(wanted[0] - wanted[1]).max() > 10 * bound.max()
+    distance, allowed = (torch.cat([v.flatten() for v in vs])
+                         for vs in (fixed.distance, fixed.allowed))  # fmt: skip
+    assert (distance <= allowed).all()
+    assert (distance > 0.5).double().mean() < 0.01
+
+
+def test_both_engines_round_alike(folder: Path) -> None:
+    """All codes but a few in a hundred are the same, and none is off by more than one."""
+    (_, ours), (_, theirs) = (scored(folder / "art") for scored in (torch_codes, ort_codes))
+    pairs = zip(ours, theirs, strict=True)
+    gaps = torch.cat([(a.int() - b.int()).abs().flatten() for a, b in pairs])
+    assert gaps.max() <= 1
+    assert gaps.double().mean() < 0.02
+
+
+@pytest.mark.parametrize("engine", list(RUNTIMES))
+def test_no_perturbation_is_no_difference(folder: Path, engine: str) -> None:
+    """ε = 0 and a probe like the first are bit-equal to it, whatever other probes are asked for."""
+    session = RUNTIMES[engine].load(folder / "art", threads=1)
+    plain = session.evaluate(ASKED.batch, (), np.zeros((1, 0), np.float32))[0]
+    table = np.array([[0], [0], [EPS]], np.float32)
+    found = session.evaluate(ASKED.batch, KEYS[:1], table)
+    np.testing.assert_array_equal(bits(found[0]), bits(plain))
+    np.testing.assert_array_equal(bits(found[1]), bits(plain))
+    assert not np.array_equal(found[2], plain)
+    session.close()
+
+
+@pytest.mark.parametrize("engine", list(RUNTIMES))
+def test_a_run_is_replayed_and_exported(folder: Path, tmp_path: Path, engine: str) -> None:
+    """θ of the journal has the bits of the session's, and the merged checkpoint holds it."""
+    request = Request(
+        task=str(folder / "task.jsonl"), runtime=engine, threads=1, eval_every=5,
+        settings={"steps": 5, "batch_size": 4, "lr": 0.03, "eps": 0.01},
+    )  # fmt: skip
+    prepared = start(prepare(folder / "art", request), tmp_path / "run")
+    session = prepared.session()
+    assert train(prepared, session).steps == 5
+    theta = session.read()
+    run, manifest = RunFolder.open(tmp_path / "run"), artifact.read_manifest(folder / "art")
+    step, replayed = run.theta(folder / "art", manifest, "last")
+    assert step == 5
+    assert replayed.keys() == theta.keys()
+    begun = artifact.read_slices(folder / "art")
+    for name, value in replayed.items():
+        np.testing.assert_array_equal(bits(value), bits(theta[name]))
+        assert not np.array_equal(value, begun[name])
+    assert run.evaluations()[5].examples > 0
+
+    export_hf(manifest.config, None, merged_tensors(folder / "art", theta), tmp_path / "out", None)
+    stored, original = (
+        load_file(path / "model.safetensors") for path in (tmp_path / "out", folder / "model")
+    )
+    assert {name: v.shape for name, v in stored.items()} == {
+        name: v.shape for name, v in original.items()
+    }
+    session.close()
+
+
+# --- processors that cannot -----------------------------------------------------------------------
+
+
+def test_the_question_to_the_engine_is_the_model_it_says() -> None:
+    """Made anew: the smallest product that saturates where two terms are added in 16 bits."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 64]),
+            helper.make_tensor_value_info("w", TensorProto.INT8, [64, 1]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [1, 1])],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=7)
+    stored = onnx.load_from_string(ort_integers.MODEL)
+    onnx.checker.check_model(stored, full_check=True)
+    assert stored == made, (stored, base64.b85encode(made.SerializeToString()))
+
+
+def adding_pairs_up_to(top: int) -> type:
+    """An engine that adds two products at a time, and no further than this."""
+
+    class Engine:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def run(self, _: None, feeds: dict[str, Any]) -> list[Any]:
+            x, w = (feeds[name].astype(np.int64) for name in "xw")
+            pairs = (x[0] * w[:, 0]).reshape(-1, 2).sum(1)
+            return [np.array([[pairs.clip(max=top).sum()]])]
+
+    return Engine
+
+
+@pytest.mark.parametrize(("top", "answer"), [(2**31 - 1, True), (2**15 - 1, False)])
+def test_saturation_is_found_out(top: int, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the one product that 16 bits cannot hold two of."""
+    monkeypatch.setattr("onnxruntime.InferenceSession", adding_pairs_up_to(top))
+    assert ort_integers.exact() is answer
+
+
+def test_the_engine_here_is_asked_for_that_product() -> None:
+    """True where it is right, False where it is not."""
+    feeds = {"x": np.full((1, 64), 255, np.uint8), "w": np.full((64, 1), 127, np.int8)}
+    (product,) = onnxruntime.InferenceSession(ort_integers.MODEL).run(None, feeds)
+    assert ort_integers.exact() is (product.item() == 64 * 255 * 127)
+
+
+def test_a_processor_that_saturates_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On ONNX Runtime, with what to do; torch multiplies in f32 and does not ask."""
+    monkeypatch.setattr(ort_integers, "exact", lambda: False)
+    assert RUNTIMES["ort"].support(folder / "art").reasons == (ort_integers.SATURATED,)
+    with pytest.raises(UnsupportedError, match="compile without --activations int8"):
+        RUNTIMES["ort"].load(folder / "art")
+    assert RUNTIMES["torch"].support(folder / "art")
