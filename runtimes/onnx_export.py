@@ -10,6 +10,7 @@ The model holds no weights.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import onnx
 import onnx_ir as ir
@@ -43,7 +44,8 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from zofx.directions import directions_of, draw_of
 from zofx.program import KEYS, Program, Role, output_node, placeholders
 from zofx.rewrite import Editor
-from zofx.runtimes.onnx_lowerings import TRANSLATIONS, ms
+from zofx.runtimes.onnx_basics import ms
+from zofx.runtimes.onnx_lowerings import TRANSLATIONS
 
 zofx = torch.ops.zofx
 
@@ -102,6 +104,15 @@ def _without_advice() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@cache
+def _registry() -> ONNXRegistry:
+    """What every op becomes: torch.onnx's table, half a second to make, and ours over it."""
+    registry = ONNXRegistry.from_torchlib(opset_version=OPSET)
+    for target, function in TRANSLATIONS.items():
+        registry.register_op(target, function)
+    return registry
+
+
 @_without_advice()
 def translate(exported: ExportedProgram) -> ir.Model:
     """Op by op, through torch.onnx's own functions for aten and ours for zofx.
@@ -111,9 +122,7 @@ def translate(exported: ExportedProgram) -> ir.Model:
     is missing, the program is decomposed as torch.onnx does. These entry points are internals of
     torch, whose version is pinned.
     """
-    registry = ONNXRegistry.from_torchlib(opset_version=OPSET)
-    for target, function in TRANSLATIONS.items():
-        registry.register_op(target, function)
+    registry = _registry()
     known = get_onnx_implemented_overloads(registry)
     calls = {n.target for n in exported.graph.nodes if n.op == "call_function"}
     if any(isinstance(target, torch._ops.OpOverload) and target not in known for target in calls):

@@ -162,8 +162,8 @@ def _write_onnx(program: "Program", folder: Path) -> None:
 
     from zofx.compile import DTYPES
     from zofx.program import placeholders
+    from zofx.runtimes.onnx_basics import ms
     from zofx.runtimes.onnx_export import OPSET, exported_program, translate
-    from zofx.runtimes.onnx_lowerings import ms
 
     rows = {s.name: (DTYPES[s.dtype], s.shape, s.dtype.itemsize) for s in program.tensors.values()}
     file = artifact.TensorFile(folder / artifact.WEIGHTS, rows)

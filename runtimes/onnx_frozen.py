@@ -1,0 +1,126 @@
+"""Products with frozen matrices in ONNX: by the kernel that reads the codes, where there is one.
+
+linear_nf4           com.microsoft.MatMulBnb4       bitsandbytes' own packing
+linear_int           com.microsoft.MatMulNBits
+linear_rounded       com.microsoft.MatMulIntegerToFloat
+linear_codebook      unpack · GatherElements · MatMul
+aten.linear          com.microsoft.FusedMatMul, so that W stays [out, in] for both runtimes
+"""
+
+from typing import Any
+
+import onnx
+import torch
+from onnxscript import opset21 as op
+
+from zofx.ops.rounding import ROW_STEP, ROW_ZERO
+from zofx.runtimes.onnx_basics import add_bias, head, ints, leading, ms
+
+NF4 = 1  # MatMulBnb4's number for it
+
+
+def linear_nf4(x: Any, codes: Any, absmax: Any, bias: Any, out: int, block: int) -> Any:
+    """Bitsandbytes' codes as they are."""
+    y = ms.MatMulBnb4(
+        x, codes, absmax, K=x.shape[-1], N=out, block_size=block, quant_type=NF4, training_mode=0
+    )
+    return add_bias(y, bias)
+
+
+def linear_int(x: Any, codes: Any, scales: Any, zeros: Any, bias: Any, bits: int) -> Any:
+    """Accuracy level 0: activations stay f32."""
+    out, _, stored = codes.shape
+    y = ms.MatMulNBits(
+        x, codes, scales, zeros, K=x.shape[-1], N=out, bits=bits, block_size=stored * 8 // bits
+    )  # fmt: skip
+    return add_bias(y, bias)
+
+
+def linear_int8(x: Any, codes: Any, scales: Any, bias: Any) -> Any:
+    """No kernel takes x in f32: ONNX Runtime folds this into an f32 weight at load."""
+    weight = op.Mul(op.Cast(codes, to=onnx.TensorProto.FLOAT), scales)
+    return add_bias(op.MatMul(x, weight), bias)
+
+
+def row_scales(x: Any) -> Any:
+    """The largest of a row; ONNX Runtime's passes over a NaN, so 0·x is added, which does not."""
+    largest = op.ReduceMax(op.Abs(x), ints(-1), keepdims=1)
+    step = op.Mul(largest, op.Constant(value_float=ROW_STEP))
+    none = op.Equal(largest, op.Constant(value_float=0.0))
+    nothing = op.MatMul(x, op.ConstantOfShape(ints(x.shape[-1], 1)))
+    return op.Add(op.Where(none, op.Constant(value_float=1.0), step), nothing)
+
+
+def round_rows(x: Any, scales: Any) -> Any:
+    """Both round halves to even."""
+    return op.QuantizeLinear(op.Div(x, scales), op.Constant(value_float=1.0), _zero())
+
+
+def linear_rounded(x: Any, steps: Any, codes: Any, scales: Any) -> Any:
+    """The rows' own scales come after: the kernel takes one for all."""
+    one = op.Constant(value_float=1.0)
+    return op.Mul(ms.MatMulIntegerToFloat(x, codes, one, scales, _zero()), steps)
+
+
+def _zero() -> Any:
+    return op.Cast(op.Constant(value_int=ROW_ZERO), to=onnx.TensorProto.UINT8)
+
+
+def difference_probes(x: Any, coefficients: Any) -> Any:
+    """The base and the rest are contiguous."""
+    parts = _by_probe(x, coefficients)
+    base = op.Slice(parts, ints(0), ints(1), ints(0))
+    rest = op.Slice(parts, ints(1), ints(torch.iinfo(torch.int64).max), ints(0))
+    return op.Reshape(op.Concat(base, op.Sub(rest, base), axis=0), op.Shape(x))
+
+
+def sum_probes(x: Any, coefficients: Any) -> Any:
+    """The base is added zero times to itself and once to the others: one sweep."""
+    parts = _by_probe(x, coefficients)
+    base = op.Slice(parts, ints(0), ints(1), ints(0))
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    others = op.Greater(op.Range(zero, op.Squeeze(head(coefficients, 1)), one), zero)
+    times = op.Unsqueeze(op.Cast(others, to=onnx.TensorProto.FLOAT), ints(1, 2))
+    return op.Reshape(op.Add(parts, op.Mul(base, times)), op.Shape(x))
+
+
+def _by_probe(x: Any, coefficients: Any) -> Any:
+    """[P·N, …, k] → [P, N·…, k]."""
+    return op.Reshape(x, op.Concat(head(coefficients, 1), ints(-1, x.shape[-1]), axis=0))
+
+
+def dequantize_int(codes: Any, scales: Any, zeros: Any, bits: int) -> Any:
+    """The scales are fed, so no kernel takes them; ONNX Runtime folds the rest into f32 at load."""
+    out, blocks, stored = codes.shape
+    levels = op.Reshape(_unpacked(codes, bits), ints(out, blocks, stored * 8 // bits))
+    offsets = op.Reshape(_unpacked(zeros, bits), ints(out, -1))
+    offsets = op.Slice(offsets, ints(0), ints(blocks), ints(1))
+    steps = op.Sub(levels, op.Unsqueeze(offsets, ints(-1)))
+    weight = op.Mul(steps, op.Unsqueeze(scales, ints(-1)))
+    width = blocks * stored * 8 // bits
+    return op.Reshape(weight, op.Concat(leading(scales), ints(width), axis=0))
+
+
+def _unpacked(codes: Any, bits: int) -> Any:
+    """u8 → f32, two values to a byte if of 4 bits, the first in the low nibble."""
+    if bits == 4:
+        low = op.BitwiseAnd(codes, op.Cast(ints(0xF), to=onnx.TensorProto.UINT8))
+        high = op.BitShift(codes, op.Cast(ints(4), to=onnx.TensorProto.UINT8), direction="RIGHT")
+        codes = op.Concat(op.Unsqueeze(low, ints(-1)), op.Unsqueeze(high, ints(-1)), axis=-1)
+    return op.Cast(codes, to=onnx.TensorProto.FLOAT)
+
+
+def linear_codebook(x: Any, codes: Any, centroids: Any, bias: Any) -> Any:
+    """No engine kernel reads a codebook: ONNX Runtime folds this into an f32 weight at load."""
+    out, pairs = codes.shape
+    low = op.BitwiseAnd(codes, op.Cast(ints(0xF), to=onnx.TensorProto.UINT8))
+    high = op.BitShift(codes, op.Cast(ints(4), to=onnx.TensorProto.UINT8), direction="RIGHT")
+    both = op.Concat(op.Unsqueeze(low, ints(-1)), op.Unsqueeze(high, ints(-1)), axis=-1)
+    place = op.Cast(op.Reshape(both, ints(out, 2 * pairs)), to=onnx.TensorProto.INT64)
+    weight = op.GatherElements(centroids, place, axis=1)
+    return add_bias(ms.FusedMatMul(x, weight, transB=1), bias)
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """W stays [out, in], as torch reads it."""
+    return add_bias(ms.FusedMatMul(x, weight, transB=1), bias)
