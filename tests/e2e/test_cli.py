@@ -87,6 +87,36 @@ def test_an_artifact_can_be_looked_into(artifact: Path, assets: Path) -> None:
     assert run_zofx("diff", "art", "art", cwd=assets).stdout == "the programs are the same\n"
 
 
+def test_products_of_integers_the_whole_way(assets: Path, tmp_path: Path) -> None:
+    """compile --activations int8 → tune → eval on the other runtime → export."""
+    made = run_zofx(
+        "compile", assets / "llama", "--activations", "int8", "--fraction", "0.05",
+        "--calibration", assets / "text.txt", "-o", "art", cwd=tmp_path,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "quantize-frozen{format=int8-row}" in made.stdout
+    assert read_manifest(tmp_path / "art").pipeline.endswith("stack-probes, round-activations")
+    task = assets / "mood.jsonl"
+    tuned = run_zofx("tune", "art", "--task", task, "--steps", "5", *TUNE, "-o", "run",
+                     cwd=tmp_path)  # fmt: skip
+    assert tuned.returncode == 0, tuned.stderr
+    losses = [
+        json.loads(
+            run_zofx(
+                "eval", "art", "--run", "run", "--step", "last", "--runtime", name, "--json",
+                cwd=tmp_path,
+            ).stdout
+        )["loss"]
+        for name in ("ort", "torch")
+    ]  # fmt: skip
+    # A code that falls the other way moves an activation by 1/127 of its row's largest, at most.
+    assert abs(losses[0] - losses[1]) < 0.01 * losses[0]
+    exported = run_zofx("export", "art", "--run", "run", "--step", "last", "-o", "out",
+                        cwd=tmp_path)  # fmt: skip
+    assert exported.returncode == 0, exported.stderr
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.hidden_size == 32
+
+
 def wait_for_records(journal: Path, count: int, process: subprocess.Popen[bytes]) -> None:
     """Until a journal holds so many records of 32 bytes, or the process ends."""
     deadline = time.monotonic() + 60
