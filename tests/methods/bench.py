@@ -8,33 +8,43 @@ Everything is made at the first request, and once.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from tests import tiny
 from tests.artifacts import made_up_scores
-from tests.methods.bounds import Evaluation, rounding_of_losses
+from tests.methods.backward import rounding_of_gradient
+from tests.methods.bounds import Descent, Evaluation, rounding_of_losses
 from tests.methods.model import MASK, BatchLoss, Model, Question, tiny_opt
 from tests.methods.rows import Row
 from tests.methods.start import SEED, Start, Subject
+from zofx import artifact
 from zofx.assembly import pipeline_for
 from zofx.checkpoint import open_checkpoint
 from zofx.compile import compile_model
 from zofx.methods import METHODS
-from zofx.runtime import Batch, Session
+from zofx.runtime import Batch, ExactSession, Session, Weigh
 from zofx.settings import Settings
 from zofx.tasks import OBJECTIVES, Encoded, Encoder, Example
-from zofx.zo import Driver, Measure
+from zofx.zo import Descend, Driver, Measure
 from zofx.zo.types import FloatArray, Key
 
 STEPS = 20
-MODELS: dict[str, Callable[[Path], Path]] = {"causal": tiny_opt, "masked": tiny.tiny_roberta}
+
+
+class Make(Protocol):
+    """Makes a tiny checkpoint in a folder, which it returns."""
+
+    def __call__(self, folder: Path, layers: int = 1) -> Path: ...
+
+
+MODELS: dict[str, Make] = {"causal": tiny_opt, "masked": tiny.tiny_roberta}
 
 
 def questions(causal: bool) -> list[list[Question]]:
@@ -65,12 +75,13 @@ class Bench:
     Args:
         kind: "causal" or "masked".
         root: where to put them.
+        layers: of the model.
     """
 
-    def __init__(self, kind: str, root: Path) -> None:
+    def __init__(self, kind: str, root: Path, layers: int = 1) -> None:
         self.causal = kind == "causal"
         self.root = root
-        self.checkpoint = MODELS[kind](root / "model")
+        self.checkpoint = MODELS[kind](root / "model", layers)
         self.model = Model(self.checkpoint, self.causal)
 
     @cached_property
@@ -106,11 +117,12 @@ class Bench:
 
 
 class Watched:
-    """A session that notes the forwards it is asked for."""
+    """A session that notes the forwards it is asked for, and the last gradient."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self.made: list[Evaluation] = []
+        self.slopes: dict[str, FloatArray] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -118,6 +130,10 @@ class Watched:
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         self.made.append(Evaluation(self._session.read(), batch, keys, coefficients))
         return self._session.evaluate(batch, keys, coefficients)
+
+    def gradient(self, batch: Batch, weigh: Weigh) -> dict[str, FloatArray]:
+        self.slopes = cast(ExactSession, self._session).gradient(batch, weigh)
+        return self.slopes
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +147,7 @@ class Step:
         after: what moves, as it is then.
         losses: f64[P], as measured, in the textbook's order.
         allowed: δ f64[P], what their rounding may be.
+        descent: its exact gradients.
     """
 
     t: int
@@ -139,6 +156,7 @@ class Step:
     after: dict[str, FloatArray]
     losses: Tensor
     allowed: Tensor
+    descent: Descent
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,19 +187,48 @@ class Run:
             measure = self._measure(given.encoded)
             before, watched.made, losses = self.session.read(), [], []
             for part in range(hold):
-                log = driver.step(t * hold + part, measure)
+                log = driver.step(t * hold + part, measure, descend=self._descend(given.encoded))
                 losses.append(torch.from_numpy(log.losses).double())
             order = list(self.row.order) or slice(None)
             allowed = self._allowed(watched.made, given)
             yield Step(
-                t, given, before, self.session.read(), torch.cat(losses)[order], allowed[order]
-            )
+                t, given, before, self.session.read(), torch.cat(losses)[order], allowed[order],
+                self._descent(t, watched, before, given),
+            )  # fmt: skip
 
     def _measure(self, encoded: Encoded) -> Measure:
         """The loss of a batch, or its slopes, as the estimator asks."""
         objective = OBJECTIVES["cross-entropy"]
         losses = objective.slopes if self._sloped else objective.measure
         return lambda session, keys, matrix: losses(session, encoded, keys, matrix)
+
+    def _descend(self, encoded: Encoded) -> Descend | None:
+        """The exact gradients of a batch, for the tensors that train by them."""
+        if not self._exact:
+            return None
+        weigh = partial(OBJECTIVES["cross-entropy"].weigh, encoded=encoded)
+        return lambda session: cast(ExactSession, session).gradient(encoded.batch, weigh)
+
+    def _descent(
+        self, t: int, watched: Watched, before: dict[str, FloatArray], given: Given
+    ) -> Descent:
+        """What was measured, and its bound along signs of this step's own."""
+        if not self._exact:
+            return Descent()
+        random = torch.Generator().manual_seed(t)
+        slopes = {name: torch.from_numpy(watched.slopes[name]).double() for name in self._exact}
+        signs = {
+            name: torch.randint(2, slope.shape, generator=random).double() * 2 - 1
+            for name, slope in slopes.items()
+        }
+        folder = self.bench.artifact(self.row)
+        allowed = rounding_of_gradient(folder, before, given.encoded, signs)
+        return Descent(slopes, signs, allowed)
+
+    @cached_property
+    def _exact(self) -> tuple[str, ...]:
+        """Which tensors those are."""
+        return artifact.read_manifest(self.bench.artifact(self.row)).exact
 
     @property
     def _sloped(self) -> bool:

@@ -48,6 +48,21 @@ class Evaluation:
     matrix: FloatArray
 
 
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """The exact gradients of a step, by name; empty where nothing trains by them.
+
+    Attributes:
+        slopes: as measured.
+        signs: ±1 for every component.
+        allowed: f64[], what the rounding of Σ signs · slopes may be.
+    """
+
+    slopes: Tensors = field(default_factory=dict)
+    signs: Tensors = field(default_factory=dict)
+    allowed: Tensors = field(default_factory=dict)
+
+
 @dataclass
 class Forced:
     """A loss that was measured elsewhere: answers with that, and notes its own at the same weights.
@@ -57,12 +72,16 @@ class Forced:
     Attributes:
         loss: what it is by itself.
         measured: f64[P], evaluation e of the step is measured[e].
+        slopes: by name, the measured gradient.
         own: the values of `loss`.
+        own_slopes: its gradient.
     """
 
     loss: Loss
     measured: Tensor
+    slopes: Tensors = field(default_factory=dict)
     own: list[Tensor] = field(default_factory=list)
+    own_slopes: Tensors = field(default_factory=dict)
 
     def __call__(self, weights: Tensors) -> Tensor:
         """The next one."""
@@ -73,6 +92,11 @@ class Forced:
         """The next two: a loss and its slope."""
         self.own += self.loss.slope(weights, along)
         return self.measured[len(self.own) - 2], self.measured[len(self.own) - 1]
+
+    def gradient(self, weights: Tensors, names: Sequence[str]) -> Tensors:
+        """The measured one."""
+        self.own_slopes |= self.loss.gradient(weights, names)
+        return {name: self.slopes[name] for name in names}
 
 
 def rounding_of_losses(

@@ -15,21 +15,12 @@ as the losses' own bound is to first order in u.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tests.methods.bounds import rounding_of_move
 from tests.methods.reference import Loss, Method, Tensors
-
-
-class Smooth(Loss, Protocol):
-    """A loss with a gradient."""
-
-    def gradient(self, weights: Tensors, names: Sequence[str]) -> Tensors:
-        """∂f/∂weights[name], for these names."""
-        ...
 
 
 @dataclass
@@ -51,7 +42,7 @@ class FreeRun:
         """Where the textbook is."""
         return self.method.theta
 
-    def step(self, t: int, loss: Smooth, allowed: Tensor, roundings: int) -> Tensors:
+    def step(self, t: int, loss: Loss, allowed: Tensor, roundings: int) -> Tensors:
         """One step.
 
         Args:
@@ -83,7 +74,7 @@ class FreeRun:
             for name, rest in self.rest.items()
         }
 
-    def _bend(self, z: Tensors, loss: Smooth) -> Tensors:
+    def _bend(self, z: Tensors, loss: Loss) -> Tensors:
         """∇c along a direction."""
         eps, ends = self.method.eps, []
         for by in (eps, -eps):

@@ -25,7 +25,7 @@ Draw: TypeAlias = Callable[[int, int, str], Tensor]
 
 
 class Loss(Protocol):
-    """f on the batch of a step: the two things a method may ask of it."""
+    """f on the batch of a step: what a method may ask of it."""
 
     def __call__(self, weights: Tensors) -> Tensor:
         """f(weights), f64[]."""
@@ -33,6 +33,10 @@ class Loss(Protocol):
 
     def slope(self, weights: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         """f and its exact derivative along a direction, f64[] each."""
+        ...
+
+    def gradient(self, weights: Tensors, names: Sequence[str]) -> Tensors:
+        """∂f/∂weights[name], for these names."""
         ...
 
 

@@ -27,6 +27,7 @@ from tests.methods.subjects import (
     blocks,
     dense,
     fzoo,
+    hybrid,
     low_rank,
     random_part,
     random_subspace,
@@ -93,6 +94,7 @@ class Row:
             once on the way (dequantized, folded, moved), as the bound lets an engine do.
         free: whether the step is θ − η·Σ c·z / Q along directions that do not depend on θ, so that
             a whole run has a bound (`tests.methods.free_run`).
+        layers: of the model.
     """
 
     method: str
@@ -105,6 +107,7 @@ class Row:
     roundings: Callable[[Settings, int], int] = few_roundings
     slack: int = 1
     free: bool = False
+    layers: int = 1
 
     def __str__(self) -> str:
         return "-".join(part for part in (self.method, self.label) if part)
@@ -174,6 +177,7 @@ ROWS = (
         options=Options(settings=[f"mask-directions.interval={WINDOW}"]),
         settings={"lr": 1e-4},
     ),
+    Row("zo-hybrid", hybrid, settings={"lr": 1e-4, "exact_lr": 0.01}, layers=2),
     Row("sparse-mezo", partial(small_part, share=0.2), settings={"lr": 1e-4}),
     Row("lozo", low_rank, settings=LAZY, roundings=folded, slack=2),
     Row(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.methods.directions import masked, on_index, subspace
+from tests.methods.hybrid import Hybrid
 from tests.methods.reference import Blockwise, Draw, Method, Mezo, Tensors
 from tests.methods.shaped import Clipped, Fzoo, Lozo, SparseMezo, lora, scaled, thresholds
 from tests.methods.start import SEED, Start, Subject, Values
@@ -57,15 +58,21 @@ def dense(
         own: its own numbers.
     """
     trained = tuple(start.session.slices)
+    moving = (*trained, *start.manifest.exact)
     rest = start.weights(start.initial())
 
     def theta(values: Values) -> Tensors:
-        whole = {name: torch.from_numpy(values[name]).double() for name in trained}
+        whole = {name: torch.from_numpy(values[name]).double() for name in moving}
         return {name: whole.get(name, weight).clone() for name, weight in rest.items()}
 
     numbers = {**start.common(), **own}
     method = kind(theta(start.initial()), z or start.draw, trained=trained, **numbers)
     return Subject(method, theta)
+
+
+def hybrid(start: Start, kind: Callable[..., Hybrid] = Hybrid) -> Subject:
+    """MeZO on some weights, and gradient descent on those the artifact says."""
+    return dense(start, kind, exact=start.manifest.exact, exact_lr=start.settings.exact_lr)
 
 
 def fzoo(start: Start) -> Subject:

@@ -4,7 +4,8 @@
 
 A step is two functions, θ → losses and (θ, losses, state) → θ', and both are compared: the losses
 with those of a plain transformers model in float64, and θ' with where the textbook goes from the
-same losses. The bounds are derived in `tests.methods.bounds`.
+same losses. Exact gradients are compared as losses are: their inner products with signs.
+The bounds are derived in `tests.methods.bounds` and, of gradients, in `tests.methods.backward`.
 
 Before every step the textbook starts from zofx's θ, which float64 holds exactly, while its state
 (moments, curvature) goes on. So nothing but one step's rounding is allowed, for rules that are not
@@ -14,6 +15,8 @@ all the steps; for the others such a bound is unsound (a sign, a choice or a mas
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, partial
 
 import pytest
 import torch
@@ -22,9 +25,11 @@ from torch import Tensor
 from tests.methods.bench import MODELS, Bench, Run, Step
 from tests.methods.bounds import Forced, rounding_of_move
 from tests.methods.free_run import FreeRun
-from tests.methods.reference import Method
+from tests.methods.hybrid import Hybrid
+from tests.methods.reference import Loss, Method, Mezo
 from tests.methods.rows import ROWS, Row
 from tests.methods.start import Subject
+from tests.methods.subjects import hybrid
 from zofx.runtime import Session
 from zofx.runtimes import RUNTIMES
 
@@ -32,25 +37,26 @@ ENGINES = tuple(RUNTIMES)
 
 
 @pytest.fixture(scope="module")
-def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
-    """Both models."""
-    return {kind: Bench(kind, tmp_path_factory.mktemp(kind)) for kind in MODELS}
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Bench]:
+    """(kind, layers) → both models, of as many blocks as a row wants."""
+    return cache(lambda kind, layers: Bench(kind, tmp_path_factory.mktemp(kind), layers))
 
 
 @pytest.fixture
 def run(
-    request: pytest.FixtureRequest, benches: dict[str, Bench]
+    benches: Callable[[str, int], Bench],
 ) -> Iterator[Callable[[Row, str, str], Run]]:
     """Opens a run; ends its session afterwards."""
     opened: list[Session] = []
 
     def start(row: Row, kind: str, engine: str) -> Run:
-        folder = benches[kind].artifact(row)
+        bench = benches(kind, row.layers)
+        folder = bench.artifact(row)
         support = RUNTIMES[engine].support(folder)
         if not support:
             pytest.skip("; ".join(support.reasons))
         opened.append(RUNTIMES[engine].load(folder, threads=1))
-        return Run(row, benches[kind], opened[-1])
+        return Run(row, bench, opened[-1])
 
     yield start
     for session in opened:
@@ -61,9 +67,13 @@ def compare(step: Step, subject: Subject, roundings: int) -> None:
     """One step of zofx with one of the textbook, which goes on from the measured losses."""
     method, found = subject.method, subject.theta(step.after)
     method.theta, before = subject.theta(step.before), subject.theta(step.before)
-    forced = Forced(step.given.loss, step.losses)
+    forced = Forced(step.given.loss, step.losses, step.descent.slopes)
     method.step(step.t, forced)
     within("losses", step.losses, torch.stack(forced.own), step.allowed)
+    for name, own in forced.own_slopes.items():
+        slope, signs = step.descent.slopes[name], step.descent.signs[name]
+        allowed = step.descent.allowed[name]
+        within(f"gradient of {name}", (signs * slope).sum(), (signs * own).sum(), allowed)
     moved = rounding_of_move(subject.size(step.before, step.after), method, roundings)
     for name, values in found.items():
         if name in moved:
@@ -124,6 +134,30 @@ def _one_weight_less(method: Method) -> None:
     method.trained = method.trained[1:]
 
 
+def _another_exact_rate(method: Hybrid) -> None:
+    method.exact_lr *= 1.001
+
+
+def _one_exact_weight_less(method: Hybrid) -> None:
+    method.exact = method.exact[1:]
+
+
+def _exact_weights_perturbed(method: Hybrid) -> None:
+    draw = method.z
+    method.z = lambda t, query, name: (
+        torch.ones_like(method.theta[name]) if name in method.exact else draw(t, query, name)
+    )
+    method.trained = (*method.trained, *method.exact)
+
+
+class _Late(Hybrid):
+    """Takes the gradient after the move."""
+
+    def update(self, t: int, loss: Loss) -> None:
+        Mezo.update(self, t, loss)
+        self.descend(self.slopes(loss))
+
+
 MISTAKES = (_direction_of_another_step, _another_rate, _another_distance, _up, _one_weight_less)
 MISTAKEN = [
     pytest.param(row, mistake, id=f"{row}-{mistake.__name__.strip('_')}")
@@ -131,6 +165,14 @@ MISTAKEN = [
     for mistake in MISTAKES
     if not (mistake is _another_distance and row.run.estimator == "slopes")  # there is none
 ]
+HYBRID = next(row for row in ROWS if row.method == "zo-hybrid")
+EXACT_MISTAKES = (_another_exact_rate, _one_exact_weight_less, _exact_weights_perturbed)
+MISTAKEN += [
+    pytest.param(HYBRID, mistake, id=f"{HYBRID}-{mistake.__name__.strip('_')}")
+    for mistake in EXACT_MISTAKES
+]
+LATE = replace(HYBRID, reference=partial(hybrid, kind=_Late))
+MISTAKEN.append(pytest.param(LATE, lambda method: None, id=f"{HYBRID}-gradient_after_the_move"))
 
 
 @pytest.mark.parametrize(("row", "mistake"), MISTAKEN)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.methods.bounds import Forced
 from tests.methods.bowl import SHAPES, Bowl, draw, inner, random, start
 from tests.methods.directions import masked, on_index, subspace
+from tests.methods.hybrid import Hybrid
 from tests.methods.reference import (
     Adam,
     Blockwise,
@@ -185,6 +186,19 @@ def test_blocks_have_slopes_of_their_own(sequential: bool) -> None:
         for name in block:
             wanted[name] = wanted[name] - LR * c * along[name]
     close(stepped(Blockwise, blocks=blocks, sequential=sequential), wanted)
+
+
+def test_hybrid_takes_both_steps_from_the_same_theta() -> None:
+    """The gradient is as it was before the move, and no probe touches what has one."""
+    bowl, names = Bowl(), ("first", "bias")
+    gradient = bowl.gradient(start())
+    method = Hybrid(start(), draw, lr=LR, eps=EPS, trained=names, exact=("second",), exact_lr=0.5)
+    method.step(0, bowl)
+    along = {name: draw(0, 0, name) for name in names}
+    c = inner(along, gradient)
+    steps = {name: -LR * c * values for name, values in along.items()}
+    close(method.theta, moved(steps | {"second": -0.5 * gradient["second"]}, 1))
+    assert all(torch.equal(asked["second"], start()["second"]) for asked in bowl.asked)
 
 
 def test_a_subspace_keeps_the_norm_of_a_dense_direction() -> None:
