@@ -48,9 +48,10 @@ class Case:
 
     @property
     def settings(self) -> list[str]:
-        """Changes to the pipeline; rows of 32 take blocks of 32."""
+        """Changes to the pipeline: all matrices train; rows of 32 take blocks of 32."""
         block = ["quantize-frozen.block=32"] if self.quant == "nf4" else []
-        return [f"insert-perturbation.noise={self.noise}", *block]
+        every = "select-sensitive.cover=1"
+        return [f"insert-perturbation.noise={self.noise}", every, *block]
 
 
 CASES = (

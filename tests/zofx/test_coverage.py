@@ -273,7 +273,8 @@ def test_a_compiled_mask_covers_what_it_was_chosen_by(
     """
     made = checkpoint(name)
     scores = task_sensitivity(made, encoder(made), WORD_CHOICE, OBJECTIVES["cross-entropy"])
-    options = Options("int8", fraction=0.05, settings=["quantize-frozen.block=32"])
+    settings = ["quantize-frozen.block=32", "select-sensitive.cover=1"]
+    options = Options("int8", fraction=0.05, settings=settings)
     manifest = compile_model(
         made, METHODS["senszoq"], tmp_path / "art", scores=scores, options=options
     )
