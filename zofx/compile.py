@@ -17,9 +17,9 @@ from zofx import artifact
 from zofx.adapters import adapter_for
 from zofx.artifact import Manifest, TensorFile, TensorRow
 from zofx.assembly import Options, pipeline_for
-from zofx.capture import capture
-from zofx.checkpoint import Checkpoint, build_on_meta
+from zofx.checkpoint import Checkpoint
 from zofx.directions import noise_of
+from zofx.frontend import captured
 from zofx.graphfile import dump_graph
 from zofx.methods import Method
 from zofx.pipeline import After, Pass, Remark
@@ -96,12 +96,7 @@ def compile_model(
     with artifact.new_folder(out, replace=options.force) as folder:
         start = time.perf_counter()
         progress("capture", 0, 1)
-        model = build_on_meta(checkpoint.config, checkpoint.architecture)
-        loaders = checkpoint.resolve(model)
-        causal = checkpoint.architecture == "causal-lm"
-        adapter = adapter_for(options.adapter) if options.adapter else None
-        program = capture(model, loaders, causal=causal, adapter=adapter)
-        program = program.with_(scores=scores or {})
+        program = captured(checkpoint, options).with_(scores=scores or {})
         report.seconds["capture"] = round(time.perf_counter() - start, 3)
         progress("passes", 0, len(pipeline.passes))
         program = pipeline.run(program, report.after(after))
@@ -113,7 +108,7 @@ def compile_model(
             method=method.name,
             pipeline=", ".join(program.history),
             recipe=asdict(method.settings),
-            model=_model_description(checkpoint, adapter.tokens if adapter else 0),
+            model=_model_description(checkpoint, options),
             config=checkpoint.config.to_dict(),
             noise=noise_of(program),
             tensors=_rows(program),
@@ -176,7 +171,8 @@ def _rows(program: Program) -> tuple[TensorRow, ...]:
     )
 
 
-def _model_description(checkpoint: Checkpoint, before: int) -> dict[str, Any]:
-    """What the manifest says of the model; `before` positions are an adapter's."""
+def _model_description(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
+    """What the manifest says of the model; an adapter takes some of its positions."""
+    before = adapter_for(options.adapter).tokens if options.adapter else 0
     positions = checkpoint.max_positions
     return checkpoint.description | {"max_positions": positions and positions - before}

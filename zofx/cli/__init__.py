@@ -3,7 +3,7 @@
     compile                compiling.py      inspect · diff    looking.py
     sensitivity            ranking.py        explain · list    explaining.py
     coverage               covering.py       generate          generating.py
-    tune                   tuning.py
+    tune                   tuning.py         plan              planning.py
     eval · export          judging.py
 
 An error that zofx raises is one line or a few on stderr, and its exit code: 2 what was asked cannot

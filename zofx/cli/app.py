@@ -14,6 +14,7 @@ from zofx.cli import (
     generating,
     judging,
     looking,
+    planning,
     ranking,
     tuning,
 )
@@ -45,7 +46,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (compiling, ranking, covering, tuning, judging, generating, looking, explaining):
+VERBS = (
+    compiling, ranking, covering, planning, tuning, judging, generating, looking, explaining,
+)  # fmt: skip
+for group in VERBS:
     group.register(app)
 
 

@@ -1,0 +1,304 @@
+"""The forecast of a step: its bytes are the compiler's, its peak is that of a plain recount."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from torch import fx
+
+from tests import tiny
+from tests.artifacts import CASES, FRACTION, Case, Family, made_up_scores
+from tests.golden import assert_golden
+from zofx import artifact, rates
+from zofx.assembly import Options, pipeline_for
+from zofx.checkpoint import open_checkpoint
+from zofx.cli import main
+from zofx.compile import compile_model
+from zofx.costs import Axes, Shapes, ort_scratch, products, torch_scratch
+from zofx.errors import UsageError
+from zofx.frontend import captured
+from zofx.liveness import RESHAPES, VIEWS, peak
+from zofx.methods import METHODS
+from zofx.plan import Forecast, forecast
+from zofx.program import Program, output_node
+from zofx.rates import Rates
+from zofx.spread import without_scores
+
+RATES = Rates(flops=1e9, normals=1e6, bandwidth=1e9)
+AXES = Axes(rows=3, tokens=7, scored=2, alternatives=5, probes=2, directions=1)
+SCALED = ["quantize-frozen.format=int8"]
+OTHERS = {
+    "mezo": Options(),
+    "lozo": Options(),
+    "lora-fa": Options("int4"),
+    "qzo": Options(settings=tuple(SCALED)),
+    "hizoo": Options(),
+}
+
+
+@cache
+def program(folder: Path, method: str, options: Options, ranked: bool = False) -> Program:
+    """A checkpoint under a method; without ranks, spread evenly."""
+    checkpoint = open_checkpoint(str(folder))
+    pipeline = pipeline_for(METHODS[method], options)
+    start = captured(checkpoint, options)
+    if ranked:
+        return pipeline.run(start.with_(scores=made_up_scores(checkpoint)))
+    return without_scores(pipeline).run(start)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model of one layer."""
+    return tiny.tiny_llama(tmp_path_factory.mktemp("plan") / "llama")
+
+
+def plain(folder: Path, method: str = "senszoq", **settings: object) -> Forecast:
+    """A forecast of a method, its settings changed."""
+    options = OTHERS.get(method, Options("int4", fraction=FRACTION))
+    known = replace(options, settings=tuple(options.settings))
+    chosen = METHODS[method].settings.with_given(batch_size=3, **settings)
+    return forecast(program(folder, method, known), chosen, tokens=7, rates=RATES)
+
+
+def amounts(found: Forecast) -> Mapping[str, float]:
+    """Every part by its name."""
+    return {part.name: part.amount for part in (*found.stays, *found.comes)}
+
+
+def data_bytes(file: Path) -> int:
+    """Of a safetensors file, less its header."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return max(
+        (row["data_offsets"][1] for n, row in header.items() if n != "__metadata__"), default=0
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bytes_of_every_format_are_those_compiled(family: Family, case: Case) -> None:
+    """Frozen weights and slices take what the writer made of them."""
+    options = Options(case.quant, fraction=FRACTION, settings=tuple(case.settings))
+    made = program(family.checkpoint(case), "senszoq", options, ranked=True)
+    found = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
+    folder = family.artifact(case)
+    assert found["frozen weights"] == data_bytes(folder / artifact.WEIGHTS)
+    assert found["slices"] == data_bytes(folder / artifact.SLICES)
+
+
+@pytest.mark.parametrize("method", ["lozo", "lora-fa", "qzo"])
+def test_bytes_of_every_kind_of_slice_are_those_compiled(
+    llama: Path, tmp_path: Path, method: str
+) -> None:
+    """Low-rank factors, adapters, scales, and the state beside them."""
+    found = amounts(plain(llama, method))
+    checkpoint = open_checkpoint(str(llama))
+    compile_model(checkpoint, METHODS[method], tmp_path / "art", options=OTHERS[method])
+    assert found["frozen weights"] == data_bytes(tmp_path / "art" / artifact.WEIGHTS)
+    assert found["slices"] == data_bytes(tmp_path / "art" / artifact.SLICES)
+
+
+def recount(made: Program, shapes: Shapes, views: frozenset[object]) -> int:
+    """By definition: at every op, all memory that something made so far and read later is in."""
+    nodes = list(made.graph.nodes)
+
+    def owner(node: fx.Node) -> fx.Node:
+        while node.op == "call_function" and node.target in views:
+            node = node.all_input_nodes[0]
+        return node
+
+    most = 0
+    for place, node in enumerate(nodes):
+        if node.op != "call_function" or owner(node) is not node:
+            continue
+        before = {owner(n) for n in nodes[:place] if n.op == "call_function"}
+        after = {owner(a) for n in nodes[place:] for a in n.all_input_nodes}
+        held = {n for n in before & after if n.op == "call_function"} | {node}
+        most = max(most, sum(map(shapes.bytes, held)) + ort_scratch(node, shapes))
+    return most
+
+
+@pytest.mark.parametrize("views", [RESHAPES, VIEWS], ids=["reshapes", "views"])
+@pytest.mark.parametrize("method", ["senszoq", "mezo"])
+def test_the_peak_is_that_of_a_recount(llama: Path, method: str, views: frozenset[object]) -> None:
+    """One walk finds what going through all values at every op finds."""
+    made = program(llama, method, OTHERS.get(method, Options("int4", fraction=FRACTION)))
+    shapes = Shapes(made, AXES)
+    found = peak(made, shapes.bytes, lambda node: ort_scratch(node, shapes), views)
+    assert found == recount(made, shapes, views) > 0
+
+
+def test_shapes_are_those_of_the_axes(llama: Path) -> None:
+    """Inputs, probes and the result as numbers."""
+    made = program(llama, "senszoq", Options("int4", fraction=FRACTION))
+    shapes = Shapes(made, AXES)
+    (result,) = output_node(made.graph).all_input_nodes
+    sizes = {str(n.target): shapes.of(n) for n in made.graph.nodes if n.op == "placeholder"}
+    assert shapes.of(result) == (2, 3, 5)
+    assert sizes["targets"] == (3, 2, 5)
+    assert sizes["coefficients"] == (2, 1)
+    assert shapes.bytes(result) == 4 * 2 * 3 * 5
+
+
+def test_cost_grows_with_rows_and_layers(tmp_path: Path) -> None:
+    """Twice the rows are twice the products; every layer adds the same bytes and products."""
+    made = [tiny.tiny_llama(tmp_path / str(n), layers=n) for n in (1, 2, 3)]
+    one, two, three = (plain(folder) for folder in made)
+    for value in (
+        lambda found: found.flops,
+        lambda found: amounts(found)["frozen weights"],
+        lambda found: amounts(found)["slices"],
+    ):
+        assert value(three) - value(two) == value(two) - value(one) > 0
+    shallow = program(made[0], "senszoq", Options("int4", fraction=FRACTION))
+    few, many = (Shapes(shallow, replace(AXES, rows=rows)) for rows in (3, 6))
+    for node in shallow.graph.nodes:
+        assert products(node, many) == 2 * products(node, few)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "copies"),
+    [("", 0), ("sign_coordinates()", 0), ("momentum(0.9)", 1), ("low_rank_momentum(0.9)", 1),
+     ("adam()", 2), ("decay(0.1) > adam()", 2)],
+)  # fmt: skip
+def test_state_is_what_the_rule_keeps(llama: Path, tensors: str, copies: int) -> None:
+    """So many times the slices; without a rule there is no update to hold either."""
+    found = amounts(plain(llama, tensors=tensors))
+    assert found["state of rules"] == copies * found["slices"]
+    assert ("update" in found) == bool(tensors)
+
+
+def test_directions_are_held_as_drawn_and_as_stacked(llama: Path) -> None:
+    """One is fed as it is, four are stacked into a copy; hizoo keeps one Hessian."""
+    one, four = amounts(plain(llama)), amounts(plain(llama, queries=4))
+    assert one["directions"] == one["slices"]
+    assert four["directions"] == 8 * one["slices"]
+    curved = amounts(plain(llama, "hizoo"))
+    assert curved["state of rules"] == curved["directions"] == curved["slices"] / 2
+
+
+def test_expanded_and_tied_weights_are_held_twice(family: Family) -> None:
+    """Codes without a kernel become f32; a head that is an embedding is packed beside it."""
+    codebook = next(case for case in CASES if case.quant == "codebook")
+    tied = next(case for case in CASES if case.model == "tiny_gpt2")
+    found = {}
+    for case in (codebook, tied):
+        options = Options(case.quant, fraction=FRACTION, settings=tuple(case.settings))
+        made = program(family.checkpoint(case), "senszoq", options, ranked=True)
+        copies = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
+        found[case] = copies["copies of weights"]
+        codes = [s for s in made.tensors.values() if s.name.endswith(".codes")]
+    assert found[tied] == 4 * tiny.VOCABULARY * 32
+    made = program(
+        family.checkpoint(codebook), "senszoq", Options("codebook", fraction=FRACTION), ranked=True
+    )
+    codes = [s for s in made.tensors.values() if s.name.endswith(".codes")]
+    assert found[codebook] == sum(4 * 2 * s.size - s.nbytes for s in codes) > 0
+
+
+def test_torch_takes_memory_within_ops(llama: Path) -> None:
+    """A quantized linear is multiplied by what it unpacks."""
+    made = program(llama, "senszoq", Options("int4", fraction=FRACTION))
+    shapes = Shapes(made, AXES)
+    linear = next(n for n in made.graph.nodes if "linear_int" in str(n.target))
+    assert torch_scratch(linear, shapes) == 9 * 32 * 32
+    assert ort_scratch(linear, shapes) == 0
+    runtimes = [
+        forecast(made, METHODS["senszoq"].settings, tokens=7, runtime=name, rates=RATES)
+        for name in ("ort", "torch")
+    ]
+    assert amounts(runtimes[1])["directions"] == 0 < amounts(runtimes[0])["directions"]
+
+
+def test_the_step_is_work_over_rates(llama: Path) -> None:
+    """Products at the rate of products, directions at theirs; a trial adds three probes."""
+    found = plain(llama)
+    seconds = {part.name: part.amount for part in found.step}
+    assert seconds["products"] == pytest.approx(found.flops / RATES.flops)
+    assert seconds["directions"] == amounts(found)["slices"] / 4 / RATES.normals
+    tried = plain(llama, trial=True)
+    assert tried.flops == pytest.approx(2.5 * found.flops, rel=1e-6)
+
+
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What `zofx plan` prints on a machine of known rates; an error, if it ends with one."""
+    monkeypatch.setattr(
+        rates, "measured", lambda threads, flops: replace(RATES, flops=flops or 1e9)
+    )
+    monkeypatch.setattr(sys, "argv", ["zofx", "plan", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    return printed.err if ended.value.code else printed.out
+
+
+def test_the_verb_prints_every_part(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of memory and one of time, each with shares, and what was assumed."""
+    monkeypatch.chdir(llama.parent)
+    words = ("llama", "--quant", "int4", "--fraction", "0.05", "--tokens", "7", "--batch-size", "3")
+    assert_golden(
+        said(monkeypatch, capsys, *words, "--rate", "2"),
+        """\
+llama: llama, 1 layers of 32, 2 heads
+senszoq on ort: 3 rows of 7 tokens under 2 probes
+memory  94.8 MB
+  process            94.4 MB   99.6%  interpreter and engine, measured
+  tokenizer          30.6 kB   0.0%   36 tokens
+  frozen weights     301.5 kB  0.3%   as in weights.safetensors
+  copies of weights  0 B       0.0%   packed by the engine, or expanded to f32
+  slices             3.1 kB    0.0%   as in slices.safetensors
+  directions         3.1 kB    0.0%   z, Q = 1
+  state of rules     0 B       0.0%
+  then the larger of
+  forward  87.6 kB  0.1%  values between weights and result, 2 times the peak of the graph's order
+a step  0.00167 s, 0.0 GFLOP
+  products    0.000254 s  15.2%  matrix products
+  directions  0.00078 s   46.6%  drawn once
+  values      0.00034 s   20.3%  read and written by other ops
+  weights     0.000301 s  18.0%  read once a forward
+without --sensitivity, trained weights are spread evenly; real choices crowd into fewer columns
+""",
+    )
+    found = json.loads(said(monkeypatch, capsys, *words, "--json"))
+    parts = (*found["stays"], max(found["comes"], key=lambda part: part["amount"]))
+    assert found["memory"] == sum(part["amount"] for part in parts)
+    assert found["seconds"] == pytest.approx(sum(part["amount"] for part in found["step"]))
+    assert (found["layers"], found["width"], found["heads"]) == (1, 32, 2)
+    assert "spread evenly" in found["assumed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("llama", "--runtime", "tpu"), "no forecast for runtime 'tpu'; there are: ort, torch"),
+        (("llama", "--rate", "0"), "--rate 0: a machine that multiplies"),
+        (("llama", "--method", "sensoq"), "did you mean senszoq"),
+        (("llama", "--fraction", "1e-9"), "rounds to none, and nothing would train"),
+        (("llama", "--estimator", "x"), "No such option"),
+        (("nowhere/at/all",), "no such file or folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_what_cannot_be_planned(
+    llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    """One clear error."""
+    monkeypatch.chdir(llama.parent)
+    assert message in said(monkeypatch, capsys, *words)
+
+
+def test_a_program_needs_a_runtime_with_measured_constants(llama: Path) -> None:
+    """The function refuses what the verb does."""
+    made = program(llama, "mezo", Options())
+    with pytest.raises(UsageError, match="no forecast for runtime"):
+        forecast(made, METHODS["mezo"].settings, tokens=7, runtime="tpu", rates=RATES)

@@ -1,0 +1,295 @@
+"""What a training step will take, in memory and time, before a weight is read.
+
+    memory   = what stays + the most that comes and goes
+    stays    = process + tokenizer + weights + copies of them + slices + directions + rules' state
+    comes    = max(forward, update)
+    forward  = order · peak of the graph                                     `zofx.liveness`
+    update   = θ, gradient, step and new state, where a rule on tensors makes them
+    time     = 2 · multiply-adds / rate + normals / rate + bytes moved / bandwidth
+
+Sizes are exact where they are of the program: it is captured and rewritten as `compile` does it,
+and never written. Three numbers are measured instead (ENGINES): what a process has before it opens
+an artifact, how much more than the graph's own order an engine's order of ops keeps, and what a
+token of the vocabulary takes in a tokenizer. Time is a rough figure: all products run at one rate.
+Rows are taken as N · T rectangles; `zofx tune` cuts padding, so rows of mixed length take less.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import fx
+
+from zofx import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.costs import F32, Axes, Shapes, ort_scratch, products, torch_scratch
+from zofx.directions import DRAWS, noise_of
+from zofx.errors import UsageError
+from zofx.liveness import RESHAPES, VIEWS, peak
+from zofx.matching import linears_of
+from zofx.program import Program, Role, placeholders
+from zofx.rates import Rates
+from zofx.settings import Settings
+from zofx.zo.recipe import Recipe
+from zofx.zo.tensors import Gradient
+from zofx.zo.types import Key, Ray
+
+zofx = torch.ops.zofx
+
+MIB: Final = 1 << 20
+KEPT: Final = 1 << 28
+"""Directions up to this size are kept from the forward to the move (`zofx.runtimes.slices`)."""
+
+TOKEN: Final = 850
+"""Bytes of a tokenizer per token of its vocabulary."""
+
+EXPANDED: Final = (zofx.linear_codebook.default, zofx.linear_int8.default)
+"""Products that ONNX Runtime has no kernel for: their weights are f32 after loading."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is measured of a runtime.
+
+    Attributes:
+        process: bytes of a process that has run a forward of a model without weights.
+        order: how much more than the graph's order its own order of ops keeps.
+    """
+
+    process: int
+    order: float
+
+
+MOVING: Final = (Role.SLICE, Role.EXACT, Role.STATE)
+
+ENGINES: Final = {"ort": Engine(90 * MIB, 2.0), "torch": Engine(235 * MIB, 1.0)}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of a forecast.
+
+    Attributes:
+        name: of what takes it.
+        amount: bytes, or seconds.
+        note: how it comes about.
+    """
+
+    name: str
+    amount: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a step will take.
+
+    Attributes:
+        axes: of its forward.
+        stays: bytes held from step to step.
+        comes: bytes held within a step, one after the other.
+        step: seconds.
+        flops: of all products of a step; two per multiply-add.
+    """
+
+    axes: Axes
+    stays: tuple[Part, ...]
+    comes: tuple[Part, ...]
+    step: tuple[Part, ...]
+    flops: int
+
+    @property
+    def memory(self) -> int:
+        """The largest resident set, in bytes."""
+        passing = max((part.amount for part in self.comes), default=0)
+        return round(sum(part.amount for part in self.stays) + passing)
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        return sum(part.amount for part in self.step)
+
+
+def forecast(
+    program: Program,
+    settings: Settings,
+    *,
+    tokens: int,
+    scored: int = 1,
+    alternatives: int = 1,
+    vocabulary: int = 0,
+    runtime: str = "ort",
+    rates: Rates,
+) -> Forecast:
+    """Predict a step.
+
+    Args:
+        program: compiled, with probes.
+        settings: of the run; `batch_size` rows.
+        tokens: T.
+        scored: S.
+        alternatives: C.
+        vocabulary: of the tokenizer.
+        runtime: "ort" or "torch".
+        rates: of the machine.
+
+    Raises:
+        UsageError: no such runtime, or settings that do not go with the program.
+    """
+    require_known(runtime)
+    settings = settings.fitted(noise_of(program))
+    recipe = settings.recipe()
+    probes, directions = recipe.estimator.probes(0, 0).matrix.shape
+    axes = Axes(settings.batch_size, tokens, scored, alternatives, probes, directions)
+    cost = _Cost(program, Shapes(program, axes), runtime)
+    moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
+    trained = sum(spec.nbytes for spec in program.slices)
+    state = _state_bytes(recipe, program)
+    forwards = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
+    return Forecast(
+        axes,
+        tuple(_stays(cost, vocabulary, moving, trained, state)),
+        tuple(_comes(cost, recipe, moving, trained, state)),
+        tuple(_step(cost, rates, forwards, trained)),
+        round(2 * forwards * cost.multiply_adds),
+    )
+
+
+def require_known(runtime: str) -> None:
+    """Refuse a runtime of which nothing is measured.
+
+    Raises:
+        UsageError: names those that there are.
+    """
+    if runtime not in ENGINES:
+        raise UsageError(f"no forecast for runtime '{runtime}'; there are: {', '.join(ENGINES)}")
+
+
+class _Cost:
+    """A program on a runtime."""
+
+    def __init__(self, program: Program, shapes: Shapes, runtime: str) -> None:
+        self.program, self.shapes, self.runtime = program, shapes, runtime
+        self.engine = ENGINES[runtime]
+        self.calls = [node for node in program.graph.nodes if node.op == "call_function"]
+        self.multiply_adds = sum(products(node, shapes) for node in self.calls)
+
+    @property
+    def queries(self) -> int:
+        """Q."""
+        keys = next(n for n in placeholders(self.program.graph) if n.target == "keys")
+        return self.shapes.of(keys)[0]
+
+    def size(self, node: fx.Node) -> int:
+        """Bytes of a result; draws are fed to ONNX Runtime."""
+        return 0 if self.runtime == "ort" and node.target in DRAWS else self.shapes.bytes(node)
+
+    def scratch(self, node: fx.Node) -> int:
+        """Bytes taken within an op."""
+        within = ort_scratch if self.runtime == "ort" else torch_scratch
+        return within(node, self.shapes)
+
+    def forward(self) -> int:
+        """The most that a forward takes."""
+        views = RESHAPES if self.runtime == "ort" else VIEWS
+        return round(self.engine.order * peak(self.program, self.size, self.scratch, views))
+
+    def moved(self) -> int:
+        """Bytes that ops other than products read and write, beside tensors of the table."""
+        made = set(self.calls)
+        return sum(
+            self.size(node) + sum(self.size(a) for a in node.all_input_nodes if a in made)
+            for node in self.calls
+            if not products(node, self.shapes) and node.target not in RESHAPES
+        )
+
+
+def _stays(cost: _Cost, vocabulary: int, moving: int, trained: int, state: int) -> Iterator[Part]:
+    """What is held from step to step."""
+    frozen = sum(s.nbytes for s in cost.program.tensors.values() if s.role not in MOVING)
+    copies = _copies(cost.program) if cost.runtime == "ort" else 0
+    yield Part("process", cost.engine.process, "interpreter and engine, measured")
+    yield Part("tokenizer", vocabulary * TOKEN, f"{vocabulary:,} tokens")
+    yield Part("frozen weights", frozen, "as in weights.safetensors")
+    yield Part("copies of weights", copies, "packed by the engine, or expanded to f32")
+    yield Part("slices", moving, "as in slices.safetensors")
+    yield Part("directions", _held_directions(cost, trained), f"z, Q = {cost.queries}")
+    yield Part("state of rules", state)
+
+
+def _held_directions(cost: _Cost, trained: int) -> int:
+    """Bytes of z between the forward and the move: as drawn, and stacked where there are several.
+
+    PyTorch draws within its graph, slice by slice.
+    """
+    if cost.runtime == "torch":
+        return 0
+    return trained * cost.queries * (1 if cost.queries == 1 else 2)
+
+
+def _copies(program: Program) -> int:
+    """What ONNX Runtime holds beside the file's own bytes.
+
+    A matrix that is multiplied by is packed, and the original dropped; one that is also gathered
+    from (a tied embedding) stays as well. Codes without a kernel become f32.
+    """
+    total = 0
+    for node in placeholders(program.graph):
+        spec = program.tensors.get(str(node.target))
+        if spec is None or spec.role in MOVING:
+            continue
+        linears = linears_of(program.graph, spec.name)
+        if linears and len(linears) < len(node.users):
+            total += spec.nbytes
+        if spec.name.endswith(".codes") and any(u.target in EXPANDED for u in node.users):
+            total += F32 * prod(spec.origin_shape or ()) - spec.nbytes
+    return total
+
+
+def _state_bytes(recipe: Recipe, program: Program) -> int:
+    """What a rule on tensors keeps after a step: asked of the rule, on tensors of one element."""
+    if recipe.tensors is None:
+        return 0
+    sizes = {s.name: s.nbytes for s in program.tensors.values() if s.role in MOVING}
+    theta = {name: np.ones(1, np.float32) for name in sizes}
+    slices = {spec.name: theta[spec.name] for spec in program.slices}
+    rays = (Ray(Key(0, 0), 1.0),) * recipe.estimator.rays
+    gradient = Gradient(rays, (), lambda key: slices)
+    _, state = recipe.tensors.update(gradient, theta, recipe.tensors.init(theta))
+    return sum(sizes[name] for name in _names(state))
+
+
+def _names(state: Any) -> Iterator[str]:
+    """The slices of every tensor in a state: mappings by name, however they are nested."""
+    if isinstance(state, dict):
+        yield from state
+    elif isinstance(state, tuple):
+        for part in state:
+            yield from _names(part)
+
+
+def _comes(cost: _Cost, recipe: Recipe, moving: int, trained: int, state: int) -> Iterator[Part]:
+    """What is held within a step."""
+    note = "values between weights and result"
+    if cost.engine.order != 1:
+        note += f", {cost.engine.order:g} times the peak of the graph's order"
+    yield Part("forward", cost.forward(), note)
+    if recipe.tensors is not None:
+        yield Part("update", moving + 3 * trained + state, "θ, gradient, step, new θ and state")
+
+
+def _step(cost: _Cost, rates: Rates, forwards: float, trained: int) -> Iterator[Part]:
+    """Seconds of a step."""
+    drawn = cost.queries * trained / F32
+    kept = cost.runtime == "ort" and (cost.queries + 1) * trained <= KEPT
+    weights = sum(s.nbytes for s in cost.program.tensors.values() if s.role not in MOVING)
+    yield Part("products", forwards * 2 * cost.multiply_adds / rates.flops, "matrix products")
+    yield Part(
+        "directions",
+        drawn * (1 if kept else 2) / rates.normals,
+        f"drawn {'once' if kept else 'for the forward and for the move'}",
+    )
+    yield Part("values", forwards * cost.moved() / rates.bandwidth, "read and written by other ops")
+    yield Part("weights", forwards * weights / rates.bandwidth, "read once a forward")
