@@ -64,7 +64,7 @@ class Engine:
 
 MOVING: Final = (Role.SLICE, Role.EXACT, Role.STATE)
 
-ENGINES: Final = {"ort": Engine(90 * MIB, 2.0), "torch": Engine(235 * MIB, 1.0)}
+ENGINES: Final = {"ort": Engine(90 * MIB, 2.0), "torch": Engine(330 * MIB, 1.5)}
 
 
 @dataclass(frozen=True)
