@@ -138,7 +138,7 @@ def _compiled(given: argparse.Namespace, quant: str, activations: str) -> Path:
     if activations == "exact":
         forward = method.pipeline.replace("stack-probes", "forward-mode")
         method = replace(method, pipeline=forward)
-    rounded = INT8 if activations == INT8 else None
+    rounded = INT8 if activations == INT8 else "none"
     options = Options(quant, rounded, fraction=given.fraction)
     folder.parent.mkdir(parents=True, exist_ok=True)
     compile_model(

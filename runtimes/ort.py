@@ -42,6 +42,7 @@ class OrtSession(EngineSession):
         # A plan of memory is kept for every shape of a batch, with a block of its own: batches have
         # many shapes, and the blocks add up to more than they save.
         options.enable_mem_pattern = False
+        options.add_session_config_entry(*ort_integers.PRECISE)
         if threads:
             options.intra_op_num_threads = threads
         self._engine = onnxruntime.InferenceSession(

@@ -101,7 +101,7 @@ class Family:
         folder = self.root / str(case)
         if not folder.exists():
             checkpoint = open_checkpoint(str(self.checkpoint(case)))
-            options = Options(case.quant, fraction=FRACTION, settings=case.settings)
+            options = Options(case.quant, "none", fraction=FRACTION, settings=case.settings)
             scores = made_up_scores(checkpoint)
             compile_model(checkpoint, METHODS["senszoq"], folder, scores=scores, options=options)
         return folder

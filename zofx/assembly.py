@@ -16,6 +16,7 @@ from zofx.passes import PASSES
 from zofx.pipeline import Pass, Pipeline
 
 LORA: Final = "lora"
+INT4: Final = "int4"
 INT8: Final = "int8"
 INT8_ROW: Final = "int8-row"
 ROUND: Final = "round-activations"
@@ -31,7 +32,8 @@ class Options:
 
     Attributes:
         quant: frozen format, "none" for no quantization; None keeps the method's.
-        activations: "int8" multiplies integers; None or "none" leaves activations in f32.
+        activations: "int8" multiplies integers, "none" leaves activations in f32; None keeps the
+            method's, as far as the frozen format goes with it.
         train: "lora", "prefix", "prompt", or a regular expression over the names of parameters;
             None keeps the method's.
         fraction: share of the weights that trains; None keeps the method's.
@@ -62,7 +64,7 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
     pipeline = _training(Pipeline.parse(method.pipeline, PASSES), method, options.train)
     if options.quant:
         pipeline = _quantized(pipeline, options.quant)
-    if options.activations not in (None, "none"):
+    if options.activations is not None:
         pipeline = _rounded(pipeline, options.activations, options.quant)
     if options.fraction is not None:
         select = next((p.name for p in pipeline.passes if hasattr(p, "fraction")), None)
@@ -101,9 +103,11 @@ def _training(pipeline: Pipeline, method: Method, train: str | None) -> Pipeline
 
 
 def _quantized(pipeline: Pipeline, form: str) -> Pipeline:
-    """With the frozen matrices stored in a format, or as they are."""
+    """With the frozen matrices stored in a format, or as they are; only one is of integers."""
+    if form != INT8_ROW:
+        pipeline = _without(pipeline, ROUND)
     if form == "none":
-        return Pipeline(tuple(p for p in pipeline.passes if p.name != "quantize-frozen"))
+        return _without(pipeline, "quantize-frozen")
     if not _find(pipeline, "quantize-frozen"):
         place = _first(pipeline, "insert-perturbation")
         before, after = pipeline.passes[:place], pipeline.passes[place:]
@@ -112,7 +116,12 @@ def _quantized(pipeline: Pipeline, form: str) -> Pipeline:
 
 
 def _rounded(pipeline: Pipeline, form: str, quant: str | None) -> Pipeline:
-    """With products of integers."""
+    """With products of integers, or of floats."""
+    if form == "none":
+        floats = _without(pipeline, ROUND)
+        stored: Any = _find(pipeline, "quantize-frozen")
+        own = quant is None and stored and stored.format == INT8_ROW
+        return _quantized(floats, INT4) if own else floats
     if form != INT8:
         raise PipelineError(f"--activations {form}: there are none and {INT8}")
     if quant not in (None, INT8_ROW):
@@ -120,7 +129,7 @@ def _rounded(pipeline: Pipeline, form: str, quant: str | None) -> Pipeline:
             f"--activations {INT8} multiplies integers, for which a matrix has one scale per row: "
             f"--quant {INT8_ROW}, which is also what it takes without --quant; not {quant}"
         )
-    pipeline = _quantized(pipeline, INT8_ROW)
+    pipeline = _without(_quantized(pipeline, INT8_ROW), ROUND)
     return Pipeline((*pipeline.passes, PASSES[ROUND]()))
 
 
@@ -164,13 +173,17 @@ def _require_rows(pipeline: Pipeline) -> None:
     if form != INT8_ROW:
         raise PipelineError(
             f"{ROUND} multiplies matrices in {INT8_ROW}, not {form}: "
-            f"--set quantize-frozen.format={INT8_ROW}, or leave --activations out"
+            f"--set quantize-frozen.format={INT8_ROW}, or --activations none"
         )
     if _find(pipeline, "first-order"):
         raise PipelineError(
-            "first-order takes exact gradients, and rounding has no derivative: leave "
-            "--activations out, or take a method of probes alone"
+            "first-order takes exact gradients, and rounding has no derivative: "
+            "--activations none, or a method of probes alone"
         )
+
+
+def _without(pipeline: Pipeline, name: str) -> Pipeline:
+    return Pipeline(tuple(p for p in pipeline.passes if p.name != name))
 
 
 def _first(pipeline: Pipeline, *names: str) -> int:

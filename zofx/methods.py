@@ -54,8 +54,8 @@ ROWS: Final = (
         "Guo et al. 2025, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, "
         "ICLR, arXiv 2406.02913",
         "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global cover=0.95}, "
-        "split-sparse, quantize-frozen{format=nf4}, insert-perturbation{noise=gaussian}, "
-        "stack-probes",
+        "split-sparse, quantize-frozen{format=int8-row}, insert-perturbation{noise=gaussian}, "
+        "stack-probes, round-activations",
         # Measured on SmolLM2-135M and TREC (106,168 trained weights), where 3e-4 diverges. The more
         # weights train, the less a step may move: a larger model wants a smaller rate.
         Settings(lr=1e-4, schedule="linear"),

@@ -13,6 +13,10 @@ BARE = Method("bare", "", "", "canonicalize, narrow-positions", Settings())
 LATE = Method("late", "", "", "split-sparse, canonicalize", Settings())
 HEAD = "canonicalize, narrow-positions, "
 PROBED = "insert-perturbation, stack-probes"
+ROWS = "quantize-frozen{format=int8-row}"
+ROUNDED = f"{PROBED}, round-activations"
+WHOLE = "{}insert-perturbation{{noise=gaussian}}, stack-probes"
+STORED = f"{WHOLE.format(f'{ROWS}, ')}, round-activations"
 
 
 def method(name: str) -> Method:
@@ -42,14 +46,20 @@ def test_any_expression_over_names_reads_back(train: str) -> None:
 @pytest.mark.parametrize(
     ("options", "before", "after"),
     [
-        (Options(quant="int8"), "{format=nf4}", "{format=int8}"),
-        (Options(quant="none"), "quantize-frozen{format=nf4}, ", ""),
+        (Options(quant="int8"), STORED, WHOLE.format("quantize-frozen{format=int8}, ")),
+        (Options(quant="none"), STORED, WHOLE.format("")),
+        (Options(activations="none"), STORED, WHOLE.format("quantize-frozen{format=int4}, ")),
+        (
+            Options("int8-row", activations="none"),
+            STORED,
+            WHOLE.format("quantize-frozen{format=int8-row}, "),
+        ),
         (Options(fraction=0.25), "fraction=0.001", "fraction=0.25"),
         (Options(settings=["select-sensitive.scope=matrix"]), "scope=global", "scope=matrix"),
         (
             Options("int4", settings=["quantize-frozen.format=int8"]),
-            "{format=nf4}",
-            "{format=int8}",
+            STORED,
+            WHOLE.format("quantize-frozen{format=int8}, "),
         ),
     ],
 )
@@ -65,7 +75,7 @@ def test_options_change_the_pipeline(options: Options, before: str, after: str) 
     ("name", "options", "pipeline"),
     [
         ("mezo", Options(train="lora"), f"{HEAD}insert-lora, {PROBED}"),
-        ("senszoq", Options(train="lora"), f"{HEAD}insert-lora, quantize-frozen, {PROBED}"),
+        ("senszoq", Options(train="lora"), f"{HEAD}insert-lora, {ROWS}, {ROUNDED}"),
         ("lozo", Options(train="lora"), f"{HEAD}insert-lora, {PROBED}"),
         ("lora-fa", Options(train="lora"), f"{HEAD}insert-lora{{freeze=A}}, {PROBED}"),
         (
@@ -80,7 +90,7 @@ def test_options_change_the_pipeline(options: Options, before: str, after: str) 
         ),
         ("bare", Options(train="lora"), f"{HEAD}insert-lora"),
         ("mezo", Options(train="prefix"), f"{HEAD}{PROBED}"),
-        ("senszoq", Options(train="prompt"), f"{HEAD}quantize-frozen, {PROBED}"),
+        ("senszoq", Options(train="prompt"), f"{HEAD}{ROWS}, {ROUNDED}"),
         ("subzero", Options(train="prompt"), f"{HEAD}{PROBED}"),
         (
             "mezo",
@@ -149,20 +159,16 @@ def test_what_is_quantized(name: str, options: Options, pipeline: str) -> None:
     assert assembled(name, options) == pipeline
 
 
-ROWS = "quantize-frozen{format=int8-row}"
-
-
 @pytest.mark.parametrize("quant", [None, "int8-row"])
 @pytest.mark.parametrize(
     ("name", "train", "pipeline"),
     [
-        ("mezo", "lora", f"{HEAD}insert-lora, {ROWS}, {PROBED}, round-activations"),
-        ("senszoq", "prompt", f"{HEAD}{ROWS}, {PROBED}, round-activations"),
+        ("mezo", "lora", f"{HEAD}insert-lora, {ROWS}, {ROUNDED}"),
+        ("senszoq", "prompt", f"{HEAD}{ROWS}, {ROUNDED}"),
         (
             "mezo",
             "q_proj",
-            f"{HEAD}select-parameters{{match=q_proj}}, split-dense, {ROWS}, {PROBED}, "
-            "round-activations",
+            f"{HEAD}select-parameters{{match=q_proj}}, split-dense, {ROWS}, {ROUNDED}",
         ),
     ],
 )
@@ -171,9 +177,10 @@ def test_what_is_rounded(name: str, train: str, pipeline: str, quant: str | None
     assert assembled(name, Options(quant, "int8", train)) == pipeline
 
 
-def test_no_rounding_is_the_default() -> None:
-    """Asked for by name, it is the same as not asked for."""
-    assert assembled("senszoq", Options(activations="none")) == assembled("senszoq", Options())
+def test_a_methods_own_activations() -> None:
+    """Asked for by name, they are the same as not asked for."""
+    assert assembled("senszoq", Options(activations="int8")) == assembled("senszoq", Options())
+    assert assembled("mezo", Options(activations="none")) == assembled("mezo", Options())
 
 
 def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
@@ -234,7 +241,7 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
             "senszoq",
             Options(activations="int8", settings=["quantize-frozen.format=int4"]),
             "round-activations multiplies matrices in int8-row, not int4: "
-            "--set quantize-frozen.format=int8-row, or leave --activations out",
+            "--set quantize-frozen.format=int8-row, or --activations none",
         ),
         (
             "mezo",
@@ -254,8 +261,8 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
         (
             "zo-hybrid",
             Options(activations="int8", train="q_proj"),
-            "first-order takes exact gradients, and rounding has no derivative: leave "
-            "--activations out, or take a method of probes alone",
+            "first-order takes exact gradients, and rounding has no derivative: "
+            "--activations none, or a method of probes alone",
         ),
         ("bare", Options(train="q_proj"), "method bare does not choose parameters by name"),
         (

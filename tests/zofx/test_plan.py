@@ -82,7 +82,7 @@ def data_bytes(file: Path) -> int:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bytes_of_every_format_are_those_compiled(family: Family, case: Case) -> None:
     """Frozen weights and slices take what the writer made of them."""
-    options = Options(case.quant, fraction=FRACTION, settings=tuple(case.settings))
+    options = Options(case.quant, "none", fraction=FRACTION, settings=tuple(case.settings))
     made = program(family.checkpoint(case), "senszoq", options, ranked=True)
     found = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
     folder = family.artifact(case)
@@ -187,7 +187,7 @@ def test_expanded_and_tied_weights_are_held_twice(family: Family) -> None:
     tied = next(case for case in CASES if case.model == "tiny_gpt2")
     found = {}
     for case in (codebook, tied):
-        options = Options(case.quant, fraction=FRACTION, settings=tuple(case.settings))
+        options = Options(case.quant, "none", fraction=FRACTION, settings=tuple(case.settings))
         made = program(family.checkpoint(case), "senszoq", options, ranked=True)
         copies = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
         found[case] = copies["copies of weights"]

@@ -83,7 +83,8 @@ def compile_(  # noqa: PLR0913  a verb has many options
         typer.Option(
             "--activations",
             metavar="FORMAT",
-            help="int8 multiplies integers (--quant int8-row): faster on processors with VNNI.",
+            help="int8 multiplies integers (--quant int8-row): fast with VNNI, dot products of Arm; "
+            "none leaves them in f32.",
         ),
     ] = None,
     train: Annotated[
