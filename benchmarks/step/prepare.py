@@ -1,7 +1,8 @@
 """What contestants need on disk; made once, kept in --work, by folder of the model.
 
     MODEL ─rank─▶ scores.safetensors ─compile─▶ METHOD-QUANT/       zofx
-          ─frozen, quantized, no slices──────▶ plain-QUANT/         inference
+          ─frozen, quantized, no slices──────▶ plain-QUANT/         inference; 8-bit activations
+                                                                    where the format is int8-row
           ─f32───────────────────────────────▶ float32/             peers on PyTorch
 
 torch and transformers are imported only where something is missing.
@@ -151,8 +152,26 @@ def write_plain(checkpoint: "Checkpoint", pipeline: str, folder: Path) -> None:
     model = build_on_meta(checkpoint.config, checkpoint.architecture)
     causal = checkpoint.architecture == "causal-lm"
     program = capture(model, checkpoint.resolve(model), causal=causal)
+    plain = rounded_rows(Pipeline.parse(pipeline, PASSES).run(program))
     with artifact.new_folder(folder) as made:
-        _write_onnx(Pipeline.parse(pipeline, PASSES).run(program), made)
+        _write_onnx(plain, made)
+
+
+def rounded_rows(program: "Program") -> "Program":
+    """Products with int8-row matrices as inference has them: every row rounded on its own."""
+    import torch
+
+    from zofx.rewrite import Editor
+
+    aten, zofx = torch.ops.aten, torch.ops.zofx
+    edit = Editor(program)
+    for linear in edit.graph.find_nodes(op="call_function", target=zofx.linear_int8.default):
+        x, codes, scales, bias = linear.args
+        steps = edit.call(linear, zofx.row_scales.default, x)
+        whole = edit.call(linear, zofx.round_rows.default, x, steps)
+        y = edit.call(linear, zofx.linear_rounded.default, whole, steps, codes, scales)
+        edit.replace(linear, y if bias is None else edit.call(linear, aten.add.Tensor, y, bias))
+    return edit.done()
 
 
 def _write_onnx(program: "Program", folder: Path) -> None:

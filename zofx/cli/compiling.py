@@ -83,7 +83,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
         typer.Option(
             "--activations",
             metavar="FORMAT",
-            help="int8 multiplies integers (--quant int8-row): fast with VNNI, dot products of Arm; "
+            help="int8 multiplies integers (--quant int8-row), fast with VNNI or dot products; "
             "none leaves them in f32.",
         ),
     ] = None,
