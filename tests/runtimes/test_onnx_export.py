@@ -116,3 +116,18 @@ def test_every_output_is_read(family: Family, model: str) -> None:
     read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
     assert "Attention" in {node.op_type for node in graph.node}
     assert {name for node in graph.node for name in node.output if name} <= read
+
+
+@pytest.mark.parametrize(("model", "tied"), [("tiny_llama", False), ("tiny_gpt2", True)])
+def test_a_table_that_is_the_head_too_is_no_constant(
+    family: Family, model: str, tied: bool
+) -> None:
+    """ONNX Runtime packs a copy of a constant that is multiplied; nothing has to be fed for it."""
+    case = next(case for case in CASES if case.model == model)
+    folder = family.artifact(case)
+    graph = onnx.load(folder / "graph.onnx", load_external_data=False).graph
+    given = {value.name for value in graph.input} & {value.name for value in graph.initializer}
+    engine = onnxruntime.InferenceSession(folder / "graph.onnx")
+    assert given == {value.name for value in engine.get_overridable_initializers()}
+    assert bool(given) is tied
+    assert not given & {value.name for value in engine.get_inputs()}
