@@ -4,8 +4,8 @@
     move(rays)        θ ← θ + coefficient · z(key)      f32, multiply then add, each rounded
     refresh(key)      low-rank slices are folded and get a new basis
 
-The draws of the last keys are kept when they are small, so that a step makes them once for its
-forward and its move.
+The draws of the last keys are kept when they are small, and of a single key always, for its draws
+are all there in the forward anyway: so a step makes them once for its forward and its move.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,11 +55,17 @@ class Slices:
         if not keys:
             zeros = {name: np.zeros((1, *shape), np.float32) for name, shape in self.shapes.items()}
             return zeros, np.zeros((len(coefficients), 1), np.float32)
-        if (len(keys) + 1) * self.bytes <= KEEP_BYTES:
-            self._kept = {key: self._draws(key) for key in keys}
+        if len(keys) == 1 or (len(keys) + 1) * self.bytes <= KEEP_BYTES:
+            self._keep(keys)
         draws = [self._draws(key) for key in keys]
         z = {name: _stack([d[name] for d in draws]) for name in self.shapes}
         return z, np.ascontiguousarray(coefficients, dtype=np.float32)
+
+    def _keep(self, keys: Sequence[Key]) -> None:
+        """Have the draws of these keys at hand, and no others; those are dropped first."""
+        self._kept = {key: self._kept[key] for key in keys if key in self._kept}
+        for key in keys:
+            self._kept[key] = self._draws(key)
 
     def direction(self, key: Key) -> dict[str, FloatArray]:
         """z(key) for every slice."""
