@@ -28,7 +28,6 @@ from zofx.costs import F32, Axes, Shapes, ort_scratch, products, torch_scratch
 from zofx.directions import DRAWS, noise_of
 from zofx.errors import UsageError
 from zofx.liveness import RESHAPES, VIEWS, peak
-from zofx.matching import linears_of
 from zofx.program import Program, Role, placeholders
 from zofx.rates import Rates
 from zofx.settings import Settings
@@ -40,7 +39,8 @@ zofx = torch.ops.zofx
 
 MIB: Final = 1 << 20
 KEPT: Final = 1 << 28
-"""Directions up to this size are kept from the forward to the move (`zofx.runtimes.slices`)."""
+"""Directions of several keys are kept from the forward to the move up to this size, those of one
+always (`zofx.runtimes.slices`)."""
 
 TOKEN: Final = 850
 """Bytes of a tokenizer per token of its vocabulary."""
@@ -213,7 +213,7 @@ def _stays(cost: _Cost, vocabulary: int, moving: int, trained: int, state: int) 
     yield Part("process", cost.engine.process, "interpreter and engine, measured")
     yield Part("tokenizer", vocabulary * TOKEN, f"{vocabulary:,} tokens")
     yield Part("frozen weights", frozen, "as in weights.safetensors")
-    yield Part("copies of weights", copies, "packed by the engine, or expanded to f32")
+    yield Part("copies of weights", copies, "expanded to f32")
     yield Part("slices", moving, "as in slices.safetensors")
     yield Part("directions", _held_directions(cost, trained), f"z, Q = {cost.queries}")
     yield Part("state of rules", state)
@@ -230,19 +230,16 @@ def _held_directions(cost: _Cost, trained: int) -> int:
 
 
 def _copies(program: Program) -> int:
-    """What ONNX Runtime holds beside the file's own bytes.
+    """What ONNX Runtime holds beside the file's own bytes: codes without a kernel become f32.
 
     A matrix that is multiplied by is packed, and the original dropped; one that is also gathered
-    from (a tied embedding) stays as well. Codes without a kernel become f32.
+    from (a tied embedding) is not packed.
     """
     total = 0
     for node in placeholders(program.graph):
         spec = program.tensors.get(str(node.target))
         if spec is None or spec.role in MOVING:
             continue
-        linears = linears_of(program.graph, spec.name)
-        if linears and len(linears) < len(node.users):
-            total += spec.nbytes
         if spec.name.endswith(".codes") and any(u.target in EXPANDED for u in node.users):
             total += F32 * prod(spec.origin_shape or ()) - spec.nbytes
     return total
@@ -283,7 +280,8 @@ def _comes(cost: _Cost, recipe: Recipe, moving: int, trained: int, state: int) -
 def _step(cost: _Cost, rates: Rates, forwards: float, trained: int) -> Iterator[Part]:
     """Seconds of a step."""
     drawn = cost.queries * trained / F32
-    kept = cost.runtime == "ort" and (cost.queries + 1) * trained <= KEPT
+    few = cost.queries == 1 or (cost.queries + 1) * trained <= KEPT
+    kept = cost.runtime == "ort" and few
     weights = sum(s.nbytes for s in cost.program.tensors.values() if s.role not in MOVING)
     yield Part("products", forwards * 2 * cost.multiply_adds / rates.flops, "matrix products")
     yield Part(
