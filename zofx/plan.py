@@ -4,7 +4,7 @@
     stays    = process + tokenizer + weights + copies of them + slices + directions + rules' state
     comes    = max(forward, update)
     forward  = order · peak of the graph                                     `zofx.liveness`
-    update   = θ, gradient, step and new state, where a rule on tensors makes them
+    update   = θ, and temporaries of the largest slice, where a rule on tensors makes them
     time     = 2 · multiply-adds / rate + normals / rate + bytes moved / bandwidth
 
 Sizes are exact where they are of the program: it is captured and rewritten as `compile` does it,
@@ -25,6 +25,7 @@ from torch import fx
 
 from zofx import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.costs import F32, Axes, Shapes, ort_scratch, products, torch_scratch
+from zofx.cutting import split
 from zofx.directions import DRAWS, noise_of
 from zofx.errors import UsageError
 from zofx.liveness import RESHAPES, VIEWS, peak
@@ -41,6 +42,9 @@ MIB: Final = 1 << 20
 KEPT: Final = 1 << 28
 """Directions of several keys are kept from the forward to the move up to this size, those of one
 always (`zofx.runtimes.slices`)."""
+
+TEMPORARIES: Final = 5
+"""Arrays of a slice that a rule on tensors makes at once, beside the slice's state: measured."""
 
 TOKEN: Final = 850
 """Bytes of a tokenizer per token of its vocabulary."""
@@ -143,14 +147,16 @@ def forecast(
     recipe = settings.recipe()
     probes, directions = recipe.estimator.probes(0, 0).matrix.shape
     axes = Axes(settings.batch_size, tokens, scored, alternatives, probes, directions)
-    cost = _Cost(program, Shapes(program, axes), runtime)
+    shapes = Shapes(program, axes)
+    whole = _Cost(program, shapes, runtime)
+    cost = _Cost(split(program)[1], shapes, runtime)  # what is below a cut is computed only once
     moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
     trained = sum(spec.nbytes for spec in program.slices)
     state = _state_bytes(recipe, program)
     forwards = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
     return Forecast(
         axes,
-        tuple(_stays(cost, vocabulary, moving, trained, state)),
+        tuple(_stays(whole, vocabulary, moving, trained, state)),
         tuple(_comes(cost, recipe, moving, trained, state)),
         tuple(_step(cost, rates, forwards, trained)),
         round(2 * forwards * cost.multiply_adds),
@@ -274,7 +280,9 @@ def _comes(cost: _Cost, recipe: Recipe, moving: int, trained: int, state: int) -
         note += f", {cost.engine.order:g} times the peak of the graph's order"
     yield Part("forward", cost.forward(), note)
     if recipe.tensors is not None:
-        yield Part("update", moving + 3 * trained + state, "θ, gradient, step, new θ and state")
+        largest = max(spec.nbytes for spec in cost.program.slices)
+        within = round(largest * (TEMPORARIES + state / trained))
+        yield Part("update", moving + within, "a copy of θ; gradient, step, state of a slice")
 
 
 def _step(cost: _Cost, rates: Rates, forwards: float, trained: int) -> Iterator[Part]:

@@ -5,9 +5,12 @@
     tensors  θ ← θ − learning rate · rule(Σ coefficient · z)             read, session.write
 
 A training step ends in the same `Mover`, so what a run did and what a replay does cannot differ.
+A rule on tensors is given one slice after another, each with a state of its own: beside θ and the
+states, a step holds a copy of θ, and temporaries of one slice.
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +48,10 @@ class Mover:
         self._rule = rule
         self._seed, self._refresh, self._exact = seed, refresh, exact
         self._entered = -1
-        self._state = rule.init(session.read()) if rule else None
+        self._states: dict[str, Any] = {}
+        if rule:
+            theta = session.read()
+            self._states = {name: rule.init(self._part(name, theta)) for name in session.slices}
         self._past: deque[tuple[Ray, ...]] = deque(maxlen=rule.window - 1 if rule else 0)
 
     def enter(self, step: int) -> None:
@@ -59,7 +65,8 @@ class Mover:
         old = self._session.read() if carry else {}
         self._session.refresh(Key(self._seed, step))
         if carry:
-            self._state = carry(self._state, old, self._session.read(), self._session.noise)
+            new, noise = self._session.read(), self._session.noise
+            self._states = {n: carry(state, old, new, noise) for n, state in self._states.items()}
 
     def move(self, rays: tuple[Ray, ...], rate: float, exact: Tensors | None = None) -> None:
         """The end of a step.
@@ -78,13 +85,25 @@ class Mover:
             self._session.write(theta | {name: theta[name] + down * g for name, g in exact.items()})
 
     def _follow(self, rule: TensorRule[Any], rays: tuple[Ray, ...], rate: float) -> None:
-        theta = self._session.read()
-        gradient = Gradient(rays, tuple(self._past), self._session.direction)
-        direction, self._state = rule.update(gradient, theta, self._state)
+        theta, past, down = self._session.read(), tuple(self._past), np.float32(-rate)
+        for name in self._session.slices:
+            before = self._part(name, theta)
+            gradient = Gradient(rays, past, self._direction(name, before))
+            along, self._states[name] = rule.update(gradient, before, self._states[name])
+            theta[name] += down * along[name]
+            theta |= rule.exposes(self._states[name])
         self._past.appendleft(rays)
-        down = np.float32(-rate)
-        moved = {name: theta[name] + down * along for name, along in direction.items()}
-        self._session.write({**theta, **moved, **rule.exposes(self._state)})
+        self._session.write(theta)
+
+    def _part(self, name: str, theta: Tensors) -> Tensors:
+        """A slice, and the scale of its directions."""
+        scale = self._session.noise.law(name).scale
+        return {part: theta[part] for part in (name, scale) if part}
+
+    def _direction(self, name: str, theta: Tensors) -> Callable[[Key], Tensors]:
+        """Key → z of one slice, drawn when it is asked for."""
+        noise = self._session.noise
+        return lambda key: {name: noise.direction(key, name, theta)}
 
 
 def replay(

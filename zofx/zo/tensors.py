@@ -5,6 +5,8 @@
 
 Slices are small when sparse, and so is the state. All arithmetic is elementwise float32, + − × ÷ √,
 each correctly rounded by IEEE 754, so a replay of the journal gives the same bits on every machine.
+No slice depends on another: a run gives a rule one at a time, with a state of its own, so that a
+step holds the temporaries of one (`zofx.zo.replay`); a rule does the same to all of them at once.
 A rule never writes to what it is given. Those that remember are in `zofx.zo.moments`.
 """
 
