@@ -247,7 +247,7 @@ memory  94.8 MB
   process            94.4 MB   99.6%  interpreter and engine, measured
   tokenizer          30.6 kB   0.0%   36 tokens
   frozen weights     301.5 kB  0.3%   as in weights.safetensors
-  copies of weights  0 B       0.0%   packed by the engine, or expanded to f32
+  copies of weights  0 B       0.0%   expanded to f32
   slices             3.1 kB    0.0%   as in slices.safetensors
   directions         3.1 kB    0.0%   z, Q = 1
   state of rules     0 B       0.0%
