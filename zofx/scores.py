@@ -121,7 +121,7 @@ def load_scores(path: Path) -> Scores:
     if not path.is_file():
         raise UsageError(f"there is no file {path}; `zofx sensitivity` makes one")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
     except SafetensorError as error:
         raise ArtifactError(
@@ -148,8 +148,11 @@ def _about(path: Path, metadata: Mapping[str, str]) -> About:
 
 def _stored(path: Path, name: str) -> "Lazy":
     def read() -> "Tensor":
-        with safe_open(path, framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
+        import torch
+
+        # PyTorch would map the file privately, and Linux promises no more of that than it has
+        # memory: scores of a model of 7 billion weights are 26 GB.
+        with safe_open(path, framework="np") as file:
+            return torch.from_numpy(file.get_tensor(name))
 
     return read
