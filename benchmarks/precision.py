@@ -36,6 +36,8 @@ from zofx.zo.types import Key
 
 Slopes: TypeAlias = NDArray[np.float64]
 
+FILES: Final = ("sensitivity", "work", "out")
+"""Arguments that say where, not what."""
 EPSILONS: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 USEFUL: Final = 0.3
 F32, INT8 = "f32", "int8"
@@ -83,7 +85,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
                     {"quant": quant, "activations": activations, "eps": eps, **_error(found, exact)}
                 )
             with_probes.close()
-    protocol = {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items()}
+    protocol = {name: value for name, value in vars(given).items() if name not in FILES}
     return {"benchmark": "precision", "machine": describe(), "protocol": protocol, "rows": rows}
 
 
