@@ -43,17 +43,23 @@ def linear_int8(x: Any, codes: Any, scales: Any, bias: Any) -> Any:
 
 
 def row_scales(x: Any) -> Any:
-    """The largest of a row; ONNX Runtime's passes over a NaN, so 0·x is added, which does not."""
-    largest = op.ReduceMax(op.Abs(x), ints(-1), keepdims=1)
+    """max |x| = max(max x, −min x), read twice and written never.
+
+    ONNX Runtime's largest and smallest pass over a NaN, so 0·Σx is added, which does not. A row
+    whose sum is beyond f32 is no number either.
+    """
+    axis = ints(-1)
+    largest = op.Max(op.ReduceMax(x, axis), op.Neg(op.ReduceMin(x, axis)))
     step = op.Mul(largest, op.Constant(value_float=ROW_STEP))
-    none = op.Equal(largest, op.Constant(value_float=0.0))
-    nothing = op.MatMul(x, op.ConstantOfShape(ints(x.shape[-1], 1)))
-    return op.Add(op.Where(none, op.Constant(value_float=1.0), step), nothing)
+    zero = op.Constant(value_float=0.0)
+    step = op.Where(op.Equal(largest, zero), op.Constant(value_float=1.0), step)
+    return op.Add(step, op.Mul(op.ReduceSum(x, axis), zero))
 
 
 def round_rows(x: Any, scales: Any) -> Any:
-    """Both round halves to even."""
-    return op.QuantizeLinear(op.Div(x, scales), op.Constant(value_float=1.0), _zero())
+    """A row is a block with a scale of its own; both divide, then round halves to even."""
+    zeros = op.Expand(_zero(), op.Shape(scales))
+    return op.QuantizeLinear(x, scales, zeros, axis=-1, block_size=x.shape[-1])
 
 
 def linear_rounded(x: Any, steps: Any, codes: Any, scales: Any) -> Any:
