@@ -43,7 +43,7 @@ def linear_int8(x: Any, codes: Any, scales: Any, bias: Any) -> Any:
 
 
 def row_scales(x: Any) -> Any:
-    """max |x| = max(max x, −min x), read twice and written never.
+    """The larger of max x and −min x is max |x|: two reads and nothing written.
 
     ONNX Runtime's largest and smallest pass over a NaN, so 0·Σx is added, which does not. A row
     whose sum is beyond f32 is no number either.
