@@ -15,9 +15,11 @@ PASSES: "Table[type[Pass]]" = Table(
     "passes",
     {
         "canonicalize": lazy("zofx.passes.canonicalize:Canonicalize"),
+        "cut-below": lazy("zofx.passes.cut_below:CutBelow"),
         "expose-scales": lazy("zofx.passes.expose_scales:ExposeScales"),
         "first-order": lazy("zofx.passes.first_order:FirstOrder"),
         "forward-mode": lazy("zofx.passes.forward_mode:ForwardMode"),
+        "freeze-layers": lazy("zofx.passes.freeze_layers:FreezeLayers"),
         "insert-lora": lazy("zofx.passes.insert_lora:InsertLora"),
         "insert-low-rank": lazy("zofx.passes.insert_low_rank:InsertLowRank"),
         "insert-perturbation": lazy("zofx.passes.insert_perturbation:InsertPerturbation"),

@@ -39,6 +39,9 @@ class ExposeScales(Pass):
         exposed = set()
         for linear in edit.graph.find_nodes(op="call_function", target=zofx.linear_int.default):
             x, codes, scales, zeros, bias, bits = linear.args
+            if program.tensors[str(codes.target)].origin in program.fixed:
+                remark(str(scales.target), "skipped", "it is below the first layer that trains")
+                continue
             after = linear.next
             weight = edit.call(after, zofx.dequantize_int.default, codes, scales, zeros, bits)
             result = edit.call(after, aten.linear.default, x, weight)

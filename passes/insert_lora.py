@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zofx.errors import PipelineError
 from zofx.facts import CANONICAL, SLICED
-from zofx.matching import linear_weights, linears_of
+from zofx.matching import linears_of, trainable_weights
 from zofx.pipeline import Pass, Remarker, require_regex
 from zofx.program import Program, Role, TensorSpec
 from zofx.rewrite import Editor
@@ -58,7 +58,7 @@ class InsertLora(Pass):
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """A branch for every linear whose matrix matches."""
-        matrices = linear_weights(program, remark)
+        matrices = trainable_weights(program, remark)
         chosen = [name for name in matrices if re.search(self.match, name)]
         if not chosen:
             some = ", ".join(matrices[:3])

@@ -39,7 +39,10 @@ class SelectParameters(Pass):
         eligible = [
             spec
             for spec in program.tensors.values()
-            if spec.role is Role.FROZEN and spec.form != "computed" and spec.dtype.is_floating_point
+            if spec.role is Role.FROZEN
+            and spec.form != "computed"
+            and spec.dtype.is_floating_point
+            and spec.name not in program.fixed
         ]
         chosen = [spec for spec in eligible if re.search(self.match, spec.name)]
         if not chosen:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from zofx.errors import PipelineError, UsageError
 from zofx.facts import CANONICAL, SELECTED
-from zofx.matching import linear_weights
+from zofx.matching import trainable_weights
 from zofx.ops.sparse import sparse_cost
 from zofx.pipeline import Pass, Remarker
 from zofx.program import Program
@@ -72,7 +72,7 @@ class SelectSensitive(Pass):
     def run(self, program: Program, remark: Remarker) -> Program:
         """Rank, then store where the chosen ones sit."""
         weights = [
-            w for w in linear_weights(program, remark) if self._has_scores(program, w, remark)
+            w for w in trainable_weights(program, remark) if self._has_scores(program, w, remark)
         ]
         if not weights:
             raise UsageError(

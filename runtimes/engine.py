@@ -1,6 +1,8 @@
 """A session whose engine scores one rectangular batch at a time: all engines here are of that kind.
 
 evaluate(batch, keys, C)   feeds once  →  one forward per group of rows  →  rows in their order
+
+Where the program is cut, what is below is computed row by row, or looked up (`below`).
 """
 
 from abc import abstractmethod
@@ -9,15 +11,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zofx import artifact
+from zofx.activations import Activations
 from zofx.artifact import Manifest
 from zofx.runtime import Batch
+from zofx.runtimes.below import Below, Compute, processor
 from zofx.runtimes.grouping import by_length, overhead
 from zofx.runtimes.slices import HostSession, artifact_slices
 from zofx.zo.types import FloatArray, Key
 
 Feeds: TypeAlias = dict[str, Any]
+Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 
 class EngineSession(HostSession):
@@ -26,25 +32,50 @@ class EngineSession(HostSession):
     Args:
         folder: the artifact.
         manifest: its description.
+        engine: what the bits of a forward depend on beside the artifact, as text.
+
+    Attributes:
+        below: what is below the cut; None if the program has none.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, engine: str) -> None:
         slices = artifact_slices(folder, manifest)
         super().__init__(slices)
         self._overhead = overhead(slices.bytes, (folder / artifact.WEIGHTS).stat().st_size)
+        owner = f"{manifest.hash} {engine} {processor()}"
+        self.below = Below(self._start_below, owner) if manifest.cut else None
+
+    def keep_activations(self, activations: Activations) -> None:
+        """Look up there what is below the cut, and keep what is not there yet."""
+        if self.below is not None:
+            self.below.keep(activations)
 
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes; rows of about the same length share a forward."""
         feeds = self._feeds(keys, coefficients)
         groups = list(by_length(batch, self._overhead))
-        scores = np.concatenate([self._forward(part, feeds) for _, part in groups], axis=1)
+        scores = [self._forward(self._inputs(part), feeds) for _, part in groups]
         back = np.argsort(np.concatenate([rows for rows, _ in groups]))
-        return scores[:, back]
+        return np.concatenate(scores, axis=1)[:, back]
+
+    def _inputs(self, batch: Batch) -> Arrays:
+        """What the graph reads of a batch."""
+        named: Arrays = {**batch.named()}
+        return named if self.below is None else {**named, artifact.HIDDEN: self.below(batch)}
+
+    def close(self) -> None:
+        """Release what is below the cut; engines release the rest."""
+        if self.below is not None:
+            self.below.close()
+
+    @abstractmethod
+    def _start_below(self) -> Compute:
+        """Open the program below the cut."""
 
     @abstractmethod
     def _feeds(self, keys: Sequence[Key], coefficients: FloatArray) -> Feeds:
         """Inputs beside the batch; no keys mean no perturbation."""
 
     @abstractmethod
-    def _forward(self, batch: Batch, feeds: Feeds) -> FloatArray:
+    def _forward(self, inputs: Arrays, feeds: Feeds) -> FloatArray:
         """f32[P, N, C] of rows that are all computed to the length of the longest."""

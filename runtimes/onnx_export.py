@@ -53,7 +53,10 @@ OPSET = 23  # the first with Attention
 
 
 def to_onnx(
-    program: Program, place: Callable[[str], tuple[int, int]], weights: str
+    program: Program,
+    place: Callable[[str], tuple[int, int]],
+    weights: str,
+    result: str = "logprob",
 ) -> onnx.ModelProto:
     """Lower a compiled program.
 
@@ -61,18 +64,20 @@ def to_onnx(
         program: perturbed and stacked.
         place: offset and length in bytes of a frozen tensor in the weights file.
         weights: name of that file, next to the model's.
+        result: name of the output.
 
     Returns:
         A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per slice
         θ (`NAME.slice`) and its directions (`NAME.slice.z`), and the state
-        beside them; output `logprob` f32[P, N, C].
+        beside them; output `logprob` f32[P, N, C]. What is below a cut has the tokens as inputs
+        and `hidden` f32[N, T, H] as output.
     """
     fed = feed_directions(program)
     model = translate(exported_program(fed))
     names = [str(node.target) for node in placeholders(fed.graph)]
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
-    model.graph.outputs[0].name = "logprob"
+    model.graph.outputs[0].name = result
     frozen = {s.name: s for s in program.tensors.values() if s.role in (Role.FROZEN, Role.INDEX)}
     for value in list(model.graph.inputs):
         if value.name in frozen:
@@ -159,8 +164,8 @@ def feed_directions(program: Program) -> Program:
         value = draw.meta["val"]
         edit.replace(draw, edit.add_input(f"{name}.z", value.shape, value.dtype))
     fed = edit.done()
-    (keys,) = (n for n in placeholders(fed.graph) if n.target == KEYS)
-    fed.graph.erase_node(keys)
+    for keys in [n for n in placeholders(fed.graph) if n.target == KEYS]:
+        fed.graph.erase_node(keys)
     return fed
 
 

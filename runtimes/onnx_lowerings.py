@@ -126,6 +126,11 @@ def probe_embedding(weight: Any, ids: Any) -> Any:
     return op.Gather(op.Reshape(weight, ints(-1, width)), place)
 
 
+def cut(x: Any) -> Any:
+    """The same values."""
+    return op.Identity(x)
+
+
 def split_probes(x: Any, coefficients: Any) -> Any:
     """[P·N, …] as [P, N, …]."""
     return op.Reshape(x, op.Concat(head(coefficients, 1), ints(-1), op.Shape(x, start=1), axis=0))
@@ -134,6 +139,7 @@ def split_probes(x: Any, coefficients: Any) -> Any:
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     aten.linear.default: frozen.linear,
     zofx.combine.default: combine,
+    zofx.cut.default: cut,
     zofx.dequantize_int.default: frozen.dequantize_int,
     zofx.difference_probes.default: frozen.difference_probes,
     zofx.linear_codebook.default: frozen.linear_codebook,

@@ -7,16 +7,19 @@ shared by the forward and the move. CPU provider; the CUDA provider is chosen by
 the wheel has it. CUDA was never run on the machine this was written on.
 """
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from zofx import artifact
 from zofx.artifact import Manifest
 from zofx.errors import UnsupportedError
-from zofx.runtime import Batch, Support
+from zofx.runtime import Support
 from zofx.runtimes import ort_integers
-from zofx.runtimes.engine import EngineSession, Feeds
+from zofx.runtimes.below import Compute
+from zofx.runtimes.engine import Arrays, EngineSession, Feeds
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
@@ -37,32 +40,50 @@ class OrtSession(EngineSession):
     def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int | None) -> None:
         import onnxruntime
 
+        self._folder, self._device, self._threads = folder, device, threads
+        self._engine = self._open(artifact.ONNX)
+        parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
+        super().__init__(folder, manifest, " ".join(map(str, parts)))
+
+    def _open(self, file: str) -> Any:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # A plan of memory is kept for every shape of a batch, with a block of its own: batches have
         # many shapes, and the blocks add up to more than they save.
         options.enable_mem_pattern = False
         options.add_session_config_entry(*ort_integers.PRECISE)
-        if threads:
-            options.intra_op_num_threads = threads
-        self._engine = onnxruntime.InferenceSession(
-            folder / artifact.ONNX, options, providers=[PROVIDERS[device]]
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        return onnxruntime.InferenceSession(
+            self._folder / file, options, providers=[PROVIDERS[self._device]]
         )
-        super().__init__(folder, manifest)
+
+    def _start_below(self) -> Compute:
+        engine = self._open(artifact.BELOW_ONNX)
+
+        def compute(row: Arrays) -> FloatArray:
+            (hidden,) = engine.run([artifact.HIDDEN], row)
+            found: FloatArray = hidden
+            return found
+
+        return compute
 
     def _feeds(self, keys: Sequence[Key], coefficients: FloatArray) -> Feeds:
         z, matrix = self._slices.probes(keys, coefficients)
         draws = {f"{name}.z": value for name, value in z.items()}
         return {**self._slices.values, **draws, COEFFICIENTS: matrix}
 
-    def _forward(self, batch: Batch, feeds: Feeds) -> FloatArray:
-        (logprob,) = self._engine.run(["logprob"], {**batch.named(), **feeds})
+    def _forward(self, inputs: Arrays, feeds: Feeds) -> FloatArray:
+        (logprob,) = self._engine.run(["logprob"], {**inputs, **feeds})
         scores: FloatArray = logprob
         return scores
 
     def close(self) -> None:
         """Drop the engine and its memory."""
         del self._engine
+        super().close()
 
 
 class OrtRuntime:
@@ -103,7 +124,8 @@ class OrtRuntime:
 
 
 def _rounds(folder: Path) -> bool:
-    return ROUNDED in (folder / artifact.ONNX).read_bytes()
+    models = (folder / artifact.ONNX, folder / artifact.BELOW_ONNX)
+    return any(ROUNDED in model.read_bytes() for model in models if model.is_file())
 
 
 def _provider_missing(device: str) -> list[str]:

@@ -27,7 +27,8 @@ from zofx.graphfile import load_graph
 from zofx.ops import directions
 from zofx.program import COEFFICIENTS, KEYS, output_node
 from zofx.runtime import Batch, Support, Weigh, unperturbed
-from zofx.runtimes.engine import EngineSession, Feeds
+from zofx.runtimes.below import Compute
+from zofx.runtimes.engine import Arrays, EngineSession, Feeds
 from zofx.runtimes.torch_noise import sample_torch
 from zofx.zo.noise import Kind
 from zofx.zo.types import FloatArray, Key, key_words
@@ -70,9 +71,10 @@ class TorchSession(EngineSession):
 
     def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
         self._device = torch.device(device)
-        self._graph = _placed(load_graph(folder / artifact.GRAPH), self._device)
-        self._last_use = _last_uses(self._graph)
-        super().__init__(folder, manifest)
+        self._folder = folder
+        self._graph = _Graph(folder / artifact.GRAPH, self._device)
+        parts = ("torch", torch.__version__, device, torch.get_num_threads())
+        super().__init__(folder, manifest, " ".join(map(str, parts)))
         self._exact = manifest.exact
         self._weights: dict[str, Tensor] = {}
         with safe_open(folder / artifact.WEIGHTS, framework="pt", device=device) as file:
@@ -87,9 +89,19 @@ class TorchSession(EngineSession):
         return {**self._weights, **self._placed(fed)}
 
     @torch.inference_mode()
-    def _forward(self, batch: Batch, feeds: Feeds) -> FloatArray:
-        scores: FloatArray = self._run({**feeds, **self._placed(batch.named())}).cpu().numpy()
+    def _forward(self, inputs: Arrays, feeds: Feeds) -> FloatArray:
+        scores: FloatArray = self._graph({**feeds, **self._placed(inputs)}).cpu().numpy()
         return scores
+
+    def _start_below(self) -> Compute:
+        graph = _Graph(self._folder / artifact.BELOW_GRAPH, self._device)
+
+        @torch.inference_mode()
+        def compute(row: Arrays) -> FloatArray:
+            hidden: FloatArray = graph({**self._weights, **self._placed(row)}).cpu().numpy()
+            return hidden
+
+        return compute
 
     def _placed(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """Arrays where the graph runs; on the CPU they are shared."""
@@ -108,16 +120,35 @@ class TorchSession(EngineSession):
         Returns:
             Name → gradient, f32.
         """
-        inputs = {**self._feeds([], unperturbed()), **self._placed(batch.named())}
+        inputs = {**self._feeds([], unperturbed()), **self._placed(self._inputs(batch))}
         exact = {name: inputs[name].clone().requires_grad_() for name in self._exact}
         with torch.enable_grad():
-            (scores,) = self._run({**inputs, **exact}, _differentiable)
+            (scores,) = self._graph({**inputs, **exact}, _differentiable)
             weights = weigh(scores.detach().cpu().numpy()).astype(np.float32)
             total = (scores * torch.from_numpy(weights).to(self._device)).sum()
             found = torch.autograd.grad(total, list(exact.values()))
         return {name: g.cpu().numpy() for name, g in zip(exact, found, strict=True)}
 
-    def _run(self, inputs: Mapping[str, Tensor], call: Call = _plain) -> Tensor:
+    def close(self) -> None:
+        """Unmap the weights."""
+        self._weights.clear()
+        super().close()
+
+
+class _Graph:
+    """A graph that is run op by op; every value is dropped after its last use.
+
+    Args:
+        path: of the file.
+        device: where it runs.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self._graph = _placed(load_graph(path), device)
+        self._last_use = _last_uses(self._graph)
+
+    def __call__(self, inputs: Mapping[str, Tensor], call: Call = _plain) -> Tensor:
+        """The result."""
         values: dict[fx.Node, Any] = {}
         for node in self._graph.nodes:
             if node.op == "placeholder":
@@ -130,10 +161,6 @@ class TorchSession(EngineSession):
                 del values[dead]
         result: Tensor = values[output_node(self._graph).all_input_nodes[0]]
         return result
-
-    def close(self) -> None:
-        """Unmap the weights."""
-        self._weights.clear()
 
 
 def _placed(graph: fx.Graph, device: torch.device) -> fx.Graph:
@@ -167,10 +194,12 @@ class TorchRuntime:
     def support(self, folder: Path) -> Support:
         """Whether what the graph needs is here."""
         reasons = []
-        graph = folder / artifact.GRAPH
+        graph, below = folder / artifact.GRAPH, folder / artifact.BELOW_GRAPH
         if not graph.is_file():
             reasons.append(f"{folder} has no {artifact.GRAPH}")
-        elif NF4 in graph.read_bytes() and find_spec("bitsandbytes") is None:
+        elif find_spec("bitsandbytes") is None and any(
+            NF4 in part.read_bytes() for part in (graph, below) if part.is_file()
+        ):
             reasons.append("its nf4 weights need bitsandbytes: pip install 'zofx[torch]'")
         return Support(tuple(reasons))
 

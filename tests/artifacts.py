@@ -36,15 +36,18 @@ class Case:
         quant: frozen format.
         noise: distribution of z.
         layers: of the model; two where what a layer leaves at padding could reach a score.
+        from_layer: the first that trains; below it the program is cut.
     """
 
     model: str
     quant: str
     noise: str
     layers: int = 1
+    from_layer: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.model.removeprefix('tiny_')}-{self.quant}-{self.noise}"
+        cut = "" if self.from_layer is None else f"-from{self.from_layer}"
+        return f"{self.model.removeprefix('tiny_')}-{self.quant}-{self.noise}{cut}"
 
     @property
     def settings(self) -> list[str]:
@@ -63,6 +66,8 @@ CASES = (
     Case("tiny_llama", "codebook", "gaussian"),
     Case("tiny_gpt2", "int8", "rademacher"),
     Case("tiny_roberta", "int4", "rademacher"),
+    Case("tiny_llama", "int4", "gaussian", layers=2, from_layer=1),
+    Case("tiny_roberta", "none", "rademacher", layers=2, from_layer=1),
 )
 
 
@@ -101,7 +106,10 @@ class Family:
         folder = self.root / str(case)
         if not folder.exists():
             checkpoint = open_checkpoint(str(self.checkpoint(case)))
-            options = Options(case.quant, "none", fraction=FRACTION, settings=case.settings)
+            options = Options(
+                case.quant, "none", fraction=FRACTION, settings=case.settings,
+                from_layer=case.from_layer,
+            )  # fmt: skip
             scores = made_up_scores(checkpoint)
             compile_model(checkpoint, METHODS["senszoq"], folder, scores=scores, options=options)
         return folder

@@ -4,6 +4,8 @@
     weights.safetensors  every frozen tensor once, read by all runtimes
     slices.safetensors   initial values of all that moves, f32
     graph.json           the program for torch          graph.onnx   the same for ONNX Runtime
+    below.json           where the program is cut: what     below.onnx   the same
+                         is computed once per row
     noise.onnx           keys → directions, for engines without numpy
     program.txt          the printed program            tokenizer.json
 
@@ -35,15 +37,21 @@ from zofx.zo.types import FloatArray
 
 FORMAT: Final = "zofx-artifact"
 VERSION: Final = 2
+CUT_VERSION: Final = 3  # what a reader of version 2 would run without what is below
 
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
 SLICES: Final = "slices.safetensors"
 GRAPH: Final = "graph.json"
 ONNX: Final = "graph.onnx"
+BELOW_GRAPH: Final = "below.json"
+BELOW_ONNX: Final = "below.onnx"
 NOISE: Final = "noise.onnx"
 PROGRAM: Final = "program.txt"
 TOKENIZER: Final = "tokenizer.json"
+
+HIDDEN: Final = "hidden"
+"""What crosses a cut: result of the program below, input of the one above."""
 
 HEADER_LENGTH: Final = struct.Struct("<Q")
 ALIGNMENT: Final = 64
@@ -114,12 +122,22 @@ class Manifest:
         """Names of the tensors that train by exact gradients."""
         return tuple(row.name for row in self.tensors if row.role == "exact")
 
+    @property
+    def cut(self) -> bool:
+        """Whether the program is in two parts."""
+        return BELOW_GRAPH in self.files
+
+    @property
+    def version(self) -> int:
+        """Of the format that says all of this."""
+        return CUT_VERSION if self.cut else VERSION
+
     def _said(self) -> dict[str, Any]:
         return {**asdict(self), "noise": self.noise.to_dict()}
 
     def to_json(self) -> str:
         """The file's text."""
-        said = {"format": FORMAT, "version": VERSION, "hash": self.hash, **self._said()}
+        said = {"format": FORMAT, "version": self.version, "hash": self.hash, **self._said()}
         return json.dumps(said, indent=1) + "\n"
 
     @classmethod
@@ -135,7 +153,7 @@ class Manifest:
                 raise KeyError("format")  # noqa: TRY301  one message for all that is not a manifest
             version, stored = said.pop("version"), said.pop("hash")
             # Another version may say anything else: nothing more is read of it.
-            manifest = cls._of(**said) if version == VERSION else None
+            manifest = cls._of(**said) if version in (VERSION, CUT_VERSION) else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{where} is not a zofx manifest ({type(error).__name__}: {error}); "
@@ -143,7 +161,8 @@ class Manifest:
             ) from error
         if manifest is None:
             raise ArtifactError(
-                f"{where} is of artifact version {version}, this zofx reads {VERSION}; "
+                f"{where} is of artifact version {version}, this zofx reads {VERSION} "
+                f"and {CUT_VERSION}; "
                 "compile the model again, or use the zofx that made it"
             )
         if manifest.hash != stored:

@@ -1,7 +1,7 @@
 """A method under a user's options → the pipeline to run; what cannot work is refused here, at once.
 
 method's text ─train─▶ what trains ─quant─▶ how the rest is stored ─activations─▶ what it multiplies
-              ─fraction, --set─▶ Pipeline
+              ─from_layer─▶ what is computed once ─fraction, --set─▶ Pipeline
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ class Options:
         fraction: share of the weights that trains; None keeps the method's.
         settings: "PASS.OPTION=VALUE", applied last.
         force: replace an existing artifact.
+        from_layer: the first layer that trains; what is below is computed once per row.
     """
 
     quant: str | None = None
@@ -47,6 +48,7 @@ class Options:
     fraction: float | None = None
     settings: Sequence[str] = ()
     force: bool = False
+    from_layer: int | None = None
 
     @property
     def adapter(self) -> str | None:
@@ -66,6 +68,8 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
         pipeline = _quantized(pipeline, options.quant)
     if options.activations is not None:
         pipeline = _rounded(pipeline, options.activations, options.quant)
+    if options.from_layer is not None:
+        pipeline = _cut(pipeline, options)
     if options.fraction is not None:
         select = next((p.name for p in pipeline.passes if hasattr(p, "fraction")), None)
         if select is None:
@@ -131,6 +135,19 @@ def _rounded(pipeline: Pipeline, form: str, quant: str | None) -> Pipeline:
         )
     pipeline = _without(_quantized(pipeline, INT8_ROW), ROUND)
     return Pipeline((*pipeline.passes, PASSES[ROUND]()))
+
+
+def _cut(pipeline: Pipeline, options: Options) -> Pipeline:
+    """With the first layers left as they are, and what is below the slices apart."""
+    if options.adapter:
+        raise PipelineError(
+            f"--train-from-layer {options.from_layer}: a {options.adapter} stands before the text "
+            "and changes every layer, so none can be left as it is; leave one of the two out"
+        )
+    start = _first(pipeline, "canonicalize") + 1
+    freeze = PASSES["freeze-layers"]()
+    passes = (*pipeline.passes[:start], freeze, *pipeline.passes[start:], PASSES["cut-below"]())
+    return Pipeline(passes).with_option(f"freeze-layers.below={options.from_layer}")
 
 
 def _require_something_frozen(pipeline: Pipeline) -> None:

@@ -18,6 +18,7 @@ from zofx.adapters import adapter_for
 from zofx.artifact import Manifest, TensorFile, TensorRow
 from zofx.assembly import Options, pipeline_for
 from zofx.checkpoint import Checkpoint
+from zofx.cutting import split
 from zofx.directions import noise_of
 from zofx.frontend import captured
 from zofx.graphfile import dump_graph
@@ -132,13 +133,18 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
         data = program.load(spec.name).contiguous().flatten().view(torch.uint8).numpy()
         target.write(spec.name, data.data)
     progress("graphs", 0, 2)
-    (folder / artifact.GRAPH).write_text(dump_graph(program.graph))
     (folder / artifact.PROGRAM).write_text(show(program))
-    onnx.save(to_onnx(program, weights.span, artifact.WEIGHTS), folder / artifact.ONNX)
+    below, above = split(program)
+    written = [artifact.WEIGHTS, artifact.SLICES, artifact.PROGRAM]
+    for part, graph, model, result in (
+        (above, artifact.GRAPH, artifact.ONNX, "logprob"),
+        (below, artifact.BELOW_GRAPH, artifact.BELOW_ONNX, artifact.HIDDEN),
+    ):
+        if part is not None:
+            (folder / graph).write_text(dump_graph(part.graph))
+            onnx.save(to_onnx(part, weights.span, artifact.WEIGHTS, result), folder / model)
+            written += [graph, model]
     progress("graphs", 1, 2)
-    written = [
-        artifact.WEIGHTS, artifact.SLICES, artifact.GRAPH, artifact.PROGRAM, artifact.ONNX,
-    ]  # fmt: skip
     noise = noise_of(program)
     if not any(law.mask or law.turn for law in noise.laws.values()):
         onnx.save(_noise_model(program, noise, weights), folder / artifact.NOISE)

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from zofx import ops  # noqa: F401  # registers torch.ops.zofx
-from zofx.program import COEFFICIENTS, KEYS, Program, is_call, output_node, shape_of
+from zofx.program import COEFFICIENTS, KEYS, TOKENS, Program, Role, is_call, output_node, shape_of
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -111,6 +111,19 @@ def _stacked(program: Program) -> str | None:
     return None if len(shape_of(result)) == 3 else "the result is not [P, N, C]"
 
 
+def _cut(program: Program) -> str | None:
+    cuts = program.graph.find_nodes(op="call_function", target=zofx.cut.default)
+    if len(cuts) != 1:
+        return f"there are {len(cuts)} cuts"
+    below, rest = set[fx.Node](), list(cuts)
+    while rest:
+        below.add(node := rest.pop())
+        rest += [a for a in node.all_input_nodes if a not in below]
+    still = {name for name, s in program.tensors.items() if s.role in (Role.FROZEN, Role.INDEX)}
+    moving = [n for n in below if n.op == "placeholder" and n.target not in (*TOKENS, *still)]
+    return _first(moving, "what is below the cut reads what moves")
+
+
 def _forward_mode(program: Program) -> str | None:
     (result,) = output_node(program.graph).all_input_nodes
     if len(shape_of(result)) != 3:
@@ -127,4 +140,5 @@ SLICED = Fact("sliced", _sliced)
 QUANTIZED = Fact("quantized", _quantized)
 PERTURBED = Fact("perturbed", _perturbed)
 STACKED = Fact("stacked", _stacked)
+CUT = Fact("cut", _cut)
 FORWARD_MODE = Fact("forward-mode", _forward_mode)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from torch import fx
 
+from zofx import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.program import Program
 
 aten = torch.ops.aten
@@ -22,7 +23,7 @@ aten = torch.ops.aten
 RESHAPES: Final[frozenset[Any]] = frozenset(
     {
         aten.alias.default, aten.flatten.using_ints, aten.reshape.default, aten.squeeze.dim,
-        aten.unsqueeze.default, aten.view.default, operator.getitem,
+        aten.unsqueeze.default, aten.view.default, operator.getitem, torch.ops.zofx.cut.default,
     }
 )  # fmt: skip
 """What no engine copies for."""

@@ -51,6 +51,15 @@ def linear_weights(program: Program, remark: "Remarker") -> list[str]:
     return names
 
 
+def trainable_weights(program: Program, remark: "Remarker") -> list[str]:
+    """The linear weights that may train; remarks the others."""
+    names = linear_weights(program, remark)
+    for name in names:
+        if name in program.fixed:
+            remark(name, "skipped", "it is below the first layer that trains")
+    return [name for name in names if name not in program.fixed]
+
+
 def row_by_row(node: fx.Node, has_rows: Callable[[fx.Node], bool]) -> bool:
     """Whether a row of the result depends on that row of the operands and on nothing else.
 

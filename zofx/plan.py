@@ -25,6 +25,7 @@ from torch import fx
 
 from zofx import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.costs import F32, Axes, Shapes, ort_scratch, products, torch_scratch
+from zofx.cutting import split
 from zofx.directions import DRAWS, noise_of
 from zofx.errors import UsageError
 from zofx.liveness import RESHAPES, VIEWS, peak
@@ -146,14 +147,16 @@ def forecast(
     recipe = settings.recipe()
     probes, directions = recipe.estimator.probes(0, 0).matrix.shape
     axes = Axes(settings.batch_size, tokens, scored, alternatives, probes, directions)
-    cost = _Cost(program, Shapes(program, axes), runtime)
+    shapes = Shapes(program, axes)
+    whole = _Cost(program, shapes, runtime)
+    cost = _Cost(split(program)[1], shapes, runtime)  # what is below a cut is computed only once
     moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
     trained = sum(spec.nbytes for spec in program.slices)
     state = _state_bytes(recipe, program)
     forwards = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
     return Forecast(
         axes,
-        tuple(_stays(cost, vocabulary, moving, trained, state)),
+        tuple(_stays(whole, vocabulary, moving, trained, state)),
         tuple(_comes(cost, recipe, moving, trained, state)),
         tuple(_step(cost, rates, forwards, trained)),
         round(2 * forwards * cost.multiply_adds),

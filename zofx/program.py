@@ -22,6 +22,7 @@ from zofx.zo.laws import Basis
 Lazy: TypeAlias = Callable[[], Tensor]
 
 INPUTS = ("input_ids", "attention_mask", "positions", "targets")
+TOKENS = INPUTS[:2]
 KEYS = "keys"
 COEFFICIENTS = "coefficients"
 
@@ -83,6 +84,7 @@ class Program:
         selection: chosen coordinates, i32[k] ascending flat positions, by weight; made by a select
             pass for a split pass.
         bases: low-rank slice → what it stands for.
+        fixed: names of the tensors that may not train.
         chosen: names of the tensors that train whole; made and used likewise.
         facts: names of the facts that hold (see `facts`).
         history: the text of every pass run so far.
@@ -93,6 +95,7 @@ class Program:
     data: Mapping[str, Lazy]
     scores: Mapping[str, Lazy] = field(default_factory=dict)
     selection: Mapping[str, Tensor] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
     chosen: frozenset[str] = frozenset()
     bases: Mapping[str, Basis] = field(default_factory=dict)
     facts: frozenset[str] = frozenset()

@@ -5,6 +5,7 @@
     evals.jsonl       accuracy and loss on dev after some of the steps      says which step is best
     metrics.jsonl     loss, rate, time and memory of every step             only to look at
     best.safetensors  θ of the best step, and last.safetensors of the last  caches, deletable
+    activations/      of the layers below the first that trains             likewise
 
 The folder appears with its first two files or not at all. Resuming drops what is ahead of the
 journal in the other files.
@@ -31,6 +32,7 @@ RUN: Final = "run.json"
 JOURNAL: Final = "journal.bin"
 EVALS: Final = "evals.jsonl"
 METRICS: Final = "metrics.jsonl"
+ACTIVATIONS: Final = "activations"
 TENSORBOARD: Final = "tensorboard"
 
 At: TypeAlias = int | Literal["best", "last"]

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from zofx.activations import Activations
 from zofx.zo.laws import Noise
 from zofx.zo.types import FloatArray, IntArray, Key, Ray
 
@@ -109,6 +110,14 @@ class ExactSession(Session, Protocol):
 
     def gradient(self, batch: Batch, weigh: Weigh) -> dict[str, FloatArray]:
         """The exact gradient of a loss at θ, for the tensors that train by it."""
+        ...
+
+
+class CutSession(Session, Protocol):
+    """A session of a program that is cut: what is below need not be computed twice."""
+
+    def keep_activations(self, activations: Activations) -> None:
+        """Look up there what is below the cut, and keep what is not there yet."""
         ...
 
 

@@ -13,7 +13,7 @@ import torch
 
 from zofx.errors import UsageError
 from zofx.facts import CANONICAL, SELECTED
-from zofx.matching import linear_weights
+from zofx.matching import trainable_weights
 from zofx.pipeline import Pass, Pipeline, Remarker
 from zofx.program import Program
 
@@ -36,7 +36,7 @@ class SelectSpread(Pass):
     def run(self, program: Program, remark: Remarker) -> Program:
         """The same fraction of each matrix, in equal steps."""
         selection = {}
-        for name in linear_weights(program, remark):
+        for name in trainable_weights(program, remark):
             size = program.tensors[name].size
             count = round(self.fraction * size)
             if count:

@@ -16,12 +16,13 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
+from zofx.activations import Activations
 from zofx.errors import DivergenceError
 from zofx.evaluate import Evaluation, evaluate
 from zofx.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
 from zofx.prepare import Prepared
 from zofx.run_folder import RunFolder, require_free
-from zofx.runtime import ExactSession, Session
+from zofx.runtime import CutSession, ExactSession, Session
 from zofx.tasks import Encoded
 from zofx.tasks.objectives import TextObjective
 from zofx.zo import (
@@ -106,6 +107,7 @@ def train(
     session: Session,
     observers: Sequence[Observer] = (),
     stop: Stop = lambda: False,
+    activations: Activations | None = None,
 ) -> Outcome:
     """Make the steps that are missing, from wherever the journal ends.
 
@@ -114,12 +116,15 @@ def train(
         session: fresh, at the artifact's initial θ.
         observers: told of every step and evaluation.
         stop: asked between steps and between the batches of an evaluation.
+        activations: where what is below the cut of the program is kept; no bit depends on it.
 
     Raises:
         DivergenceError: the loss is not finite or has collapsed; says how to go back.
     """
     run = prepared.run
     assert run is not None, "start() or prepare_resumed() first"
+    if activations is not None:
+        cast(CutSession, session).keep_activations(activations)
     with run.locked():
         run.journal()
         writer, journal = JournalWriter.resume(run.journal_path)

@@ -116,6 +116,9 @@ def trace(
     inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in given.items()}
     stored = load_file(folder / artifact.WEIGHTS)
     rounding = Rounding()
+    if (folder / artifact.BELOW_GRAPH).is_file():
+        below = load_graph(folder / artifact.BELOW_GRAPH)
+        inputs[artifact.HIDDEN] = run(below, {**stored, **inputs}, rounding)
     return run(load_graph(folder / artifact.GRAPH), {**stored, **inputs}, rounding), rounding
 
 

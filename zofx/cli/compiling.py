@@ -95,6 +95,15 @@ def compile_(  # noqa: PLR0913  a verb has many options
             help="lora, prefix, prompt, or a regular expression over names of parameters.",
         ),
     ] = None,
+    from_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--train-from-layer",
+            metavar="K",
+            help="Layers below K (the first is 0) stay as they are, and `zofx tune` computes them "
+            "once per example.",
+        ),
+    ] = None,
     fraction: Annotated[
         float | None,
         typer.Option("--fraction", metavar="F", help="Share of the weights that trains."),
@@ -155,7 +164,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
     from zofx.checkpoint import open_checkpoint
     from zofx.compile import compile_model
 
-    options = Options(quant, activations, train, fraction, tuple(settings or ()), force)
+    options = Options(quant, activations, train, fraction, tuple(settings or ()), force, from_layer)
     pipeline = pipeline_for(chosen, options)
     _require_printable(print_after, pipeline)
     target = out or Path("artifacts") / f"{_short(model)}-{method}-{_quant(pipeline)}"

@@ -58,6 +58,9 @@ def plan(  # noqa: PLR0913  a verb has many options
         str | None, typer.Option("--activations", metavar="FORMAT", help="Likewise.")
     ] = None,
     train: Annotated[str | None, typer.Option("--train", metavar="WHAT", help="Likewise.")] = None,
+    from_layer: Annotated[
+        int | None, typer.Option("--train-from-layer", metavar="K", help="Likewise.")
+    ] = None,
     fraction: Annotated[
         float | None, typer.Option("--fraction", metavar="F", help="Likewise.")
     ] = None,
@@ -99,7 +102,9 @@ def plan(  # noqa: PLR0913  a verb has many options
     from zofx.rates import measured
 
     require_known(runtime)
-    options = Options(quant, activations, train, fraction, tuple(settings or ()))
+    options = Options(
+        quant, activations, train, fraction, tuple(settings or ()), from_layer=from_layer
+    )
     checkpoint = open_checkpoint(model)
     program, assumed = _program(checkpoint, chosen, options, scores_file)
     found = forecast(

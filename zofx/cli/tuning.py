@@ -11,11 +11,13 @@ from zofx.console import Progress, RunProgress, interruptible, say
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
+    from zofx.activations import Activations
     from zofx.prepare import Prepared
     from zofx.runtime import Session
     from zofx.tune import Outcome
 
 INTERRUPTED = 130
+NONE = "none"
 
 
 def register(app: typer.Typer) -> None:
@@ -103,6 +105,19 @@ def tune(  # noqa: PLR0913  a verb has many options
     strict: Annotated[
         bool, typer.Option("--strict-preflight", help="Do not train where the gap is lost.")
     ] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--activation-cache",
+            metavar="DIR",
+            help="Where layers below the first that trains leave their results "
+            "(`zofx compile --train-from-layer`): RUN/activations if absent, or none. Runs may "
+            "share one.",
+        ),
+    ] = None,
+    limit: Annotated[
+        float, typer.Option("--activation-limit", min=0, metavar="GB", help="Of that folder.")
+    ] = 16,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too.")
     ] = False,
@@ -120,6 +135,7 @@ def tune(  # noqa: PLR0913  a verb has many options
     """
     from zofx.metrics_log import require_tensorboard
     from zofx.prepare import Request, prepare, prepare_resumed
+    from zofx.run_folder import ACTIVATIONS
     from zofx.tune import start
     from zofx.tune import train as train_
 
@@ -142,6 +158,7 @@ def tune(  # noqa: PLR0913  a verb has many options
     else:
         prepared = prepare(artifact, request)
         out = _new_folder(out, artifact, prepared)
+    kept = None if cache is None else _activations(cache, limit, prepared)
     say(_announcement(prepared))
     session = prepared.session()
     try:
@@ -149,11 +166,15 @@ def tune(  # noqa: PLR0913  a verb has many options
             if preflight:
                 _preflight(prepared, session, strict)
             prepared = start(prepared, out)
+        if cache is None and prepared.run is not None:
+            kept = _activations(str(prepared.run.path / ACTIVATIONS), limit, prepared)
         with interruptible() as stop, Progress("tune") as bar:
             observers = [RunProgress(bar, prepared.steps), *_tensorboard(tensorboard, prepared)]
-            outcome = train_(prepared, session, observers, stop)
+            outcome = train_(prepared, session, observers, stop, kept)
     finally:
         session.close()
+    if kept is not None and kept.trouble is not None:
+        say(f"{kept.trouble}: rows that are not there were computed every time")
     print(_ending(artifact, outcome))
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -167,6 +188,15 @@ def _new_folder(out: Path | None, artifact: Path, prepared: "Prepared") -> Path:
     chosen = out or Path("runs") / name
     require_free(chosen)
     return chosen
+
+
+def _activations(folder: str, gigabytes: float, prepared: "Prepared") -> "Activations | None":
+    """Where what is below the cut is kept; None where nothing is."""
+    if folder == NONE or not prepared.model.manifest.cut:
+        return None
+    from zofx.activations import Activations
+
+    return Activations(Path(folder), round(gigabytes * 1e9))
 
 
 def _announcement(prepared: "Prepared") -> str:

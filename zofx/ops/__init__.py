@@ -3,6 +3,7 @@
     scoring     positions and targets → scores         directions   keys → z; θ + C·z
     sparse      x·Sᵀ of a slice                        probes       values that carry probes
     frozen      x·Ŵᵀ of stored codes                   rounding     the same as products of integers
+    cut         where a program may be taken apart
 
 Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k
 entries of a slice. A value that carries probes has them outermost: a slice is [P, k], an activation
@@ -17,9 +18,9 @@ from typing import Any, Final
 
 from torch._ops import OpOverload
 
-from zofx.ops import directions, frozen, probes, rounding, scoring, sparse
+from zofx.ops import cut, directions, frozen, probes, rounding, scoring, sparse
 
-MODULES: Final = (directions, frozen, probes, rounding, scoring, sparse)
+MODULES: Final = (cut, directions, frozen, probes, rounding, scoring, sparse)
 
 
 def meaning(op: OpOverload) -> Callable[..., Any]:
