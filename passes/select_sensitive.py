@@ -6,11 +6,11 @@
 scope=global ranks all linear weights together (density differs between matrices by orders of
 magnitude); scope=matrix takes the same fraction of each. Equal scores rank by weight, then
 position. The graph is not touched, so the meaning is the same. Memory: one matrix of scores, and
-the fraction of all of them.
+twice the fraction of all of them; every matrix is read once.
 cover < 1 leaves out matrices that are not worth their product, as a slice of ten entries costs
 nearly what one of ten thousand does: of the matrices that the choice has entries in, in the order
 of Σ F per cost, as many are kept as hold this share of the choice's Σ F; then entries are chosen
-once more, among these. On SmolLM2-135M cover=0.95 keeps 66 of 180 matrices, 96.7 % of Σ F and a
+once more, among these, which reads them again. On SmolLM2-135M cover=0.95 keeps 66 of 180 matrices, 96.7 % of Σ F and a
 quarter of the cost.
 Skips, each with a remark: a weight without scores, a weight that is also used outside a linear (a
 tied embedding), a matrix that is not worth its cost.
@@ -19,9 +19,10 @@ arXiv 2406.02913.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,40 +110,28 @@ class SelectSensitive(Pass):
         """Ascending flat positions i64[k] by weight."""
         total = sum(program.tensors[name].size for name in weights)
         chosen = self._largest(program, weights, total)
-        if self.cover == 1:
-            return chosen
-        kept = self._worthwhile(program, chosen, remark)
-        return self._largest(program, [name for name in weights if name in kept], total)
+        if self.cover < 1:
+            kept = self._worthwhile(program, chosen, remark)
+            chosen = self._largest(program, [name for name in weights if name in kept], total)
+        return {name: entries.places for name, entries in chosen.items()}
 
-    def _largest(self, program: Program, weights: list[str], total: int) -> dict[str, Tensor]:
+    def _largest(self, program: Program, weights: list[str], total: int) -> dict[str, "_Entries"]:
         """The entries of the largest scores: of all these weights, or of each."""
-        if self.scope == "matrix":
-            return {
-                name: _top(
-                    _scores(program, name), round(self.fraction * program.tensors[name].size)
-                )
-                for name in weights
-            }
-        budget = round(self.fraction * total)
-        least, ties = _threshold((_scores(program, name) for name in weights), budget)
-        chosen = {}
-        for name in weights:
-            scores = _scores(program, name)
-            level = (scores == least).nonzero().flatten()[:ties]
-            ties -= level.numel()
-            chosen[name] = torch.cat(((scores > least).nonzero().flatten(), level)).sort().values
-        return chosen
+        read = {name: partial(_scores, program, name) for name in weights}
+        if self.scope == "global":
+            return _largest(read, round(self.fraction * total))
+        sizes = {name: program.tensors[name].size for name in weights}
+        return {
+            name: _largest({name: scores}, round(self.fraction * sizes[name]))[name]
+            for name, scores in read.items()
+        }
 
     def _worthwhile(
-        self, program: Program, chosen: dict[str, Tensor], remark: Remarker
+        self, program: Program, chosen: Mapping[str, "_Entries"], remark: Remarker
     ) -> frozenset[str]:
         """The matrices that hold `cover` of what the choice does, those of least cost for it."""
-        held = {
-            name: float(_scores(program, name)[index].double().sum())
-            for name, index in chosen.items()
-            if index.numel()
-        }
-        worth = {name: held[name] / _cost(program, name, chosen[name]) for name in held}
+        held = {name: e.held for name, e in chosen.items() if e.places.numel()}
+        worth = {name: held[name] / _cost(program, name, chosen[name].places) for name in held}
         wanted, kept, so_far = self.cover * sum(held.values()), set(), 0.0
         for name in sorted(held, key=lambda name: -worth[name]):
             if so_far < wanted:
@@ -153,6 +142,13 @@ class SelectSensitive(Pass):
         return frozenset(kept)
 
 
+class _Entries(NamedTuple):
+    """Entries of a weight: their flat positions i64[k], ascending, and the sum of their scores."""
+
+    places: Tensor
+    held: float
+
+
 def _cost(program: Program, name: str, index: Tensor) -> float:
     """What a product with these entries costs."""
     out, width = program.tensors[name].shape
@@ -160,22 +156,50 @@ def _cost(program: Program, name: str, index: Tensor) -> float:
     return sparse_cost(index.numel(), columns, out, width)
 
 
-def _threshold(matrices: Iterable[Tensor], budget: int) -> tuple[float, int]:
-    """The score of the last one chosen, and how many with exactly that score are chosen.
+def _largest(matrices: Mapping[str, Callable[[], Tensor]], budget: int) -> dict[str, _Entries]:
+    """The entries of the largest scores of all weights; of equal ones the first.
+
+    Every matrix is read once: what is no longer among the largest is dropped when there are twice
+    as many as wanted, and from then on what is below them does not come in.
 
     Args:
-        matrices: scores f32[n] of each weight; one is held at a time.
+        matrices: by weight, what reads its scores f32[n]; one is held at a time.
         budget: how many are chosen in all.
     """
-    best = torch.empty(0)
-    least = -math.inf
-    for scores in matrices:
-        best = torch.cat((best, scores[scores > least]))
-        if best.numel() > budget:
-            best = best.topk(budget).values
-            least = float(best[-1]) if budget else math.inf
-    least = float(best.min()) if best.numel() else math.inf
-    return least, int((best == least).sum())
+    best = _Best(torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0).int())
+    least = -math.inf if budget else math.inf
+    for number, read in enumerate(matrices.values()):
+        scores = read()
+        place = (scores > least).nonzero().flatten()
+        owner = torch.full((place.numel(),), number, dtype=torch.int32)
+        best = _Best(*map(torch.cat, zip(best, (scores[place], place, owner), strict=True)))
+        if best.scores.numel() > 2 * budget:
+            best, least = best.first(budget)
+    best, _ = best.first(budget)
+    chosen = {}
+    for number, name in enumerate(matrices):
+        own = best.owner == number
+        chosen[name] = _Entries(best.place[own], float(best.scores[own].double().sum()))
+    return chosen
+
+
+class _Best(NamedTuple):
+    """Entries by weight, then position: scores f32[k], positions i64[k], weights by number i32[k]."""
+
+    scores: Tensor
+    place: Tensor
+    owner: Tensor
+
+    def first(self, count: int) -> tuple["_Best", float]:
+        """The `count` largest in the same order, and the least score of these."""
+        size = self.scores.numel()
+        if size <= count or not count:
+            return _Best(*(part[:count] for part in self)), -math.inf if count else math.inf
+        least = self.scores.kthvalue(size - count + 1).values
+        chosen = self.scores > least
+        level = (self.scores == least).nonzero().flatten()
+        chosen[level[: count - int(chosen.sum())]] = True
+        return _Best(*(part[chosen] for part in self)), float(least)
 
 
 def _scores(program: Program, name: str) -> Tensor:
@@ -188,13 +212,3 @@ def _scores(program: Program, name: str) -> Tensor:
             "run `zofx sensitivity` on this one"
         )
     return scores
-
-
-def _top(scores: Tensor, count: int) -> Tensor:
-    """Ascending positions of the `count` largest; of equal ones the first."""
-    if count == 0:
-        return torch.empty(0, dtype=torch.int64)
-    least = scores.topk(count).values[-1]
-    above = (scores > least).nonzero().flatten()
-    level = (scores == least).nonzero().flatten()[: count - len(above)]
-    return torch.cat((above, level)).sort().values

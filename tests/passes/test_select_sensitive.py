@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tests.golden import apply, assert_same_meaning, batch, captured, with_scores
 from tests.passes.toys import OneLinear, Tied, Toy, TwoLinears
 from zofx.errors import PipelineError, UsageError
+from zofx.passes import select_sensitive
 from zofx.printer import show
 from zofx.program import Program
 
@@ -51,6 +52,29 @@ def test_global_takes_the_largest_of_all(two: Program, fraction: float) -> None:
     """Weights compete: the same entries as sorting both matrices together."""
     after, _ = apply(f"select-sensitive{{fraction={fraction}}}", two)
     assert chosen(after) == brute_force(loaded(two), round(fraction * 44))
+
+
+@pytest.mark.parametrize("budget", [0, 1, 7, 60, 300, 1000])
+@pytest.mark.parametrize("values", [2, 5, 1000])
+def test_the_largest_of_many_matrices(budget: int, values: int) -> None:
+    """Each is read once, and few are held; equal scores, of which there are many, as ever."""
+    generator = torch.Generator().manual_seed(budget + values)
+    scores = {
+        f"w{n}": torch.randint(values, (31 + n,), generator=generator).float() for n in range(12)
+    }
+    read: list[str] = []
+
+    def reader(name: str) -> Tensor:
+        read.append(name)
+        return scores[name]
+
+    found = select_sensitive._largest({name: partial(reader, name) for name in scores}, budget)
+    expected = brute_force(scores, budget)
+    assert {n: e.places.tolist() for n, e in found.items() if e.places.numel()} == expected
+    assert {n: e.held for n, e in found.items()} == {
+        n: sum(scores[n][place].item() for place in expected.get(n, [])) for n in scores
+    }
+    assert read == list(scores)
 
 
 @pytest.mark.parametrize("fraction", [0.07, 0.2, 1.0])
