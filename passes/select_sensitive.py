@@ -10,8 +10,8 @@ twice the fraction of all of them; every matrix is read once.
 cover < 1 leaves out matrices that are not worth their product, as a slice of ten entries costs
 nearly what one of ten thousand does: of the matrices that the choice has entries in, in the order
 of Σ F per cost, as many are kept as hold this share of the choice's Σ F; then entries are chosen
-once more, among these, which reads them again. On SmolLM2-135M cover=0.95 keeps 66 of 180 matrices, 96.7 % of Σ F and a
-quarter of the cost.
+once more, among these, which reads them again. On SmolLM2-135M cover=0.95 keeps 66 of 180
+matrices, 96.7 % of Σ F and a quarter of the cost.
 Skips, each with a remark: a weight without scores, a weight that is also used outside a linear (a
 tied embedding), a matrix that is not worth its cost.
 Source: Guo et al. 2024, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity,
@@ -184,7 +184,7 @@ def _largest(matrices: Mapping[str, Callable[[], Tensor]], budget: int) -> dict[
 
 
 class _Best(NamedTuple):
-    """Entries by weight, then position: scores f32[k], positions i64[k], weights by number i32[k]."""
+    """Entries by weight, then position: scores f32[k], positions i64[k], weights i32[k]."""
 
     scores: Tensor
     place: Tensor
