@@ -35,7 +35,8 @@ METHODS: Final = ("senszoq@ort", "mezo@torch", "mezo@ort", "lozo@ort")
 COMPARED: Final = ("mezo", "lozo", "bare")
 """Those that claims are about; the others cost as much time again."""
 CHECKOUTS: Final = ("mezo", "lozo", "zobench")
-NOT_PROTOCOL: Final = ("cases", "out", "plot", "work")
+NOT_PROTOCOL: Final = ("cases", "out", "plot", "work", "sensitivity", *CHECKOUTS)
+"""Arguments that say where, not what; a checkout's commit stands with its contestant."""
 SAME: Final = ("processor", "cores", "versions")
 """What all cases of one file are measured on."""
 
