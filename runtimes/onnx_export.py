@@ -2,6 +2,7 @@
 
     directions ─▶ inputs `SLICE.z`     noise.onnx (or the host) makes them
     op         ─▶ ONNX function        ours (`onnx_lowerings`) or torch.onnx's, one by one
+    ops        ─▶ one op               where ONNX has it (`onnx_fusions`)
     weights    ─▶ initializers         that point into weights.safetensors by offset
 
 The model holds no weights.
@@ -45,6 +46,7 @@ from zofx.directions import directions_of, draw_of
 from zofx.program import KEYS, Program, Role, output_node, placeholders
 from zofx.rewrite import Editor
 from zofx.runtimes.onnx_basics import ms
+from zofx.runtimes.onnx_fusions import fuse
 from zofx.runtimes.onnx_lowerings import TRANSLATIONS
 
 zofx = torch.ops.zofx
@@ -74,6 +76,7 @@ def to_onnx(
     """
     fed = feed_directions(program)
     model = translate(exported_program(fed))
+    fuse(model)
     names = [str(node.target) for node in placeholders(fed.graph)]
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
