@@ -165,7 +165,7 @@ class Manifest:
                 f"and {CUT_VERSION}; "
                 "compile the model again, or use the zofx that made it"
             )
-        if manifest.hash != stored:
+        if (manifest.hash, manifest.version) != (stored, version):
             raise ArtifactError(
                 f"{where} was changed after it was written (hash {manifest.hash[:12]}, "
                 f"recorded {stored[:12]}); compile the model again"

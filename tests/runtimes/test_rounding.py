@@ -220,7 +220,7 @@ def torch_codes(art: Path) -> tuple[FloatArray, list[Tensor]]:
 
     session: Any = RUNTIMES["torch"].load(art, threads=1)
     feeds = session._feeds(ASKED.keys, ASKED.matrix)
-    scores = session._run({**feeds, **session._placed(ASKED.batch.named())}, call)
+    scores = session._graph({**feeds, **session._placed(ASKED.batch.named())}, call)
     return scores.numpy(), codes
 
 
