@@ -56,6 +56,17 @@ class Case:
         every = "select-sensitive.cover=1"
         return [f"insert-perturbation.noise={self.noise}", every, *block]
 
+    @property
+    def options(self) -> Options:
+        """Of the compilation."""
+        return Options(
+            self.quant,
+            "none",
+            fraction=FRACTION,
+            settings=tuple(self.settings),
+            from_layer=self.from_layer,
+        )
+
 
 CASES = (
     Case("tiny_llama", "int4", "gaussian"),
@@ -106,12 +117,10 @@ class Family:
         folder = self.root / str(case)
         if not folder.exists():
             checkpoint = open_checkpoint(str(self.checkpoint(case)))
-            options = Options(
-                case.quant, "none", fraction=FRACTION, settings=case.settings,
-                from_layer=case.from_layer,
-            )  # fmt: skip
             scores = made_up_scores(checkpoint)
-            compile_model(checkpoint, METHODS["senszoq"], folder, scores=scores, options=options)
+            compile_model(
+                checkpoint, METHODS["senszoq"], folder, scores=scores, options=case.options
+            )
         return folder
 
     def session(self, case: Case, engine: str) -> Session:

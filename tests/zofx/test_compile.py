@@ -119,7 +119,7 @@ def test_two_compilations_make_the_same_artifact(family: Family, tmp_path: Path)
         METHODS["senszoq"],
         tmp_path / "again",
         scores=made_up_scores(checkpoint),
-        options=Options(case.quant, "none", fraction=FRACTION, settings=case.settings),
+        options=case.options,
     )
     first = read_manifest(family.artifact(case))
     assert dict(again.files) == dict(first.files)

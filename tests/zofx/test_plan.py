@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from torch import fx
 
 from tests import tiny
@@ -24,7 +25,7 @@ from zofx.frontend import captured
 from zofx.liveness import RESHAPES, VIEWS, peak
 from zofx.methods import METHODS
 from zofx.plan import Forecast, forecast
-from zofx.program import Program, output_node
+from zofx.program import Program, Role, output_node
 from zofx.rates import Rates
 from zofx.spread import without_scores
 
@@ -82,8 +83,7 @@ def data_bytes(file: Path) -> int:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bytes_of_every_format_are_those_compiled(family: Family, case: Case) -> None:
     """Frozen weights and slices take what the writer made of them."""
-    options = Options(case.quant, "none", fraction=FRACTION, settings=tuple(case.settings))
-    made = program(family.checkpoint(case), "senszoq", options, ranked=True)
+    made = program(family.checkpoint(case), "senszoq", case.options, ranked=True)
     found = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
     folder = family.artifact(case)
     assert found["frozen weights"] == data_bytes(folder / artifact.WEIGHTS)
@@ -160,6 +160,29 @@ def test_cost_grows_with_rows_and_layers(tmp_path: Path) -> None:
         assert products(node, many) == 2 * products(node, few)
 
 
+def test_what_is_below_a_cut_is_no_part_of_a_step(family: Family) -> None:
+    """A layer less is multiplied by; its weights are in memory all the same."""
+    case = next(case for case in CASES if case.from_layer == 1)
+    folder = family.checkpoint(case)
+    cut = program(folder, "senszoq", case.options, ranked=True)
+    (marked,) = cut.graph.find_nodes(op="call_function", target=torch.ops.zofx.cut.default)
+    shapes = Shapes(cut, AXES)
+    nodes = list(cut.graph.nodes)
+    below = sum(products(node, shapes) for node in nodes[: nodes.index(marked)])
+    whole = sum(products(node, shapes) for node in nodes)
+    batch = METHODS["senszoq"].settings.with_given(batch_size=AXES.rows)
+    found = forecast(
+        cut, batch, tokens=AXES.tokens, scored=AXES.scored, alternatives=AXES.alternatives,
+        rates=RATES,
+    )  # fmt: skip
+    assert found.axes == AXES
+    assert found.flops == 2 * (whole - below)
+    assert below > 0
+    assert amounts(found)["frozen weights"] == sum(
+        s.nbytes for s in cut.tensors.values() if s.role in (Role.FROZEN, Role.INDEX)
+    )
+
+
 @pytest.mark.parametrize(
     ("tensors", "copies"),
     [("", 0), ("sign_coordinates()", 0), ("momentum(0.9)", 1), ("low_rank_momentum(0.9)", 1),
@@ -187,8 +210,7 @@ def test_expanded_weights_are_held_in_f32(family: Family) -> None:
     tied = next(case for case in CASES if case.model == "tiny_gpt2")
     found = {}
     for case in (tied, codebook):
-        options = Options(case.quant, "none", fraction=FRACTION, settings=tuple(case.settings))
-        made = program(family.checkpoint(case), "senszoq", options, ranked=True)
+        made = program(family.checkpoint(case), "senszoq", case.options, ranked=True)
         copies = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
         found[case] = copies["copies of weights"]
     codes = [s for s in made.tensors.values() if s.name.endswith(".codes")]
