@@ -19,6 +19,7 @@ from benchmarks.machine import describe, save
 from benchmarks.scaling import fits, journal, plot
 from benchmarks.scaling.sweeps import METHOD, Bench, Point, Sweep, sweeps_of
 from benchmarks.step.match import Protocol
+from benchmarks.step.plot import require_matplotlib
 from zofx.console import say
 from zofx.errors import UsageError, ZofxError
 
@@ -35,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         if given.plot:
-            plot.require_matplotlib()
+            require_matplotlib()
         with tempfile.TemporaryDirectory(prefix="zofx-scaling-") as name:
             results = run(given, Path(name))
     except ZofxError as error:

@@ -112,7 +112,7 @@ def _bar(text: str, value: float, kept: bool) -> dict[str, Any]:
 def _least_squares(u: Floats, s: Floats, *powers: float) -> tuple[list[float], Floats]:
     """Coefficients of 1 and of these powers of u, and the values they give."""
     columns = np.stack([u**power for power in (0, *powers)], axis=1)
-    found: Floats = np.linalg.lstsq(columns, s, rcond=None)[0]
+    found = np.asarray(np.linalg.lstsq(columns, s, rcond=None)[0], np.float64)
     return found.tolist(), columns @ found
 
 

@@ -132,10 +132,10 @@ def go(run: Prepared, count: int) -> list[Step]:
     assert run.run is not None
     clock, session = Clock(), run.session()
     clock.watch(session, "evaluate", "forward")
-    append, sync = JournalWriter.append, JournalWriter.sync
-    timed = {"append": clock.timed(append, "append"), "sync": clock.timed(sync, "disk")}
+    append = clock.timed(JournalWriter.append, "append")
+    sync = clock.timed(JournalWriter.sync, "disk")
     watch = Watch(run.run.journal_path, count, clock)
-    with patch.multiple(JournalWriter, **timed):
+    with patch.multiple(JournalWriter, append=append, sync=sync):
         train(run, session, [watch], watch)
     session.close()
     return watch.steps

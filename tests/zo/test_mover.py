@@ -39,7 +39,8 @@ def rays(step: int) -> tuple[Ray, ...]:
 def at_once(session: HostSession, text: str, refresh: int) -> dict[str, FloatArray]:
     """θ after the steps by the rule's own definition, every slice in one call."""
     rule: Any = tensor_rule(text)
-    state, past = rule.init(session.read()), []
+    state = rule.init(session.read())
+    past: list[tuple[Ray, ...]] = []
     for step in range(STEPS):
         old = session.read()
         if refresh and step % refresh == 0:
@@ -104,7 +105,7 @@ def test_a_step_holds_temporaries_of_one_slice(text: str) -> None:
     """Beside a copy of θ, less than ten arrays of a slice, of which there are forty."""
     shapes = {f"w{number}": (1 << 14,) for number in range(40)}
     values = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
-    session = HostSession(Slices(values, shapes, Noise("rademacher")))
+    session: Any = HostSession(Slices(values, shapes, Noise("rademacher")))  # nothing is evaluated
     mover = Mover(session, tensor_rule(text), 7, 0, 0.0)
     tracemalloc.start()
     try:
