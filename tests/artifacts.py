@@ -75,10 +75,10 @@ CASES = (
     Case("tiny_llama", "int8", "gaussian"),
     Case("tiny_llama", "int8-row", "gaussian"),
     Case("tiny_llama", "codebook", "gaussian"),
-    Case("tiny_gpt2", "int8", "rademacher"),
-    Case("tiny_roberta", "int4", "rademacher"),
     Case("tiny_llama", "int4", "gaussian", layers=2, from_layer=1),
     Case("tiny_roberta", "none", "rademacher", layers=2, from_layer=1),
+    Case("tiny_gpt2", "int8", "rademacher"),
+    Case("tiny_roberta", "int4", "rademacher"),
 )
 
 

@@ -8,6 +8,7 @@ Each has the tensors it reads; what is cheap and read on both sides of the cut i
 import torch
 from torch import fx
 
+from zofx import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.artifact import HIDDEN
 from zofx.program import TOKENS, Program, output_node, placeholders
 from zofx.rewrite import Editor
