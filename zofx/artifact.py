@@ -4,8 +4,7 @@
     weights.safetensors  every frozen tensor once, read by all runtimes
     slices.safetensors   initial values of all that moves, f32
     graph.json           the program for torch          graph.onnx   the same for ONNX Runtime
-    below.json           where the program is cut: what     below.onnx   the same
-                         is computed once per row
+    below.json           if it is cut: what is below        below.onnx   the same
     noise.onnx           keys → directions, for engines without numpy
     program.txt          the printed program            tokenizer.json
 
