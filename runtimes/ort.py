@@ -41,6 +41,7 @@ class OrtSession(EngineSession):
         import onnxruntime
 
         self._folder, self._device, self._threads = folder, device, threads
+        self._kernels = (ort_integers.kernels() or ()) if _rounds(folder) else ()
         self._engine = self._open(artifact.ONNX)
         parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
         super().__init__(folder, manifest, " ".join(map(str, parts)))
@@ -53,7 +54,8 @@ class OrtSession(EngineSession):
         # A plan of memory is kept for every shape of a batch, with a block of its own: batches have
         # many shapes, and the blocks add up to more than they save.
         options.enable_mem_pattern = False
-        options.add_session_config_entry(*ort_integers.PRECISE)
+        for entry in self._kernels:
+            options.add_session_config_entry(*entry)
         if self._threads:
             options.intra_op_num_threads = self._threads
         return onnxruntime.InferenceSession(
@@ -106,7 +108,7 @@ class OrtRuntime:
                 f"{len(exact)} of its tensors train by backpropagation, which no inference engine "
                 "has: use --runtime torch"
             )
-        elif not reasons and _rounds(folder) and not ort_integers.exact():
+        elif not reasons and _rounds(folder) and ort_integers.kernels() is None:
             reasons.append(ort_integers.SATURATED)
         return Support(tuple(reasons))
 

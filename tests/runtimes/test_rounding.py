@@ -374,41 +374,60 @@ def test_the_question_to_the_engine_is_the_model_it_says() -> None:
     assert stored == made, (stored, base64.b85encode(made.SerializeToString()))
 
 
-def adding_pairs_up_to(top: int) -> type:
-    """An engine that adds two products at a time, and no further than this."""
+def adding_pairs_up_to(top: int, precise: int) -> type:
+    """An engine that adds two products at a time, and no further than this: by its own kernels, and
+    by those it takes when it is asked for precise ones."""
 
     class Engine:
-        def __init__(self, *_: Any, **__: Any) -> None:
-            pass
+        def __init__(self, _: Any, options: Any, **__: Any) -> None:
+            name, value = ort_integers.PRECISE
+            try:
+                asked = options.get_session_config_entry(name) == value
+            except RuntimeError:  # no such entry
+                asked = False
+            self.top = precise if asked else top
 
         def run(self, _: None, feeds: dict[str, Any]) -> list[Any]:
             pairs = (feeds["x"][0].astype(np.int64) * 127).reshape(-1, 2).sum(1)
-            return [np.array([[pairs.clip(max=top).sum() - 64 * 128 * 127]], np.float32)]
+            return [np.array([[pairs.clip(max=self.top).sum() - 64 * 128 * 127]], np.float32)]
 
     return Engine
 
 
-@pytest.mark.parametrize(("top", "answer"), [(2**31 - 1, True), (2**15 - 1, False)])
-def test_saturation_is_found_out(top: int, answer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the one product that 16 bits cannot hold two of."""
-    monkeypatch.setattr("onnxruntime.InferenceSession", adding_pairs_up_to(top))
-    assert ort_integers.exact() is answer
+@pytest.mark.parametrize(
+    ("top", "precise", "answer"),
+    [
+        (2**31 - 1, 2**31 - 1, ()),
+        (2**15 - 1, 2**31 - 1, (ort_integers.PRECISE,)),
+        (2**15 - 1, 2**15 - 1, None),
+    ],
+)
+def test_saturation_is_found_out(
+    top: int, precise: int, answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the one product that 16 bits cannot hold two of; what is fast is taken if it is right."""
+    monkeypatch.setattr("onnxruntime.InferenceSession", adding_pairs_up_to(top, precise))
+    assert ort_integers.kernels() == answer
 
 
 def test_the_engine_here_is_asked_for_that_product() -> None:
-    """True where it is right, False where it is not."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry(*ort_integers.PRECISE)
-    engine = onnxruntime.InferenceSession(ort_integers.MODEL, options)
-    (product,) = engine.run(None, {"x": np.full((1, 64), 255, np.uint8)})
-    assert ort_integers.exact() is (product.item() == ort_integers.EXACT)
+    """Whatever is answered, it is so."""
+    right = {}
+    for entries in ((), (ort_integers.PRECISE,)):
+        options = onnxruntime.SessionOptions()
+        for entry in entries:
+            options.add_session_config_entry(*entry)
+        engine = onnxruntime.InferenceSession(ort_integers.MODEL, options)
+        (product,) = engine.run(None, {"x": np.full((1, 64), 255, np.uint8)})
+        right[entries] = product.item() == ort_integers.EXACT
+    assert ort_integers.kernels() == next((e for e, exact in right.items() if exact), None)
 
 
 def test_a_processor_that_saturates_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On ONNX Runtime, with what to do; torch multiplies in f32 and does not ask."""
-    monkeypatch.setattr(ort_integers, "exact", lambda: False)
+    monkeypatch.setattr(ort_integers, "kernels", lambda: None)
     assert RUNTIMES["ort"].support(folder / "art").reasons == (ort_integers.SATURATED,)
     with pytest.raises(UnsupportedError, match="compile without --activations int8"):
         RUNTIMES["ort"].load(folder / "art")
