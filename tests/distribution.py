@@ -7,8 +7,11 @@ import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
+SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""Python 3.11 has it from 3.11.4."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def build_all(folder: Path) -> Built:
     _build(source, folder / "dist", "--wheel", "--sdist")
     (wheel,), (sdist,) = folder.glob("dist/*.whl"), folder.glob("dist/*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+        archive.extractall(folder / "unpacked", **SAFELY)
     (unpacked,) = (folder / "unpacked").iterdir()
     _build(unpacked, folder / "again", "--wheel")
     (again,) = folder.glob("again/*.whl")

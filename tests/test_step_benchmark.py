@@ -286,7 +286,7 @@ SCRIPTED = """
 import os, sys
 from benchmarks.step.turns import Turns
 turns = Turns.claim()
-print("noise")
+print("noise", flush=True)
 os.write(1, b"more noise")
 turns.job()
 turns.introduce(made_by="", before_bytes=1)
