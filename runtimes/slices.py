@@ -67,9 +67,10 @@ class Slices:
         for key in keys:
             self._kept[key] = self._draws(key)
 
-    def direction(self, key: Key) -> dict[str, FloatArray]:
-        """z(key) for every slice."""
-        return {name: self._applied(name, z) for name, z in self._draws(key).items()}
+    def direction(self, key: Key, name: str) -> FloatArray:
+        """z(key) for a slice."""
+        kept = self._kept.get(key)
+        return self._applied(name, kept[name] if kept else self._draw(key, name))
 
     def _draws(self, key: Key) -> dict[str, FloatArray]:
         return self._kept.get(key) or {name: self._draw(key, name) for name in self.shapes}
@@ -154,9 +155,9 @@ class HostSession:
         """θ ← θ + coefficient · z(key), ray by ray."""
         self._slices.move(rays)
 
-    def direction(self, key: Key) -> dict[str, FloatArray]:
-        """z(key) for every slice."""
-        return self._slices.direction(key)
+    def direction(self, key: Key, name: str) -> FloatArray:
+        """z(key) for a slice."""
+        return self._slices.direction(key, name)
 
     def refresh(self, key: Key) -> None:
         """Fold every low-rank slice and give it the basis of a key."""

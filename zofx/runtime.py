@@ -84,8 +84,8 @@ class Session(Protocol):
         """
         ...
 
-    def direction(self, key: Key) -> dict[str, FloatArray]:
-        """z(key) for every slice."""
+    def direction(self, key: Key, name: str) -> FloatArray:
+        """z(key) for a slice."""
         ...
 
     def refresh(self, key: Key) -> None:

@@ -57,12 +57,16 @@ class Bowl(HostSession):
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         self.calls += 1
         self.probes += len(coefficients)
-        directions = [self.direction(key) for key in keys]
+        directions = [self.directions(key) for key in keys]
         height = np.array([self._height(row, directions) for row in coefficients])
         scores: DoubleArray = -height[:, None, None] * batch.input_ids[None, :, :1]
         if self.resolution:
             scores = np.round(scores / self.resolution) * self.resolution
         return scores.astype(np.float32)
+
+    def directions(self, key: Key) -> dict[str, FloatArray]:
+        """z(key) for every slice."""
+        return {name: self.direction(key, name) for name in self.slices}
 
     def slopes(self, batch: Batch, keys: Sequence[Key]) -> DoubleArray:
         """`mean_loss`, and its derivative along each direction, f64[1 + Q]; of a plain bowl."""
@@ -71,7 +75,7 @@ class Bowl(HostSession):
         gradient, weight = self.gradient(batch), float(batch.input_ids[:, 0].mean())
         along = [
             sum(float(np.vdot(gradient[name].astype(np.float64), z)) for name, z in d.items())
-            for d in map(self.direction, keys)
+            for d in map(self.directions, keys)
         ]
         return np.array([weight * self.loss(), *along])
 

@@ -23,7 +23,7 @@ def gradient_estimate(
         losses = mean_loss(bowl.evaluate(BATCH, keys, matrix)).astype(np.float32)
     total = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
     for ray in estimator.estimate(keys, losses, previous).rays:
-        for name, z in bowl.direction(ray.key).items():
+        for name, z in bowl.directions(ray.key).items():
             total[name] += ray.coefficient * z
     return total
 
@@ -100,7 +100,7 @@ def test_curved_on_a_bowl() -> None:
     bowl, estimator = Bowl(), Curved(eps=0.5)
     keys, matrix = estimator.probes(1, 2)
     losses = mean_loss(bowl.evaluate(rows(1), keys, matrix)).astype(np.float32)
-    z = bowl.direction(keys[0])
+    z = bowl.directions(keys[0])
     bend = sum(np.sum(bowl.curvature[name].astype(float) * z[name] ** 2) for name in z)
     error = estimator.estimate(keys, losses, None).coefficients[1] - bend / 2
     assert abs(error) <= 4 * 2.0**-24 * losses.max() / (2 * estimator.eps**2)

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 
-from zofx.zo.noise import CHUNK, Kind, Stream, sample_flat, sample_words
+from zofx.zo.noise import Kind, Stream, sample_flat, sample_words
 from zofx.zo.types import FloatArray, Key
 
 KEEP_BITS: Final = 16
@@ -143,22 +143,6 @@ class Noise:
     def law(self, name: str) -> Law:
         """A slice's law."""
         return self.laws.get(name) or Law(self.kind)
-
-    def direction(self, key: Key, name: str, values: Mapping[str, FloatArray]) -> FloatArray:
-        """The z of a slice; fresh memory.
-
-        Args:
-            key: of the direction.
-            name: of the slice.
-            values: the slice as it is now, and the tensor that scales its directions.
-        """
-        law, theta = self.law(name), values[name]
-        z = np.empty(theta.shape, np.float32)
-        flat = z.reshape(-1)
-        for start in range(0, flat.size, CHUNK):
-            part = flat[start : start + CHUNK]
-            part[:] = law.draw(key, name, start, part.size)
-        return law.apply(z, theta, values[law.scale] if law.scale else None)
 
     @property
     def depends_on_state(self) -> bool:

@@ -10,7 +10,7 @@ states, a step holds a copy of θ, and temporaries of one slice.
 """
 
 from collections import deque
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class Mover:
         theta, past, down = self._session.read(), tuple(self._past), np.float32(-rate)
         for name in self._session.slices:
             before = self._part(name, theta)
-            gradient = Gradient(rays, past, self._direction(name, before))
+            gradient = Gradient(rays, past, partial(self._direction, name))
             along, self._states[name] = rule.update(gradient, before, self._states[name])
             theta[name] += down * along[name]
             theta |= rule.exposes(self._states[name])
@@ -100,10 +100,9 @@ class Mover:
         scale = self._session.noise.law(name).scale
         return {part: theta[part] for part in (name, scale) if part}
 
-    def _direction(self, name: str, theta: Tensors) -> Callable[[Key], Tensors]:
-        """Key → z of one slice, drawn when it is asked for."""
-        noise = self._session.noise
-        return lambda key: {name: noise.direction(key, name, theta)}
+    def _direction(self, name: str, key: Key) -> Tensors:
+        """The z of one slice, drawn when it is asked for; θ is written after the last."""
+        return {name: self._session.direction(key, name)}
 
 
 def replay(
