@@ -20,7 +20,7 @@ from torch import fx
 from zofx.errors import UnsupportedError
 from zofx.facts import CUT, SLICED
 from zofx.pipeline import Pass, Remarker
-from zofx.program import TOKENS, Program, Role, is_call, shape_of
+from zofx.program import STILL, TOKENS, Program, is_call, shape_of
 from zofx.rewrite import Editor
 
 aten = torch.ops.aten
@@ -125,7 +125,7 @@ def _ask_tokens_for_sizes(edit: Editor) -> None:
 def _still(node: fx.Node, program: Program) -> bool:
     """Whether a placeholder is the same in every step for the same tokens."""
     spec = program.tensors.get(str(node.target))
-    return node.target in TOKENS if spec is None else spec.role in (Role.FROZEN, Role.INDEX)
+    return node.target in TOKENS if spec is None else spec.role in STILL
 
 
 def _is_matrix(node: fx.Node, program: Program) -> bool:

@@ -43,7 +43,7 @@ from torch.onnx._internal.exporter._fx_passes import (
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from zofx.directions import directions_of, draw_of
-from zofx.program import KEYS, Program, Role, output_node, placeholders
+from zofx.program import KEYS, STILL, Program, output_node, placeholders
 from zofx.rewrite import Editor
 from zofx.runtimes.onnx_basics import ms
 from zofx.runtimes.onnx_fusions import fuse
@@ -81,7 +81,7 @@ def to_onnx(
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
     model.graph.outputs[0].name = result
-    frozen = {s.name: s for s in program.tensors.values() if s.role in (Role.FROZEN, Role.INDEX)}
+    frozen = {s.name: s for s in program.tensors.values() if s.role in STILL}
     for value in list(model.graph.inputs):
         if value.name in frozen:
             _refer(value, weights, *place(str(value.name)))

@@ -98,8 +98,8 @@ def _by_probe(x: Any, coefficients: Any) -> Any:
 def dequantize_int(codes: Any, scales: Any, zeros: Any, bits: int) -> Any:
     """The scales are fed, so no kernel takes them; ONNX Runtime folds the rest into f32 at load."""
     out, blocks, stored = codes.shape
-    levels = op.Reshape(_unpacked(codes, bits), ints(out, blocks, stored * 8 // bits))
-    offsets = op.Reshape(_unpacked(zeros, bits), ints(out, -1))
+    levels = op.Reshape(_floats(codes, bits), ints(out, blocks, stored * 8 // bits))
+    offsets = op.Reshape(_floats(zeros, bits), ints(out, -1))
     offsets = op.Slice(offsets, ints(0), ints(blocks), ints(1))
     steps = op.Sub(levels, op.Unsqueeze(offsets, ints(-1)))
     weight = op.Mul(steps, op.Unsqueeze(scales, ints(-1)))
@@ -107,23 +107,25 @@ def dequantize_int(codes: Any, scales: Any, zeros: Any, bits: int) -> Any:
     return op.Reshape(weight, op.Concat(leading(scales), ints(width), axis=0))
 
 
+def _floats(codes: Any, bits: int) -> Any:
+    return op.Cast(_unpacked(codes, bits), to=onnx.TensorProto.FLOAT)
+
+
 def _unpacked(codes: Any, bits: int) -> Any:
-    """u8 → f32, two values to a byte if of 4 bits, the first in the low nibble."""
+    """Two values to a byte if of 4 bits, the first in the low nibble."""
     if bits == 4:
         low = op.BitwiseAnd(codes, op.Cast(ints(0xF), to=onnx.TensorProto.UINT8))
         high = op.BitShift(codes, op.Cast(ints(4), to=onnx.TensorProto.UINT8), direction="RIGHT")
         codes = op.Concat(op.Unsqueeze(low, ints(-1)), op.Unsqueeze(high, ints(-1)), axis=-1)
-    return op.Cast(codes, to=onnx.TensorProto.FLOAT)
+    return codes
 
 
 def linear_codebook(x: Any, codes: Any, centroids: Any, bias: Any) -> Any:
     """No engine kernel reads a codebook: ONNX Runtime folds this into an f32 weight at load."""
     out, pairs = codes.shape
-    low = op.BitwiseAnd(codes, op.Cast(ints(0xF), to=onnx.TensorProto.UINT8))
-    high = op.BitShift(codes, op.Cast(ints(4), to=onnx.TensorProto.UINT8), direction="RIGHT")
-    both = op.Concat(op.Unsqueeze(low, ints(-1)), op.Unsqueeze(high, ints(-1)), axis=-1)
-    place = op.Cast(op.Reshape(both, ints(out, 2 * pairs)), to=onnx.TensorProto.INT64)
-    weight = op.GatherElements(centroids, place, axis=1)
+    places = op.Reshape(_unpacked(codes, 4), ints(out, 2 * pairs))
+    places = op.Cast(places, to=onnx.TensorProto.INT64)
+    weight = op.GatherElements(centroids, places, axis=1)
     return add_bias(ms.FusedMatMul(x, weight, transB=1), bias)
 
 

@@ -25,6 +25,11 @@ from zofx.zo.update import apply_rays
 KEEP_BYTES = 1 << 28
 
 
+def keeps(keys: int, size: int) -> bool:
+    """Whether draws of `size` bytes a key are kept from a forward to its move."""
+    return keys == 1 or (keys + 1) * size <= KEEP_BYTES
+
+
 class Slices:
     """All that moves in one session.
 
@@ -55,7 +60,7 @@ class Slices:
         if not keys:
             zeros = {name: np.zeros((1, *shape), np.float32) for name, shape in self.shapes.items()}
             return zeros, np.zeros((len(coefficients), 1), np.float32)
-        if len(keys) == 1 or (len(keys) + 1) * self.bytes <= KEEP_BYTES:
+        if keeps(len(keys), self.bytes):
             self._keep(keys)
         draws = [self._draws(key) for key in keys]
         z = {name: _stack([d[name] for d in draws]) for name in self.shapes}

@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +20,6 @@ import numpy as np
 
 from zofx.errors import UsageError
 from zofx.zo.types import FloatArray, IntArray
-
-LIMIT: Final = 16 * 10**9
-"""Bytes a folder may hold, unless told otherwise."""
 
 SPARE: Final = 1 << 30
 """Bytes that are left free on the disk."""
@@ -44,7 +42,7 @@ class Activations:
         UsageError: nothing can be written there.
     """
 
-    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
+    def __init__(self, folder: Path, limit: float = inf) -> None:
         self.folder = folder
         self.limit = limit
         self.trouble: str | None = None

@@ -25,7 +25,7 @@ from zofx.graphfile import dump_graph
 from zofx.methods import Method
 from zofx.pipeline import After, Pass, Remark
 from zofx.printer import show
-from zofx.program import Lazy, Program, Role
+from zofx.program import MOVING, STILL, Lazy, Program, Role
 from zofx.runtimes.onnx_export import to_onnx
 from zofx.runtimes.onnx_noise import build_noise_model
 from zofx.zo.laws import Noise
@@ -37,9 +37,6 @@ DTYPES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-
-
-MOVING = (Role.SLICE, Role.EXACT, Role.STATE)
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -124,7 +121,7 @@ def compile_model(
 
 def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> list[str]:
     """Write a compiled program's tensors and graphs; returns the names of the files."""
-    weights = _tensor_file(program, folder / artifact.WEIGHTS, Role.FROZEN, Role.INDEX)
+    weights = _tensor_file(program, folder / artifact.WEIGHTS, *STILL)
     slices = _tensor_file(program, folder / artifact.SLICES, *MOVING)
     for done, spec in enumerate(program.tensors.values()):
         progress("weights", done, len(program.tensors))

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from zofx import ops  # noqa: F401  # registers torch.ops.zofx
-from zofx.program import COEFFICIENTS, KEYS, TOKENS, Program, Role, is_call, output_node, shape_of
+from zofx.program import COEFFICIENTS, KEYS, STILL, TOKENS, Program, is_call, output_node, shape_of
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -119,7 +119,7 @@ def _cut(program: Program) -> str | None:
     while rest:
         below.add(node := rest.pop())
         rest += [a for a in node.all_input_nodes if a not in below]
-    still = {name for name, s in program.tensors.items() if s.role in (Role.FROZEN, Role.INDEX)}
+    still = {name for name, s in program.tensors.items() if s.role in STILL}
     moving = [n for n in below if n.op == "placeholder" and n.target not in (*TOKENS, *still)]
     return _first(moving, "what is below the cut reads what moves")
 

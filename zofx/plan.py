@@ -29,8 +29,9 @@ from zofx.cutting import split
 from zofx.directions import DRAWS, noise_of
 from zofx.errors import UsageError
 from zofx.liveness import RESHAPES, VIEWS, peak
-from zofx.program import Program, Role, placeholders
+from zofx.program import MOVING, Program, placeholders
 from zofx.rates import Rates
+from zofx.runtimes.slices import keeps
 from zofx.settings import Settings
 from zofx.zo.recipe import Recipe
 from zofx.zo.tensors import Gradient
@@ -39,10 +40,6 @@ from zofx.zo.types import Key, Ray
 zofx = torch.ops.zofx
 
 MIB: Final = 1 << 20
-KEPT: Final = 1 << 28
-"""Directions of several keys are kept from the forward to the move up to this size, those of one
-always (`zofx.runtimes.slices`)."""
-
 TEMPORARIES: Final = 5
 """Arrays of a slice that a rule on tensors makes at once, beside the slice's state: measured."""
 
@@ -65,8 +62,6 @@ class Engine:
     process: int
     order: float
 
-
-MOVING: Final = (Role.SLICE, Role.EXACT, Role.STATE)
 
 ENGINES: Final = {"ort": Engine(90 * MIB, 2.0), "torch": Engine(330 * MIB, 1.5)}
 
@@ -288,8 +283,7 @@ def _comes(cost: _Cost, recipe: Recipe, moving: int, trained: int, state: int) -
 def _step(cost: _Cost, rates: Rates, forwards: float, trained: int) -> Iterator[Part]:
     """Seconds of a step."""
     drawn = cost.queries * trained / F32
-    few = cost.queries == 1 or (cost.queries + 1) * trained <= KEPT
-    kept = cost.runtime == "ort" and few
+    kept = cost.runtime == "ort" and keeps(cost.queries, trained)
     weights = sum(s.nbytes for s in cost.program.tensors.values() if s.role not in MOVING)
     yield Part("products", forwards * 2 * cost.multiply_adds / rates.flops, "matrix products")
     yield Part(

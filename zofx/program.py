@@ -12,7 +12,7 @@ forward-only. Passes build new programs, without dead code (`rewrite`); nothing 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -35,6 +35,12 @@ class Role(StrEnum):
     SLICE = "slice"  # trains; f32; initial value in slices.safetensors
     EXACT = "exact"  # trains by exact gradients, on an engine that has them; f32; also there
     STATE = "state"  # f32 beside a slice; changes when the driver says so; also there
+
+
+STILL: Final = (Role.FROZEN, Role.INDEX)
+"""What training leaves as it is."""
+
+MOVING: Final = (Role.SLICE, Role.EXACT, Role.STATE)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ torch and transformers are imported only where something is missing.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -176,32 +176,16 @@ def rounded_rows(program: "Program") -> "Program":
 
 def _write_onnx(program: "Program", folder: Path) -> None:
     import onnx
-    import onnx_ir as ir
     import torch
 
     from zofx.compile import DTYPES
-    from zofx.program import placeholders
-    from zofx.runtimes.onnx_basics import ms
-    from zofx.runtimes.onnx_export import OPSET, exported_program, translate
+    from zofx.runtimes.onnx_export import to_onnx
 
     rows = {s.name: (DTYPES[s.dtype], s.shape, s.dtype.itemsize) for s in program.tensors.values()}
     file = artifact.TensorFile(folder / artifact.WEIGHTS, rows)
-    graph: Any = translate(exported_program(program))
-    names = [str(node.target) for node in placeholders(program.graph)]
-    for name, value in zip(names, list(graph.graph.inputs), strict=True):
-        value.name = name
-        if name not in rows:
-            continue
-        data = program.load(name).contiguous().flatten().view(torch.uint8).numpy()
-        file.write(name, data.data)
-        value.const_value = ir.ExternalTensor(
-            artifact.WEIGHTS, *file.span(name), value.dtype, shape=value.shape, name=name
-        )
-        graph.graph.inputs.remove(value)
-        graph.graph.register_initializer(value)
-    graph.graph.outputs[0].name = "logprob"
-    graph.opset_imports.update({"": OPSET, ms.domain: ms.version})
-    onnx.save(ir.to_proto(graph), folder / artifact.ONNX)
+    for name in program.tensors:
+        file.write(name, program.load(name).contiguous().flatten().view(torch.uint8).numpy().data)
+    onnx.save(to_onnx(program, file.span, artifact.WEIGHTS), folder / artifact.ONNX)
 
 
 def write_float32(checkpoint: "Checkpoint", folder: Path) -> None:

@@ -22,7 +22,7 @@ from zofx.compile import compile_model
 from zofx.errors import UnsupportedError
 from zofx.methods import METHODS
 from zofx.prepare import Request, prepare
-from zofx.program import Program, Role
+from zofx.program import STILL, Program, Role
 from zofx.runtimes import RUNTIMES
 from zofx.tune import start, train
 
@@ -191,9 +191,7 @@ def summary(program: Program) -> str:
     for spec in program.tensors.values():
         sizes[spec.role] += spec.size
     tensors = " ".join(
-        f"{role}:{roles[role]}({sizes[role]})"
-        for role in Role
-        if roles[role] and role not in (Role.FROZEN, Role.INDEX)
+        f"{role}:{roles[role]}({sizes[role]})" for role in Role if roles[role] and role not in STILL
     )
     calls = (n.target for n in program.graph.nodes if n.op == "call_function")
     ours = Counter(str(target).split(".")[1] for target in calls if str(target).startswith("zofx."))

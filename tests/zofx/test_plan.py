@@ -25,7 +25,7 @@ from zofx.frontend import captured
 from zofx.liveness import RESHAPES, VIEWS, peak
 from zofx.methods import METHODS
 from zofx.plan import Forecast, forecast
-from zofx.program import Program, Role, output_node
+from zofx.program import STILL, Program, output_node
 from zofx.rates import Rates
 from zofx.spread import without_scores
 
@@ -179,7 +179,7 @@ def test_what_is_below_a_cut_is_no_part_of_a_step(family: Family) -> None:
     assert found.flops == 2 * (whole - below)
     assert below > 0
     assert amounts(found)["frozen weights"] == sum(
-        s.nbytes for s in cut.tensors.values() if s.role in (Role.FROZEN, Role.INDEX)
+        s.nbytes for s in cut.tensors.values() if s.role in STILL
     )
 
 

@@ -14,7 +14,7 @@ from zofx.activations import Activations
 from zofx.artifact import read_manifest
 from zofx.assembly import Options, pipeline_for
 from zofx.checkpoint import open_checkpoint
-from zofx.compile import MOVING, compile_model
+from zofx.compile import compile_model
 from zofx.cutting import split
 from zofx.errors import PipelineError
 from zofx.frontend import captured
@@ -23,7 +23,7 @@ from zofx.methods import METHODS
 from zofx.passes import PASSES
 from zofx.pipeline import Pipeline
 from zofx.prepare import Prepared, Request, prepare, prepare_resumed
-from zofx.program import Program
+from zofx.program import MOVING, Program
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.engine import EngineSession
 from zofx.tune import start, train
