@@ -43,7 +43,8 @@ from torch.onnx._internal.exporter._fx_passes import (
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from zofx.directions import directions_of, draw_of
-from zofx.program import KEYS, STILL, Program, output_node, placeholders
+from zofx.ops.sparse import as_block
+from zofx.program import KEYS, STILL, Program, output_node, placeholders, shape_of
 from zofx.rewrite import Editor
 from zofx.runtimes.onnx_basics import ms
 from zofx.runtimes.onnx_fusions import fuse
@@ -81,11 +82,14 @@ def to_onnx(
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
     model.graph.outputs[0].name = result
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()  # where it came from; ONNX Runtime holds that as it does codes
     frozen = {s.name: s for s in program.tensors.values() if s.role in STILL}
+    scattered = set(_scattered(fed.graph))
     for value in list(model.graph.inputs):
         if value.name in frozen:
             _refer(value, weights, *place(str(value.name)))
-            if not _is_table(value):
+            if not _is_table(value) and value.name not in scattered:
                 model.graph.inputs.remove(value)
             model.graph.register_initializer(value)
     model.opset_imports.update({"": OPSET, ms.domain: ms.version})
@@ -99,6 +103,14 @@ def _is_table(value: ir.Value) -> bool:
     constant that is multiplied: 108 MB of SmolLM2's 451.
     """
     return {node.op_type for node, _ in value.uses()} >= {"Gather", "FusedMatMul"}
+
+
+def _scattered(graph: fx.Graph) -> Iterator[str]:
+    """Indices of entries that are multiplied one by one; likewise, so that none is unpacked."""
+    for node in graph.find_nodes(op="call_function", target=zofx.sparse_linear.default):
+        x, _, index, out, columns = node.args
+        if not as_block(shape_of(index)[0], columns, out, shape_of(x)[-1]):
+            yield str(index.target)
 
 
 def _refer(value: ir.Value, weights: str, offset: int, length: int) -> None:

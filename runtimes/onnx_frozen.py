@@ -4,13 +4,14 @@ linear_nf4           com.microsoft.MatMulBnb4       bitsandbytes' own packing
 linear_int           com.microsoft.MatMulNBits
 linear_rounded       com.microsoft.MatMulIntegerToFloat
 linear_codebook      unpack · GatherElements · MatMul
+difference_, sum_…   MatMul over the axis of probes
 aten.linear          com.microsoft.FusedMatMul, so that W stays [out, in] for both runtimes
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import onnx
-import torch
 from onnxscript import opset21 as op
 
 from zofx.ops.rounding import ROW_STEP, ROW_ZERO
@@ -38,7 +39,7 @@ def linear_int(x: Any, codes: Any, scales: Any, zeros: Any, bias: Any, bits: int
 
 def linear_int8(x: Any, codes: Any, scales: Any, bias: Any) -> Any:
     """No kernel takes x in f32: ONNX Runtime folds this into an f32 weight at load."""
-    weight = op.Mul(op.Cast(codes, to=onnx.TensorProto.FLOAT), scales)
+    weight = op.Mul(_float(codes), scales)
     return add_bias(op.MatMul(x, weight), bias)
 
 
@@ -73,42 +74,45 @@ def _zero() -> Any:
 
 
 def difference_probes(x: Any, coefficients: Any) -> Any:
-    """The base and the rest are contiguous."""
-    parts = _by_probe(x, coefficients)
-    base = op.Slice(parts, ints(0), ints(1), ints(0))
-    rest = op.Slice(parts, ints(1), ints(torch.iinfo(torch.int64).max), ints(0))
-    return op.Reshape(op.Concat(base, op.Sub(rest, base), axis=0), op.Shape(x))
+    """Row p of the matrix is e_p − e_0."""
+    return _times_probes(x, coefficients, op.Sub)
 
 
 def sum_probes(x: Any, coefficients: Any) -> Any:
-    """The base is added zero times to itself and once to the others: one sweep."""
-    parts = _by_probe(x, coefficients)
-    base = op.Slice(parts, ints(0), ints(1), ints(0))
+    """Row p of the matrix is e_p + e_0."""
+    return _times_probes(x, coefficients, op.Add)
+
+
+def _times_probes(x: Any, coefficients: Any, join: Callable[[Any, Any], Any]) -> Any:
+    """A product from the left over the axis of probes; row 0 of its matrix is e_0.
+
+    Of its P terms two are not zero, and what these are multiplied by is ±1: one rounding, that of
+    their sum. What is no number in one probe is none in the others.
+    """
+    probes = head(coefficients, 1)
     zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
-    others = op.Greater(op.Range(zero, op.Squeeze(head(coefficients, 1)), one), zero)
-    times = op.Unsqueeze(op.Cast(others, to=onnx.TensorProto.FLOAT), ints(1, 2))
-    return op.Reshape(op.Add(parts, op.Mul(base, times)), op.Shape(x))
+    number = op.Unsqueeze(op.Range(zero, op.Squeeze(probes), one), ints(0))
+    row = op.Transpose(number)
+    base = op.And(op.Equal(number, zero), op.Greater(row, zero))
+    matrix = join(_float(op.Equal(row, number)), _float(base))
+    flat = op.Reshape(x, op.Concat(probes, ints(-1), axis=0))
+    return op.Reshape(op.MatMul(matrix, flat), op.Shape(x))
 
 
-def _by_probe(x: Any, coefficients: Any) -> Any:
-    """[P·N, …, k] → [P, N·…, k]."""
-    return op.Reshape(x, op.Concat(head(coefficients, 1), ints(-1, x.shape[-1]), axis=0))
+def _float(x: Any) -> Any:
+    return op.Cast(x, to=onnx.TensorProto.FLOAT)
 
 
 def dequantize_int(codes: Any, scales: Any, zeros: Any, bits: int) -> Any:
     """The scales are fed, so no kernel takes them; ONNX Runtime folds the rest into f32 at load."""
     out, blocks, stored = codes.shape
-    levels = op.Reshape(_floats(codes, bits), ints(out, blocks, stored * 8 // bits))
-    offsets = op.Reshape(_floats(zeros, bits), ints(out, -1))
+    levels = op.Reshape(_float(_unpacked(codes, bits)), ints(out, blocks, stored * 8 // bits))
+    offsets = op.Reshape(_float(_unpacked(zeros, bits)), ints(out, -1))
     offsets = op.Slice(offsets, ints(0), ints(blocks), ints(1))
     steps = op.Sub(levels, op.Unsqueeze(offsets, ints(-1)))
     weight = op.Mul(steps, op.Unsqueeze(scales, ints(-1)))
     width = blocks * stored * 8 // bits
     return op.Reshape(weight, op.Concat(leading(scales), ints(width), axis=0))
-
-
-def _floats(codes: Any, bits: int) -> Any:
-    return op.Cast(_unpacked(codes, bits), to=onnx.TensorProto.FLOAT)
 
 
 def _unpacked(codes: Any, bits: int) -> Any:

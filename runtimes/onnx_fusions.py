@@ -18,6 +18,7 @@ calls. All are ops of the standard's opset 23. What no rule fits stays as it is.
 from typing import Any, Final, TypeAlias
 
 import onnx_ir as ir
+from onnx_ir.convenience import replace_all_uses_with
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 from onnxscript.rewriter._basics import MatchFailureError  # what a rule may raise; not re-exported
 from onnxscript.rewriter.pattern import RewriteRule, RewriteRuleSet
@@ -32,8 +33,23 @@ def fuse(model: ir.Model) -> None:
     """Apply the rules in the order above; what they write twice is then shared."""
     for rules in RULES:
         RewriteRuleSet(rules).apply_to_model(model)
+    _share_shapes(model)
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
+
+
+def _share_shapes(model: ir.Model) -> None:
+    """Read sizes from the first value that has them: a symbol is one number everywhere."""
+    first = dict[Sizes, ir.Value]()
+    for node in model.graph:
+        if node.op_type == "Shape" and node.inputs[0] is not None:
+            try:
+                known = sizes(node.inputs[0])
+            except MatchFailureError:
+                continue
+            (read,) = node.outputs
+            start, end = (node.attributes.get_int(name) for name in ("start", "end"))
+            replace_all_uses_with(read, first.setdefault(known[start:end], read))
 
 
 def sizes(value: ir.Value | None) -> Sizes:

@@ -23,6 +23,10 @@ aten = torch.ops.aten
 zofx = torch.ops.zofx
 
 
+AT_ONCE = 8192
+"""Entries of a sparse matrix that are multiplied together."""
+
+
 def select_positions(x: Any, positions: Any) -> Any:
     """Row n of the indices picks from row n of x."""
     return op.GatherND(x, op.Unsqueeze(positions, ints(2)), batch_dims=1)
@@ -40,21 +44,29 @@ def score_targets(logits: Any, targets: Any) -> Any:
 
 
 def sparse_linear(x: Any, values: Any, index: Any, out: int, columns: int) -> Any:
-    """Where the entries are depends on `index` alone: the engine folds that part at load."""
-    width = x.shape[-1]
+    """Entry j is at row index[j] / in and column index[j] % in."""
+    width, entries = x.shape[-1], index.shape[0]
     values = values if len(values.shape) == 2 else op.Unsqueeze(values, ints(0))
+    parts = op.Reshape(x, op.Concat(head(values, 1), ints(-1, width), axis=0))
+    if as_block(entries, columns, out, width):
+        y = _times_block(parts, values, *_places(index, width), out)
+    else:
+        y = _times_entries(parts, values, index, entries, width, out)
+    return op.Reshape(y, op.Concat(leading(x), ints(out), axis=0))
+
+
+def _places(index: Any, width: int) -> tuple[Any, Any]:
+    """Rows and columns, i64."""
     position = op.Cast(index, to=onnx.TensorProto.INT64)
     row = op.Div(position, ints(width))
-    column = op.Sub(position, op.Mul(row, ints(width)))
-    parts = op.Reshape(x, op.Concat(head(values, 1), ints(-1, width), axis=0))
-    way = _times_block if as_block(index.shape[0], columns, out, width) else _times_entries
-    return op.Reshape(
-        way(parts, values, row, column, out), op.Concat(leading(x), ints(out), axis=0)
-    )
+    return row, op.Sub(position, op.Mul(row, ints(width)))
 
 
 def _times_block(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
-    """[P, M, in] → [P, M, out] by a dense product over the columns with entries."""
+    """[P, M, in] → [P, M, out] by a dense product over the columns with entries.
+
+    All but the values depends on `index` alone: the engine folds it at load.
+    """
     touched, _, inverse, _ = op.Unique(column, sorted=1)
     place = op.Unsqueeze(op.Add(op.Mul(inverse, ints(out)), row), ints(0))
     block = op.ConstantOfShape(
@@ -65,14 +77,20 @@ def _times_block(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
     return op.MatMul(op.Gather(x, touched, axis=2), block)
 
 
-def _times_entries(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
-    """[P, M, in] → [P, M, out]: y[r, p, m] += v[p, j] · x[c, p, m] for every entry j at (r, c)."""
+def _times_entries(x: Any, values: Any, index: Any, entries: int, width: int, out: int) -> Any:
+    """[P, M, in] → [P, M, out]: y[r, p, m] += v[p, j] · x[c, p, m] for every entry j at (r, c).
+
+    Some entries at a time, in order: their products are larger than all else here. `index` is no
+    constant (`onnx_export`), or rows and columns would be kept in i64, four times its size.
+    """
     x_cols = op.Transpose(x, perm=[2, 0, 1])
     weights = op.Unsqueeze(op.Transpose(values), ints(-1))
-    short = op.Cast(column, to=onnx.TensorProto.INT32)  # kept as long as the engine: half the bytes
-    products = op.Mul(op.Gather(x_cols, short, axis=0), weights)
-    empty = op.ConstantOfShape(op.Concat(ints(out), op.Shape(x_cols, start=1, end=3), axis=0))
-    y = op.ScatterND(empty, op.Unsqueeze(row, ints(-1)), products, reduction="add")
+    y = op.ConstantOfShape(op.Concat(ints(out), op.Shape(x_cols, start=1, end=3), axis=0))
+    for start in range(0, entries, AT_ONCE):
+        span = ints(start), ints(min(start + AT_ONCE, entries)), ints(0)
+        row, column = _places(op.Slice(index, *span), width)
+        products = op.Mul(op.Gather(x_cols, column, axis=0), op.Slice(weights, *span))
+        y = op.ScatterND(y, op.Unsqueeze(row, ints(-1)), products, reduction="add")
     return op.Transpose(y, perm=[1, 2, 0])
 
 
