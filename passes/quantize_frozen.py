@@ -1,8 +1,10 @@
-"""Store frozen linear weights in 4 or 8 bits; slices, biases, norms and embeddings stay whole.
+"""Store frozen linear weights in 4 or 8 bits; slices, biases and norms stay whole.
 
-    linear(x, W, b)   →   linear_nf4 | linear_int | linear_int8 | linear_codebook(x, codes, …, b)
+    linear(x, W, b)    →   linear_nf4 | linear_int | linear_int8 | linear_codebook(x, codes, …, b)
+    embedding(W, ids)  →   _to_copy(embedding(W₁₆, ids), f32)
 
-Meaning is approximate, |W − Ŵ| elementwise at most
+A table that is only looked up keeps the 16 bits it has in the checkpoint, if it has: exact, as f32
+holds every number of both. Of matrices the meaning is approximate, |W − Ŵ| elementwise at most
     int4, int8   scale/2 of the block           (scale = range / (2^bits − 1), range includes 0)
     int8-row     scale/2 of the row             (scale = max |w| / 127)
     nf4          absmax of the block · 0.152    (half the widest gap between NF4 levels)
@@ -18,6 +20,7 @@ Source: bitsandbytes NF4, Dettmers et al. 2023, arXiv 2305.14314; codebook, Kim 
 (SqueezeLLM), arXiv 2306.07629.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -29,14 +32,16 @@ from zofx.errors import PipelineError, UsageError
 from zofx.facts import CANONICAL, QUANTIZED
 from zofx.matching import linear_weights, linears_of
 from zofx.pipeline import Pass, Remarker
-from zofx.program import Once, Program, Role, TensorSpec
+from zofx.program import Once, Program, Role, TensorSpec, is_call, placeholders
 from zofx.rewrite import Editor
 
+aten = torch.ops.aten
 zofx = torch.ops.zofx
 
 BLOCKS = {"nf4": 64, "int4": 32, "int8": 32, "int8-row": 1, "codebook": 2}
 SMALLEST = {"nf4": 32}  # bitsandbytes' kernels; MatMulNBits takes 16
 LARGEST = 4096
+NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 BY_ROW = {"int8-row": zofx.linear_int8.default, "codebook": zofx.linear_codebook.default}
 FACTORS = ("left", "right")  # forms of what a merge multiplies a low-rank slice by
 
@@ -90,6 +95,9 @@ class QuantizeFrozen(Pass):
                 "applied",
                 f"{self.format}, {_bits(self.format, spec, block):.2f} bits per weight",
             )
+        for name, dtype in _short_tables(program):
+            _shorten(edit, name, dtype)
+            remark(name, "applied", f"{NAMES[dtype]}, as in the checkpoint")
         return edit.done()
 
     def _rewrite(self, edit: Editor, program: Program, spec: TensorSpec, block: int) -> None:
@@ -141,6 +149,26 @@ class QuantizeFrozen(Pass):
         index = program.load(f"{spec.name}.index").long()
         error = quant.dequantize_codebook(q).flatten()[index]
         return (*q, program.load(slice_name) - error)
+
+
+def _short_tables(program: Program) -> Iterator[tuple[str, torch.dtype]]:
+    """Frozen tensors that are only looked up, and their 16 bits in the checkpoint."""
+    for node in placeholders(program.graph):
+        spec = program.tensors.get(str(node.target))
+        if (
+            spec is not None
+            and spec.role is Role.FROZEN
+            and spec.dtype is torch.float32
+            and spec.stored in NAMES
+            and all(is_call(u, aten.embedding.default) and u.args[0] is node for u in node.users)
+        ):
+            yield spec.name, spec.stored
+
+
+def _shorten(edit: Editor, name: str, dtype: torch.dtype) -> None:
+    for looked_up in list(edit.change_type(name, dtype).users):
+        wide = edit.call(looked_up.next, aten._to_copy.default, looked_up, dtype=torch.float32)
+        edit.replace(looked_up, wide)
 
 
 def _importance(program: Program, spec: TensorSpec) -> Tensor:

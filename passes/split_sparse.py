@@ -57,9 +57,12 @@ def _split(edit: Editor, program: Program, name: str, positions: Tensor) -> None
     edit.replace_data(spec, lambda: _rest(program.load(name), positions))
     out, width = spec.shape
     columns = torch.unique(positions % width).numel()
+    deepest = int(torch.unique(positions // width, return_counts=True)[1].max())
     for linear in linears_of(edit.graph, name):
         after = linear.next
-        extra = edit.call(after, sparse_linear, linear.args[0], values, index, out, columns)
+        extra = edit.call(
+            after, sparse_linear, linear.args[0], values, index, out, columns, deepest
+        )
         edit.replace(linear, edit.call(after, aten.add.Tensor, linear, extra))
 
 

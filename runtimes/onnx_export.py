@@ -108,8 +108,8 @@ def _is_table(value: ir.Value) -> bool:
 def _scattered(graph: fx.Graph) -> Iterator[str]:
     """Indices of entries that are multiplied one by one; likewise, so that none is unpacked."""
     for node in graph.find_nodes(op="call_function", target=zofx.sparse_linear.default):
-        x, _, index, out, columns = node.args
-        if not as_block(shape_of(index)[0], columns, out, shape_of(x)[-1]):
+        x, _, index, out, columns, deepest = node.args
+        if not as_block(shape_of(index)[0], columns, deepest, out, shape_of(x)[-1]):
             yield str(index.target)
 
 

@@ -23,10 +23,6 @@ aten = torch.ops.aten
 zofx = torch.ops.zofx
 
 
-AT_ONCE = 8192
-"""Entries of a sparse matrix that are multiplied together."""
-
-
 def select_positions(x: Any, positions: Any) -> Any:
     """Row n of the indices picks from row n of x."""
     return op.GatherND(x, op.Unsqueeze(positions, ints(2)), batch_dims=1)
@@ -43,15 +39,15 @@ def score_targets(logits: Any, targets: Any) -> Any:
     return op.Div(total, op.Max(count, op.Constant(value_float=1.0)))
 
 
-def sparse_linear(x: Any, values: Any, index: Any, out: int, columns: int) -> Any:
+def sparse_linear(x: Any, values: Any, index: Any, out: int, columns: int, deepest: int) -> Any:
     """Entry j is at row index[j] / in and column index[j] % in."""
     width, entries = x.shape[-1], index.shape[0]
     values = values if len(values.shape) == 2 else op.Unsqueeze(values, ints(0))
     parts = op.Reshape(x, op.Concat(head(values, 1), ints(-1, width), axis=0))
-    if as_block(entries, columns, out, width):
+    if as_block(entries, columns, deepest, out, width):
         y = _times_block(parts, values, *_places(index, width), out)
     else:
-        y = _times_entries(parts, values, index, entries, width, out)
+        y = _times_entries(parts, values, index, deepest, width, out)
     return op.Reshape(y, op.Concat(leading(x), ints(out), axis=0))
 
 
@@ -77,19 +73,20 @@ def _times_block(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
     return op.MatMul(op.Gather(x, touched, axis=2), block)
 
 
-def _times_entries(x: Any, values: Any, index: Any, entries: int, width: int, out: int) -> Any:
+def _times_entries(x: Any, values: Any, index: Any, deepest: int, width: int, out: int) -> Any:
     """[P, M, in] → [P, M, out]: y[r, p, m] += v[p, j] · x[c, p, m] for every entry j at (r, c).
 
-    Some entries at a time, in order: their products are larger than all else here. `index` is no
-    constant (`onnx_export`), or rows and columns would be kept in i64, four times its size.
+    Every `deepest`-th entry at a time. Entries are in the order of their rows, so none of these
+    share one: ONNX Runtime's threads add to y without looking at each other. `index` is no constant
+    (`onnx_export`), or rows and columns would be kept in i64, four times its size.
     """
     x_cols = op.Transpose(x, perm=[2, 0, 1])
     weights = op.Unsqueeze(op.Transpose(values), ints(-1))
     y = op.ConstantOfShape(op.Concat(ints(out), op.Shape(x_cols, start=1, end=3), axis=0))
-    for start in range(0, entries, AT_ONCE):
-        span = ints(start), ints(min(start + AT_ONCE, entries)), ints(0)
-        row, column = _places(op.Slice(index, *span), width)
-        products = op.Mul(op.Gather(x_cols, column, axis=0), op.Slice(weights, *span))
+    for start in range(deepest):
+        part = ints(start), ints(torch.iinfo(torch.int64).max), ints(0), ints(deepest)
+        row, column = _places(op.Slice(index, *part), width)
+        products = op.Mul(op.Gather(x_cols, column, axis=0), op.Slice(weights, *part))
         y = op.ScatterND(y, op.Unsqueeze(row, ints(-1)), products, reduction="add")
     return op.Transpose(y, perm=[1, 2, 0])
 

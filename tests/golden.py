@@ -24,8 +24,9 @@ from torch import Tensor, fx, nn
 from zofx.capture import capture
 from zofx.passes import PASSES
 from zofx.pipeline import Pass, Pipeline, Remark
-from zofx.program import Program, output_node
+from zofx.program import Lazy, Program, output_node
 from zofx.rewrite import run_node
+from zofx.shards import StoredTensor
 from zofx.zo.types import Key
 
 os.environ.setdefault("ZOFX_VERIFY", "full")
@@ -49,16 +50,25 @@ def assert_golden(actual: str, expected: str) -> None:
         Path(f"{sys._getframe(1).f_code.co_filename}.bak").unlink(missing_ok=True)
 
 
-def captured(model: nn.Module, *, integers: bool = True) -> Program:
-    """A toy traced, with weights that depend on nothing but their number and shape."""
+def captured(
+    model: nn.Module, *, integers: bool = True, stored: torch.dtype | None = None
+) -> Program:
+    """A toy traced, with weights that depend on nothing but their number and shape.
+
+    They are in no checkpoint, or in one that stores them in some element type.
+    """
     random = torch.Generator().manual_seed(0)
     weights: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         value = torch.randn(parameter.shape, generator=random)
         weights[name] = (value * 2).round() if integers else value
-    return capture(
-        model.eval(), {n: partial(torch.clone, w) for n, w in weights.items()}, causal=True
-    )
+    recipes: dict[str, Lazy] = {n: partial(torch.clone, w) for n, w in weights.items()}
+    if stored is not None:
+        recipes = {
+            n: StoredTensor(tuple(w.shape), stored, partial(w.to, stored))
+            for n, w in weights.items()
+        }
+    return capture(model.eval(), recipes, causal=True)
 
 
 def with_scores(program: Program, *names: str) -> Program:

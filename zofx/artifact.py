@@ -35,8 +35,7 @@ from zofx.zo.laws import Noise
 from zofx.zo.types import FloatArray
 
 FORMAT: Final = "zofx-artifact"
-VERSION: Final = 2
-CUT_VERSION: Final = 3  # what a reader of version 2 would run without what is below
+VERSION: Final = 4
 
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
@@ -126,17 +125,12 @@ class Manifest:
         """Whether the program is in two parts."""
         return BELOW_GRAPH in self.files
 
-    @property
-    def version(self) -> int:
-        """Of the format that says all of this."""
-        return CUT_VERSION if self.cut else VERSION
-
     def _said(self) -> dict[str, Any]:
         return {**asdict(self), "noise": self.noise.to_dict()}
 
     def to_json(self) -> str:
         """The file's text."""
-        said = {"format": FORMAT, "version": self.version, "hash": self.hash, **self._said()}
+        said = {"format": FORMAT, "version": VERSION, "hash": self.hash, **self._said()}
         return json.dumps(said, indent=1) + "\n"
 
     @classmethod
@@ -152,7 +146,7 @@ class Manifest:
                 raise KeyError("format")  # noqa: TRY301  one message for all that is not a manifest
             version, stored = said.pop("version"), said.pop("hash")
             # Another version may say anything else: nothing more is read of it.
-            manifest = cls._of(**said) if version in (VERSION, CUT_VERSION) else None
+            manifest = cls._of(**said) if version == VERSION else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{where} is not a zofx manifest ({type(error).__name__}: {error}); "
@@ -160,11 +154,10 @@ class Manifest:
             ) from error
         if manifest is None:
             raise ArtifactError(
-                f"{where} is of artifact version {version}, this zofx reads {VERSION} "
-                f"and {CUT_VERSION}; "
+                f"{where} is of artifact version {version}, this zofx reads {VERSION}; "
                 "compile the model again, or use the zofx that made it"
             )
-        if (manifest.hash, manifest.version) != (stored, version):
+        if manifest.hash != stored:
             raise ArtifactError(
                 f"{where} was changed after it was written (hash {manifest.hash[:12]}, "
                 f"recorded {stored[:12]}); compile the model again"

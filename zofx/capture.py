@@ -21,6 +21,7 @@ from zofx.adapters import Adapter, Attachment, attach
 from zofx.facts import SLICED
 from zofx.ops import scoring
 from zofx.program import INPUTS, Lazy, Program, Role, TensorSpec
+from zofx.shards import StoredTensor
 from zofx.tracing import Traced, held, make_fake, new_mode, trace
 from zofx.verify import verify
 
@@ -123,5 +124,9 @@ def _table(
         name, value = str(node.target), node.meta["val"]
         role = Role.SLICE if name in initial else Role.FROZEN
         form = "adapter" if name in initial else "" if name in loaders else "computed"
-        rows[name] = TensorSpec(name, role, tuple(value.shape), value.dtype, form=form)
+        recipe = loaders.get(name)
+        stored = recipe.dtype if isinstance(recipe, StoredTensor) else None
+        rows[name] = TensorSpec(
+            name, role, tuple(value.shape), value.dtype, form=form, stored=stored
+        )
     return rows

@@ -169,9 +169,15 @@ class _Sparse:
         return int(columns)
 
     @property
+    def deepest(self) -> int:
+        """Of S, the most entries in a row."""
+        deepest: Any = self.node.args[5]
+        return int(deepest)
+
+    @property
     def block(self) -> bool:
         """Which way it is multiplied."""
-        return as_block(self.entries, self.columns, self.out, self.width)
+        return as_block(self.entries, self.columns, self.deepest, self.out, self.width)
 
 
 def ort_scratch(node: fx.Node, shapes: Shapes) -> int:
@@ -180,8 +186,9 @@ def ort_scratch(node: fx.Node, shapes: Shapes) -> int:
         s = _Sparse(node, shapes)
         if s.block:  # x at the columns, and the block before and after its entries are in
             return F32 * (s.rows * s.columns + 2 * s.probes * s.columns * s.out)
-        x, gathered, y = s.rows * s.width, s.rows * s.entries, s.rows * s.out
-        return F32 * max(x + gathered, gathered + y, y)
+        # one entry of every row at a time
+        x, gathered, y = s.rows * s.width, s.rows * s.entries // s.deepest, s.rows * s.out
+        return F32 * (x + gathered + y)
     if node.target is ATTENTION:  # the scores, their softmax and its NaNs; keys turned
         q, k = shapes.of(node.args[0]), shapes.of(node.args[1])
         return F32 * (2 * prod(q[:-1]) * k[-2] + prod(k)) + prod(q[:-1]) * k[-2]

@@ -56,6 +56,7 @@ class TensorSpec:
         form: how it was derived ("transposed", "int4", "slice", …), so that `merge` can undo
             it; "computed" or "adapter" if it is in no checkpoint.
         origin_shape: the shape of the origin, where the tensor itself does not tell it.
+        stored: its element type in the checkpoint, if it is there as it is.
     """
 
     name: str
@@ -65,6 +66,7 @@ class TensorSpec:
     origin: str | None = None
     form: str = ""
     origin_shape: tuple[int, ...] | None = None
+    stored: torch.dtype | None = None
 
     @property
     def size(self) -> int:

@@ -6,6 +6,7 @@ and drops tensors nobody reads.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ class Editor:
         self._tensors[spec.name] = spec
         self._data[spec.name] = recipe
 
+    def change_type(self, name: str, dtype: torch.dtype) -> fx.Node:
+        """Store a tensor in another element type; what reads it is inferred again."""
+        recipe = self._data[name]
+        self._tensors[name] = replace(self._tensors[name], dtype=dtype)
+        self._data[name] = lambda: recipe().to(dtype)
+        return self._change(self.placeholder(name), self._tensors[name].shape, dtype)
+
     def add_input(self, name: str, shape: Sequence[Any], dtype: torch.dtype) -> fx.Node:
         """A new run-time input, after all other placeholders."""
         return self._placeholder(name, _fake(self.graph, shape, dtype))
@@ -79,7 +87,10 @@ class Editor:
     def change_input(self, name: str, shape: Sequence[Any]) -> fx.Node:
         """Give an input another shape; what reads it is inferred again."""
         node = self.placeholder(name)
-        node.meta["val"] = _fake(self.graph, shape, node.meta["val"].dtype)
+        return self._change(node, shape, node.meta["val"].dtype)
+
+    def _change(self, node: fx.Node, shape: Sequence[Any], dtype: torch.dtype) -> fx.Node:
+        node.meta["val"] = _fake(self.graph, shape, dtype)
         for user in node.users:
             user.meta.pop("val", None)
         return node

@@ -198,11 +198,11 @@ body
   %2 = aten.linear(%1, fc.weight, fc.bias)   : f32[N, T, 7]
   %3 = zofx.direction(keys, None, fc.weight.slice, [3], rademacher)   : f32[Q, 3]
   %4 = zofx.combine(fc.weight.slice, %3, coefficients)   : f32[P, 3]
-  %5 = zofx.sparse_linear(%1, fc.weight.slice, fc.weight.index, 7, 3)   : f32[N, T, 7]
+  %5 = zofx.sparse_linear(%1, fc.weight.slice, fc.weight.index, 7, 3, 1)   : f32[N, T, 7]
   %6 = aten.sym_size.int(%1, 0)   : N
   %7 = aten.sym_size.int(%1, 1)   : T
   %8 = aten.expand(%1, [%0, %6, %7, 4])   : f32[P, N, T, 4]
-  %9 = zofx.sparse_linear(%8, %4, fc.weight.index, 7, 3)   : f32[P, N, T, 7]
+  %9 = zofx.sparse_linear(%8, %4, fc.weight.index, 7, 3, 1)   : f32[P, N, T, 7]
   %10 = aten.add.Tensor(%2, %5)   : f32[N, T, 7]
   %11 = zofx.select_positions(%10, positions)   : f32[N, S, 7]
   %12 = aten.unsqueeze(positions, -1)   : i64[N, S, 1]

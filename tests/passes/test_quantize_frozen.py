@@ -2,6 +2,7 @@
 """quantize-frozen: every format within the bound it states, and exact where a slice was cut."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -181,7 +182,7 @@ program                                  facts: canonical, quantized, sliced
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 32]
   %1 = zofx.linear_int(%0, fc.weight.codes, fc.weight.scales, fc.weight.zeros, fc.bias, 4)   : f32[N, T, 7]
-  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 3)   : f32[N, T, 7]
+  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 3, 3)   : f32[N, T, 7]
   %3 = aten.add.Tensor(%1, %2)   : f32[N, T, 7]
   %4 = zofx.select_positions(%3, positions)   : f32[N, S, 7]
   %5 = zofx.score_targets(%4, targets)   : f32[N, C]
@@ -248,7 +249,7 @@ program                                  facts: canonical, quantized, sliced
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = zofx.linear_codebook(%0, fc.weight.codes, fc.weight.centroids, fc.bias)   : f32[N, T, 7]
-  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 2)   : f32[N, T, 7]
+  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 2, 1)   : f32[N, T, 7]
   %3 = aten.add.Tensor(%1, %2)   : f32[N, T, 7]
   %4 = zofx.select_positions(%3, positions)   : f32[N, S, 7]
   %5 = zofx.score_targets(%4, targets)   : f32[N, C]
@@ -282,7 +283,7 @@ program                                  facts: canonical, quantized, sliced
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 6]
   %1 = zofx.linear_int8(%0, fc.weight.codes, fc.weight.scales, fc.bias)   : f32[N, T, 7]
-  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 3)   : f32[N, T, 7]
+  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 3, 1)   : f32[N, T, 7]
   %3 = aten.add.Tensor(%1, %2)   : f32[N, T, 7]
   %4 = zofx.select_positions(%3, positions)   : f32[N, S, 7]
   %5 = zofx.score_targets(%4, targets)   : f32[N, C]
@@ -312,6 +313,54 @@ def test_skips_a_tied_weight() -> None:
         "applied  fc.weight   int4, 5.25 bits per weight",
     ]
     assert torch.equal(after.load("embed.weight"), before.load("embed.weight"))
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_table_keeps_its_16_bits(stored: torch.dtype) -> None:
+    """The matrix next to it is quantized from what was stored."""
+    before, _ = apply("canonicalize", captured(OneLinear(32), integers=False, stored=stored))
+    after, remarks = apply("quantize-frozen{format=int4}", before)
+    short = {torch.float16: "f16", torch.bfloat16: "bf16"}[stored]
+    assert_golden(
+        show(after, remarks).replace(str(stored)[6:], "HALF").replace(short, "HALF"),
+        """\
+program                                  facts: canonical, quantized
+  input   input_ids         i64[N, T]
+  input   attention_mask    i64[N, T]
+  input   positions         i64[N, S]
+  input   targets           i64[N, S, C]
+  frozen  embed.weight      HALF[7, 32]
+  frozen  fc.bias           f32[7]
+  frozen  fc.weight.codes   u8[7, 1, 16]  int4 of fc.weight
+  frozen  fc.weight.scales  f32[7, 1]     int4 of fc.weight
+  frozen  fc.weight.zeros   u8[7, 1]      int4 of fc.weight
+body
+  %0 = aten.embedding(embed.weight, input_ids)   : HALF[N, T, 32]
+  %1 = aten._to_copy(%0, dtype=f32)   : f32[N, T, 32]
+  %2 = zofx.linear_int(%1, fc.weight.codes, fc.weight.scales, fc.weight.zeros, fc.bias, 4)   : f32[N, T, 7]
+  %3 = zofx.select_positions(%2, positions)   : f32[N, S, 7]
+  %4 = zofx.score_targets(%3, targets)   : f32[N, C]
+  return %4
+remarks
+  applied  fc.weight   int4, 5.25 bits per weight
+  applied  embed.weight   HALF, as in the checkpoint
+""",
+    )
+    assert before.tensors["embed.weight"].dtype is torch.float32
+    assert torch.equal(after.load("embed.weight").float(), before.load("embed.weight"))
+    assert_same_meaning(spelled_out(before, after, "int4"), after, batch())
+
+
+@pytest.mark.parametrize(
+    ("toy", "text"),
+    [(Tied, "canonicalize"), (OneLinear, "canonicalize, select-parameters, split-dense")],
+)
+def test_other_tables_stay_whole(toy: Any, text: str) -> None:
+    """One that is the head too is multiplied in f32, and one that trains moves in f32."""
+    before, _ = apply(text, captured(toy(32), stored=torch.bfloat16))
+    after, _ = apply("quantize-frozen{format=int4}", before)
+    tables = {name: s.dtype for name, s in after.tensors.items() if name.startswith("embed")}
+    assert set(tables.values()) == {torch.float32}
 
 
 def test_skips_rows_that_blocks_do_not_divide() -> None:

@@ -38,7 +38,7 @@ program                                  facts: canonical, sliced
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.linear(%0, fc.weight, fc.bias)   : f32[N, T, 7]
-  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 3)   : f32[N, T, 7]
+  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 3, 1)   : f32[N, T, 7]
   %3 = aten.add.Tensor(%1, %2)   : f32[N, T, 7]
   %4 = zofx.select_positions(%3, positions)   : f32[N, S, 7]
   %5 = zofx.score_targets(%4, targets)   : f32[N, C]
@@ -93,10 +93,10 @@ program                                  facts: canonical, sliced
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 7]
   %1 = aten.linear(%0, fc.weight)   : f32[N, T, 7]
-  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 2)   : f32[N, T, 7]
+  %2 = zofx.sparse_linear(%0, fc.weight.slice, fc.weight.index, 7, 2, 1)   : f32[N, T, 7]
   %3 = aten.add.Tensor(%1, %2)   : f32[N, T, 7]
   %4 = aten.linear(%3, fc.weight)   : f32[N, T, 7]
-  %5 = zofx.sparse_linear(%3, fc.weight.slice, fc.weight.index, 7, 2)   : f32[N, T, 7]
+  %5 = zofx.sparse_linear(%3, fc.weight.slice, fc.weight.index, 7, 2, 1)   : f32[N, T, 7]
   %6 = aten.add.Tensor(%4, %5)   : f32[N, T, 7]
   %7 = zofx.select_positions(%6, positions)   : f32[N, S, 7]
   %8 = zofx.score_targets(%7, targets)   : f32[N, C]

@@ -6,19 +6,27 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.artifacts import CASES, Family
-from tests.zofx.test_ops import CLUSTERED, OUT, SCATTERED, WIDTH
+from tests.golden import batch, captured
+from tests.passes.toys import OneLinear
+from tests.runtimes.test_rounding import Call
+from tests.zofx.test_ops import CLUSTERED, DEEP, OUT, SCATTERED, SHARED, WIDTH
 from zofx.capture import capture
 from zofx.compile import write_program
 from zofx.facts import SELECTED
 from zofx.passes import PASSES
 from zofx.pipeline import Pipeline
-from zofx.program import Program
+from zofx.program import INPUTS, Program
+from zofx.runtimes.onnx_export import OPSET, translate
+from zofx.runtimes.onnx_fusions import sizes
+
+zofx = torch.ops.zofx
 
 
 class Wide(nn.Module):
@@ -46,8 +54,90 @@ def compiled(index: Tensor) -> Program:
     return Pipeline.parse(text, PASSES).run(program)
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_table_of_16_bits_says_what_one_of_32_does(stored: torch.dtype, tmp_path: Path) -> None:
+    """Its numbers are all in f32; what is looked up is widened, the table is not."""
+    text = (
+        "canonicalize, select-parameters{match=bias}, split-dense, quantize-frozen{format=int4}, "
+        "insert-perturbation, stack-probes"
+    )
+    found = []
+    for kept in (None, stored):
+        program = Pipeline.parse(text, PASSES).run(captured(OneLinear(32), stored=kept))
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        write_program(program, folder)
+        engine = onnxruntime.InferenceSession(folder / "graph.onnx")
+        inputs = batch()
+        feeds = {name: inputs[name].numpy() for name in INPUTS}
+        z = np.ones((1, 7), np.float32)
+        feeds |= {"fc.bias": program.load("fc.bias").numpy(), "fc.bias.z": z}
+        feeds["coefficients"] = np.array([[0.5], [-0.5]], np.float32)
+        found.append(engine.run(None, feeds)[0])
+        (table,) = (s for s in program.tensors.values() if s.name == "embed.weight")
+        assert table.dtype is (kept or torch.float32)
+    assert np.array_equal(*found)
+
+
+def test_entries_that_share_rows_are_added_by_threads_that_do_not(tmp_path: Path) -> None:
+    """No two updates of a call are of one row, so any number of threads adds the same numbers.
+
+    ONNX Runtime's threads lose updates of a row that several of them have: with all entries in one
+    call about one run in two differed here.
+    """
+    rows, width, entries = 1500, 4096, 8192
+    rng = np.random.default_rng(2)
+    index = np.sort(rng.choice(rows * width, entries, replace=False)).astype(np.int32)
+    deepest = int(np.bincount(index // width).max())
+    columns = len(np.unique(index % width))
+
+    def call(x: Tensor, values: Tensor, index: Tensor) -> Tensor:
+        return zofx.sparse_linear(x, values, index, rows, columns, deepest)
+
+    x = torch.from_numpy(rng.standard_normal((2, 32, width)).astype(np.float32))
+    values = torch.from_numpy(rng.standard_normal((2, entries)).astype(np.float32))
+    inputs = x, values, torch.from_numpy(index)
+    model = translate(torch.export.export(Call(call), inputs))
+    model.opset_imports.update({"": OPSET})
+    found = []
+    for threads in (1, 2, 4):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        engine = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+        names = [value.name for value in engine.get_inputs()]
+        feeds = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        found += [engine.run(None, feeds)[0] for _ in range(10)]
+    assert {one.tobytes() for one in found} == {found[0].tobytes()}
+    dense = torch.zeros(2, rows * width, dtype=torch.float64)
+    dense[:, index] = values.double()
+    exact = x.double() @ dense.view(2, rows, width).mT
+    size = x.double().abs() @ dense.abs().view(2, rows, width).mT
+    assert (torch.from_numpy(found[0]) - exact).abs().le((deepest + 1) * 2**-24 * size).all()
+    scatters = [node for node in model.graph if node.op_type == "ScatterND"]
+    assert len(scatters) == deepest > 10
+
+
+def test_a_size_is_read_once(tmp_path: Path) -> None:
+    """And a node says nothing of where it came from, which ONNX Runtime would keep."""
+    write_program(compiled(CLUSTERED), tmp_path)
+    nodes = list(ir.load(tmp_path / "graph.onnx").graph)
+    read = [
+        sizes(node.inputs[0])[node.attributes.get_int("start") : node.attributes.get_int("end")]
+        for node in nodes
+        if node.op_type == "Shape" and node.inputs[0].shape is not None
+    ]
+    assert len(read) == len(set(read)) > 1
+    assert not any(node.metadata_props for node in nodes)
+
+
 @pytest.mark.parametrize(
-    ("index", "op"), [(SCATTERED, "ScatterND"), (CLUSTERED, "ScatterElements")]
+    ("index", "op"),
+    [
+        (SCATTERED, "ScatterND"),
+        (SHARED, "ScatterND"),
+        (CLUSTERED, "ScatterElements"),
+        (DEEP, "ScatterElements"),
+    ],
 )
 def test_a_sparse_product_is_lowered_by_where_its_entries_are(
     index: Tensor, op: str, tmp_path: Path

@@ -9,24 +9,34 @@ from zofx import ops
 from zofx.ops import scoring, sparse
 
 WIDTH, OUT = 512, 512
-# One entry in every column is dearer as a block; 600 entries in two columns are cheaper.
+# One entry in every column is dearer as a block; 600 entries in two columns are cheaper. Rows may
+# have several, but not many.
 SCATTERED = torch.arange(WIDTH) * WIDTH + torch.arange(WIDTH).roll(7)
 CLUSTERED = torch.cat([torch.arange(300) * WIDTH + 3, torch.arange(300) * WIDTH + 9]).sort().values
+SHARED = torch.cat([SCATTERED, torch.arange(61) * 5 + 2, torch.arange(32) + 40 * WIDTH]).unique()
+DEEP = torch.cat([SCATTERED, torch.arange(65) * 5 + 2]).unique()
 
 
-@pytest.mark.parametrize(("index", "block"), [(SCATTERED, False), (CLUSTERED, True)])
+def sizes(index: torch.Tensor) -> tuple[int, int]:
+    """How many columns have entries, and the most entries in a row."""
+    return (index % WIDTH).unique().numel(), int(torch.bincount(index // WIDTH).max())
+
+
+@pytest.mark.parametrize(
+    ("index", "block"), [(SCATTERED, False), (SHARED, False), (CLUSTERED, True), (DEEP, True)]
+)
 @pytest.mark.parametrize("probes", [(), (3,)])
 def test_sparse_linear_is_the_dense_product_both_ways(
     index: torch.Tensor, block: bool, probes: tuple[int, ...]
 ) -> None:
     """The block over touched columns and the sparse product both mean x·Sᵀ, probe by probe."""
-    columns = (index % WIDTH).unique().numel()
-    assert sparse.as_block(index.numel(), columns, OUT, WIDTH) is block
+    columns, deepest = sizes(index)
+    assert sparse.as_block(index.numel(), columns, deepest, OUT, WIDTH) is block
     rng = np.random.default_rng(0)
     # Small integers: every order of summation gives the same f32, so equality is exact.
     values = torch.from_numpy(rng.integers(-4, 5, (*probes, index.numel()))).float()
     x = torch.from_numpy(rng.integers(-4, 5, (6, 5, WIDTH))).float()
-    found = sparse.sparse_linear(x, values, index.int(), OUT, columns)
+    found = sparse.sparse_linear(x, values, index.int(), OUT, columns, deepest)
     dense = torch.zeros(*probes, OUT * WIDTH)
     dense[..., index] = values
     parts = x.reshape(*probes, -1, WIDTH)

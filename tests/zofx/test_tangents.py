@@ -207,8 +207,8 @@ CASES = [
     case(zofx.linear_int.default, f32(4, 2, 32), *INT8, f32(5), 8),
     case(zofx.linear_int8.default, f32(4, 2, 32), *ROWS, f32(5)),
     case(zofx.linear_nf4.default, f32(2, 32), *NF4, f32(5), 5, 32),
-    case(zofx.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1),
-    case(zofx.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1000),
+    case(zofx.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1, 1),
+    case(zofx.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1000, 1),
     # norms
     case(aten.layer_norm.default, x(4, 2, 6), [6], x(6), x(6), 1e-5, False),
     case(aten.layer_norm.default, x(4, 2, 3), [2, 3], x(2, 3), x(2, 3)),

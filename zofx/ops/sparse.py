@@ -16,13 +16,18 @@ from torch.library import custom_op
 BLOCK_COST = 1 / 138
 
 
-def as_block(entries: int, columns: int, out: int, width: int) -> bool:
+DEEPEST = 64
+"""Entries by entry are taken one of every row at a time: at most so many times."""
+
+
+def as_block(entries: int, columns: int, deepest: int, out: int, width: int) -> bool:
     """Whether S: [out, width] is best multiplied as a dense block over the columns it touches.
 
     Sensitive weights share columns (an outlier feature is sensitive for every output), so the block
-    is mostly a few percent of the matrix; scattered ones do better entry by entry.
+    is mostly a few percent of the matrix; scattered ones do better entry by entry, unless a row has
+    very many.
     """
-    return columns * out * BLOCK_COST < width + out + entries
+    return deepest > DEEPEST or columns * out * BLOCK_COST < width + out + entries
 
 
 def sparse_cost(entries: int, columns: int, out: int, width: int) -> float:
@@ -34,7 +39,9 @@ def sparse_cost(entries: int, columns: int, out: int, width: int) -> float:
 
 
 @custom_op("zofx::sparse_linear", mutates_args=())
-def sparse_linear(x: Tensor, values: Tensor, index: Tensor, out: int, columns: int) -> Tensor:
+def sparse_linear(
+    x: Tensor, values: Tensor, index: Tensor, out: int, columns: int, deepest: int
+) -> Tensor:
     """x·Sᵀ for S: [out, in] with k entries: [M, …, in], f32[k], i32[k] → [M, …, out].
 
     Args:
@@ -43,12 +50,13 @@ def sparse_linear(x: Tensor, values: Tensor, index: Tensor, out: int, columns: i
         index: i32[k] flat positions row·in + column, ascending.
         out: number of rows of S.
         columns: how many columns of S have entries; says which way is fastest, not what is meant.
+        deepest: the most entries in a row of S; likewise.
     """
     width = x.shape[-1]
     row, column = index.long() // width, index.long() % width
     probes = values.reshape(-1, index.numel())
     parts = x.reshape(probes.shape[0], -1, width)
-    way = _times_block if as_block(index.numel(), columns, out, width) else _times_csr
+    way = _times_block if as_block(index.numel(), columns, deepest, out, width) else _times_csr
     return way(parts, probes, row, column, out).reshape(*x.shape[:-1], out)
 
 
@@ -76,5 +84,5 @@ def _times_csr(x: Tensor, values: Tensor, row: Tensor, column: Tensor, out: int)
 
 
 @sparse_linear.register_fake
-def _(x: Tensor, values: Tensor, index: Tensor, out: int, columns: int) -> Tensor:
+def _(x: Tensor, values: Tensor, index: Tensor, out: int, columns: int, deepest: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], out))

@@ -58,14 +58,14 @@ def _frozen(op: Any) -> Rule:
 
 
 def _sparse_linear(
-    d: Tangents, y: Value, x: Value, values: Value, index: Value, out: int, columns: int
+    d: Tangents, y: Value, x: Value, values: Value, index: Value, *sizes: int
 ) -> Value:
     """dx·Sᵀ + x·dSᵀ; a matrix per direction takes its own x, [P, …]."""
     by_x, by_values = d(x), d(values)
     if by_x is not None:
-        by_x = zofx.sparse_linear.default(by_x, values, index, out, columns)
+        by_x = zofx.sparse_linear.default(by_x, values, index, *sizes)
     if by_values is not None:
-        by_values = zofx.sparse_linear.default(d.spread(x, x), by_values, index, out, columns)
+        by_values = zofx.sparse_linear.default(d.spread(x, x), by_values, index, *sizes)
     return total(by_x, by_values)
 
 
