@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     many: dict[str, Any] = {"nargs": "+", "metavar": "N"}
     add("--sweeps", nargs="+", choices=PARTS, default=PARTS, metavar="SWEEP", help=", ".join(PARTS))
-    add("--rows", type=int, default=(1, 2, 4, 6, 8), help="of a batch (1 2 4 6 8)", **many)
+    add("--rows", type=int, default=(2, 4, 8, 12, 16), help="of a batch (2 4 8 12 16)", **many)
     add(
         "--lengths",
         type=int,
