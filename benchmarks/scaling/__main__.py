@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         **many,
     )
     add("--steps", type=int, default=5000, metavar="N", help="of the long run (5000)")
-    add("--hidden", type=int, default=256, metavar="N", help="width; a multiple of 128 (256)")
+    add("--hidden", type=int, default=512, metavar="N", help="width; a multiple of 128 (512)")
     add("--vocabulary", type=int, default=1024, metavar="N", help="tokens (1024)")
     add("--quant", default="int4", metavar="FORMAT", help="of the frozen weights (int4)")
     add("--runtime", default="ort", metavar="NAME", help="ort or torch (ort)")
