@@ -25,6 +25,8 @@ from zofx.zo.types import FloatArray, Key
 COEFFICIENTS = "coefficients"
 ROUNDED = b"MatMulIntegerToFloat"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Products also add probes and move weights, by factors of 1 and ε: TF32 would round both.
+PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 
 
 class OrtSession(EngineSession):
@@ -59,7 +61,10 @@ class OrtSession(EngineSession):
         if self._threads:
             options.intra_op_num_threads = self._threads
         return onnxruntime.InferenceSession(
-            self._folder / file, options, providers=[PROVIDERS[self._device]]
+            self._folder / file,
+            options,
+            providers=[PROVIDERS[self._device]],
+            provider_options=[PROVIDER_OPTIONS[self._device]],
         )
 
     def _start_below(self) -> Compute:
