@@ -41,7 +41,7 @@ zofx = torch.ops.zofx
 BLOCKS = {"nf4": 64, "int4": 32, "int8": 32, "int8-row": 1, "codebook": 2}
 SMALLEST = {"nf4": 32}  # bitsandbytes' kernels; MatMulNBits takes 16
 LARGEST = 4096
-NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+SHORT = (torch.float16, torch.bfloat16)
 BY_ROW = {"int8-row": zofx.linear_int8.default, "codebook": zofx.linear_codebook.default}
 FACTORS = ("left", "right")  # forms of what a merge multiplies a low-rank slice by
 
@@ -97,7 +97,7 @@ class QuantizeFrozen(Pass):
             )
         for name, dtype in _short_tables(program):
             _shorten(edit, name, dtype)
-            remark(name, "applied", f"{NAMES[dtype]}, as in the checkpoint")
+            remark(name, "applied", f"{str(dtype).removeprefix('torch.')}, as in the checkpoint")
         return edit.done()
 
     def _rewrite(self, edit: Editor, program: Program, spec: TensorSpec, block: int) -> None:
@@ -159,7 +159,7 @@ def _short_tables(program: Program) -> Iterator[tuple[str, torch.dtype]]:
             spec is not None
             and spec.role is Role.FROZEN
             and spec.dtype is torch.float32
-            and spec.stored in NAMES
+            and spec.stored in SHORT
             and all(is_call(u, aten.embedding.default) and u.args[0] is node for u in node.users)
         ):
             yield spec.name, spec.stored
