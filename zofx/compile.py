@@ -121,14 +121,12 @@ def compile_model(
 
 def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> list[str]:
     """Write a compiled program's tensors and graphs; returns the names of the files."""
-    weights = _tensor_file(program, folder / artifact.WEIGHTS, *STILL)
-    slices = _tensor_file(program, folder / artifact.SLICES, *MOVING)
+    weights = tensor_file(program, folder / artifact.WEIGHTS, *STILL)
+    slices = tensor_file(program, folder / artifact.SLICES, *MOVING)
     for done, spec in enumerate(program.tensors.values()):
         progress("weights", done, len(program.tensors))
         target = slices if spec.role in MOVING else weights
-        # A view of the bytes: numpy has no bfloat16, so no array of the tensor's own type.
-        data = program.load(spec.name).contiguous().flatten().view(torch.uint8).numpy()
-        target.write(spec.name, data.data)
+        target.write(spec.name, tensor_bytes(program, spec.name))
     progress("graphs", 0, 2)
     (folder / artifact.PROGRAM).write_text(show(program))
     below, above = split(program)
@@ -149,7 +147,13 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
     return written
 
 
-def _tensor_file(program: Program, path: Path, *roles: Role) -> TensorFile:
+def tensor_bytes(program: Program, name: str) -> memoryview:
+    """A tensor as it is stored; numpy has no bfloat16, so never an array of its own type."""
+    return program.load(name).contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def tensor_file(program: Program, path: Path, *roles: Role) -> TensorFile:
+    """A new file with room for the tensors of these roles, none written yet."""
     return TensorFile(
         path,
         {

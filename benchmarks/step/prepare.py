@@ -176,15 +176,14 @@ def rounded_rows(program: "Program") -> "Program":
 
 def _write_onnx(program: "Program", folder: Path) -> None:
     import onnx
-    import torch
 
-    from zofx.compile import DTYPES
+    from zofx.compile import tensor_bytes, tensor_file
+    from zofx.program import STILL
     from zofx.runtimes.onnx_export import to_onnx
 
-    rows = {s.name: (DTYPES[s.dtype], s.shape, s.dtype.itemsize) for s in program.tensors.values()}
-    file = artifact.TensorFile(folder / artifact.WEIGHTS, rows)
+    file = tensor_file(program, folder / artifact.WEIGHTS, *STILL)
     for name in program.tensors:
-        file.write(name, program.load(name).contiguous().flatten().view(torch.uint8).numpy().data)
+        file.write(name, tensor_bytes(program, name))
     onnx.save(to_onnx(program, file.span, artifact.WEIGHTS), folder / artifact.ONNX)
 
 
