@@ -28,15 +28,12 @@ from zofx.printer import show
 from zofx.program import MOVING, STILL, Lazy, Program, Role
 from zofx.runtimes.onnx_export import to_onnx
 from zofx.runtimes.onnx_noise import build_noise_model
+from zofx.shards import DTYPES
 from zofx.zo.laws import Noise
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # (what, done, of how many)
 
-DTYPES = {
-    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
-    torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
+SPELLED = {dtype: text for text, dtype in DTYPES.items()}
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -157,7 +154,7 @@ def tensor_file(program: Program, path: Path, *roles: Role) -> TensorFile:
     return TensorFile(
         path,
         {
-            spec.name: (DTYPES[spec.dtype], spec.shape, spec.dtype.itemsize)
+            spec.name: (SPELLED[spec.dtype], spec.shape, spec.dtype.itemsize)
             for spec in program.tensors.values()
             if spec.role in roles
         },
@@ -173,7 +170,7 @@ def _noise_model(program: Program, noise: Noise, weights: TensorFile) -> onnx.Mo
 
 def _rows(program: Program) -> tuple[TensorRow, ...]:
     return tuple(
-        TensorRow(s.name, str(s.role), s.shape, DTYPES[s.dtype], s.origin, s.form, s.origin_shape)
+        TensorRow(s.name, str(s.role), s.shape, SPELLED[s.dtype], s.origin, s.form, s.origin_shape)
         for s in program.tensors.values()
     )
 

@@ -47,13 +47,12 @@ def _given(folder: Path, shapes: Mapping[str, tuple[int, ...]], probes: int) -> 
     """Everything that the graph reads, without its values."""
     import torch
 
-    from zofx.compile import DTYPES
     from zofx.program import COEFFICIENTS, KEYS
+    from zofx.shards import DTYPES
 
-    kinds = {text: dtype for dtype, text in DTYPES.items()}
     rows = artifact.read_manifest(folder, check=False).tensors
     return {
-        **{row.name: torch.empty(row.shape, dtype=kinds[row.dtype]) for row in rows},
+        **{row.name: torch.empty(row.shape, dtype=DTYPES[row.dtype]) for row in rows},
         **{name: torch.empty(shape, dtype=torch.int64) for name, shape in shapes.items()},
         KEYS: torch.empty((1, 2), dtype=torch.int64),
         COEFFICIENTS: torch.empty((probes, 1)),
