@@ -42,7 +42,8 @@ EPSILONS: Final = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 USEFUL: Final = 0.3
 F32, INT8 = "f32", "int8"
 PRECISIONS: Final = {
-    "none": (F32,), "nf4": (F32,), "int4": (F32,), "int8": (F32,), "int8-row": (F32, INT8),
+    "none": (F32,), "nf4": (F32,), "int4": (F32,), "codebook": (F32,), "int8": (F32,),
+    "int8-row": (F32, INT8),
 }  # fmt: skip
 """Frozen format → how activations enter its products."""
 
