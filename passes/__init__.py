@@ -25,6 +25,7 @@ PASSES: "Table[type[Pass]]" = Table(
         "insert-perturbation": lazy("zofx.passes.insert_perturbation:InsertPerturbation"),
         "mask-directions": lazy("zofx.passes.mask_directions:MaskDirections"),
         "narrow-positions": lazy("zofx.passes.narrow_positions:NarrowPositions"),
+        "narrow-vocabulary": lazy("zofx.passes.narrow_vocabulary:NarrowVocabulary"),
         "quantize-frozen": lazy("zofx.passes.quantize_frozen:QuantizeFrozen"),
         "round-activations": lazy("zofx.passes.round_activations:RoundActivations"),
         "scale-directions": lazy("zofx.passes.scale_directions:ScaleDirections"),

@@ -2,7 +2,8 @@
 
 evaluate(batch, keys, C)   feeds once  →  one forward per group of rows  →  rows in their order
 
-Where the program is cut, what is below is computed row by row, or looked up (`below`).
+Where the program is cut, what is below is computed row by row, or looked up (`below`). Tables of a
+row per token are cut to the batch's tokens, where that does (`vocabulary`).
 """
 
 from abc import abstractmethod
@@ -20,6 +21,7 @@ from zofx.runtime import Batch
 from zofx.runtimes.below import Below, Compute, processor
 from zofx.runtimes.grouping import by_length, overhead
 from zofx.runtimes.slices import HostSession, artifact_slices
+from zofx.runtimes.vocabulary import BFLOAT16, Vocabulary
 from zofx.zo.types import FloatArray, Key
 
 Feeds: TypeAlias = dict[str, Any]
@@ -43,6 +45,8 @@ class EngineSession(HostSession):
         super().__init__(slices)
         self._overhead = overhead(slices.bytes, (folder / artifact.WEIGHTS).stat().st_size)
         owner = f"{manifest.hash} {engine} {processor()}"
+        roles = {row.name: row.role for row in manifest.tensors}
+        self._vocabulary = Vocabulary(folder / artifact.WEIGHTS, roles)
         self.below = Below(self._start_below, owner) if manifest.cut else None
 
     def keep_activations(self, activations: Activations) -> None:
@@ -58,9 +62,12 @@ class EngineSession(HostSession):
         back = np.argsort(np.concatenate([rows for rows, _ in groups]))
         return np.concatenate(scores, axis=1)[:, back]
 
-    def _inputs(self, batch: Batch) -> Arrays:
-        """What the graph reads of a batch."""
-        named: Arrays = {**batch.named()}
+    def _inputs(self, batch: Batch) -> Feeds:
+        """What the graph reads of a batch; more than that, if it reads less."""
+        numbered, tables = self._vocabulary.narrowed(batch)
+        named: Feeds = {**numbered.named()}
+        for name, rows in tables.items():
+            named[name] = self._bfloat16(rows) if rows.dtype == BFLOAT16 else rows
         return named if self.below is None else {**named, artifact.HIDDEN: self.below(batch)}
 
     def close(self) -> None:
@@ -77,5 +84,9 @@ class EngineSession(HostSession):
         """Inputs beside the batch; no keys mean no perturbation."""
 
     @abstractmethod
-    def _forward(self, inputs: Arrays, feeds: Feeds) -> FloatArray:
+    def _bfloat16(self, bits: NDArray[np.uint16]) -> Any:
+        """A tensor of numbers that numpy has no type for."""
+
+    @abstractmethod
+    def _forward(self, inputs: Feeds, feeds: Feeds) -> FloatArray:
         """f32[P, N, C] of rows that are all computed to the length of the longest."""

@@ -9,6 +9,7 @@ loses a quarter of its positions.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,13 +48,13 @@ def by_length(batch: Batch, overhead: float) -> Iterator[tuple[IntArray, Batch]]
     for start, end in _cuts(lengths[order], overhead):
         rows = order[start:end]
         length = lengths[rows[-1]]
+        part = batch.rows(rows)
         yield (
             rows,
-            Batch(
-                np.ascontiguousarray(batch.input_ids[rows, :length]),
-                np.ascontiguousarray(batch.attention_mask[rows, :length]),
-                batch.positions[rows],
-                batch.targets[rows],
+            replace(
+                part,
+                input_ids=np.ascontiguousarray(part.input_ids[:, :length]),
+                attention_mask=np.ascontiguousarray(part.attention_mask[:, :length]),
             ),
         )
 

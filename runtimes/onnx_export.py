@@ -4,8 +4,10 @@
     op         ─▶ ONNX function        ours (`onnx_lowerings`) or torch.onnx's, one by one
     ops        ─▶ one op               where ONNX has it (`onnx_fusions`)
     weights    ─▶ initializers         that point into weights.safetensors by offset
+    tables     ─▶ inputs               with a default that does
 
-The model holds no weights.
+The model holds no weights. An input with a default is no constant to ONNX Runtime: a run may bring
+another, and no packed copy is made of it, as of constants that are multiplied.
 """
 
 import logging
@@ -44,7 +46,16 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from zofx.directions import directions_of, draw_of
 from zofx.ops.sparse import as_block
-from zofx.program import KEYS, STILL, Program, output_node, placeholders, shape_of
+from zofx.program import (
+    KEYS,
+    STILL,
+    VOCABULARY,
+    Program,
+    TensorSpec,
+    output_node,
+    placeholders,
+    shape_of,
+)
 from zofx.rewrite import Editor
 from zofx.runtimes.onnx_basics import ms
 from zofx.runtimes.onnx_fusions import fuse
@@ -88,21 +99,13 @@ def to_onnx(
     scattered = set(_scattered(fed.graph))
     for value in list(model.graph.inputs):
         if value.name in frozen:
-            _refer(value, weights, *place(str(value.name)))
-            if not _is_table(value) and value.name not in scattered:
+            spec = frozen[str(value.name)]
+            _refer(value, spec, weights, *place(spec.name))
+            if spec.role not in VOCABULARY and spec.name not in scattered:
                 model.graph.inputs.remove(value)
             model.graph.register_initializer(value)
     model.opset_imports.update({"": OPSET, ms.domain: ms.version})
     return ir.to_proto(model)
-
-
-def _is_table(value: ir.Value) -> bool:
-    """Whether a matrix is looked up and multiplied: an embedding that is the head as well.
-
-    As an input with a default it is no constant to ONNX Runtime, which makes a packed copy of a
-    constant that is multiplied: 108 MB of SmolLM2's 451.
-    """
-    return {node.op_type for node, _ in value.uses()} >= {"Gather", "FusedMatMul"}
 
 
 def _scattered(graph: fx.Graph) -> Iterator[str]:
@@ -113,12 +116,11 @@ def _scattered(graph: fx.Graph) -> Iterator[str]:
             yield str(index.target)
 
 
-def _refer(value: ir.Value, weights: str, offset: int, length: int) -> None:
+def _refer(value: ir.Value, spec: TensorSpec, weights: str, offset: int, length: int) -> None:
     """Make an input an initializer whose bytes are elsewhere."""
     assert value.dtype is not None
-    assert value.shape is not None
     value.const_value = ir.ExternalTensor(
-        weights, offset, length, value.dtype, shape=value.shape, name=str(value.name)
+        weights, offset, length, value.dtype, shape=ir.Shape(spec.shape), name=spec.name
     )
 
 

@@ -13,6 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from zofx import artifact
 from zofx.artifact import Manifest
 from zofx.errors import UnsupportedError
@@ -23,6 +26,7 @@ from zofx.runtimes.engine import Arrays, EngineSession, Feeds
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
+BFLOAT16 = 16  # ONNX's number for it
 ROUNDED = b"MatMulIntegerToFloat"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Products also add probes and move weights, by factors of 1 and ε: TF32 would round both.
@@ -45,6 +49,8 @@ class OrtSession(EngineSession):
         self._folder, self._device, self._threads = folder, device, threads
         self._kernels = (ort_integers.kernels() or ()) if _rounds(folder) else ()
         self._engine = self._open(artifact.ONNX)
+        self._reads = {value.name for value in self._engine.get_inputs()}
+        self._reads |= {value.name for value in self._engine.get_overridable_initializers()}
         parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
         super().__init__(folder, manifest, " ".join(map(str, parts)))
 
@@ -82,8 +88,14 @@ class OrtSession(EngineSession):
         draws = {f"{name}.z": value for name, value in z.items()}
         return {**self._slices.values, **draws, COEFFICIENTS: matrix}
 
-    def _forward(self, inputs: Arrays, feeds: Feeds) -> FloatArray:
-        (logprob,) = self._engine.run(["logprob"], {**inputs, **feeds})
+    def _bfloat16(self, bits: NDArray[np.uint16]) -> Any:
+        import onnxruntime
+
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BFLOAT16)
+
+    def _forward(self, inputs: Feeds, feeds: Feeds) -> FloatArray:
+        read = {name: value for name, value in inputs.items() if name in self._reads}
+        (logprob,) = self._engine.run(["logprob"], {**read, **feeds})
         scores: FloatArray = logprob
         return scores
 

@@ -89,7 +89,7 @@ class TorchSession(EngineSession):
         return {**self._weights, **self._placed(fed)}
 
     @torch.inference_mode()
-    def _forward(self, inputs: Arrays, feeds: Feeds) -> FloatArray:
+    def _forward(self, inputs: Feeds, feeds: Feeds) -> FloatArray:
         scores: FloatArray = self._graph({**feeds, **self._placed(inputs)}).cpu().numpy()
         return scores
 
@@ -103,12 +103,12 @@ class TorchSession(EngineSession):
 
         return compute
 
-    def _placed(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    def _placed(self, arrays: Mapping[str, NDArray[Any] | Tensor]) -> dict[str, Tensor]:
         """Arrays where the graph runs; on the CPU they are shared."""
-        return {
-            name: torch.from_numpy(np.ascontiguousarray(value)).to(self._device)
-            for name, value in arrays.items()
-        }
+        return {name: _tensor(value).to(self._device) for name, value in arrays.items()}
+
+    def _bfloat16(self, bits: NDArray[np.uint16]) -> Tensor:
+        return torch.from_numpy(bits).view(torch.bfloat16)
 
     def gradient(self, batch: Batch, weigh: Weigh) -> dict[str, FloatArray]:
         """The exact gradient of a loss, for the tensors that train by it.
@@ -133,6 +133,10 @@ class TorchSession(EngineSession):
         """Unmap the weights."""
         self._weights.clear()
         super().close()
+
+
+def _tensor(value: NDArray[Any] | Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
 
 
 class _Graph:

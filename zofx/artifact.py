@@ -35,7 +35,7 @@ from zofx.zo.laws import Noise
 from zofx.zo.types import FloatArray
 
 FORMAT: Final = "zofx-artifact"
-VERSION: Final = 4
+VERSION: Final = 5
 
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
@@ -61,7 +61,7 @@ class TensorRow:
 
     Attributes:
         name: stable, from the module path.
-        role: "frozen", "index", "slice", "exact" or "state".
+        role: "frozen", "table", "head", "index", "slice", "exact" or "state".
         shape: its shape.
         dtype: safetensors spelling, such as "F32" or "U8".
         origin: the checkpoint tensor it was derived from, or None.
@@ -214,6 +214,41 @@ def read_tensors(path: Path) -> dict[str, FloatArray]:
     try:
         return {name: np.array(value) for name, value in load_file(path).items()}
     except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a tensor is in a safetensors file.
+
+    Attributes:
+        dtype: its element type, in safetensors spelling.
+        shape: its shape.
+        offset: of its first byte, from the start of the file.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def spans(path: Path) -> dict[str, Span]:
+    """Where every tensor of a safetensors file is.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = HEADER_LENGTH.unpack(file.read(HEADER_LENGTH.size))
+            header = json.loads(file.read(length))
+        start = HEADER_LENGTH.size + length
+        return {
+            name: Span(row["dtype"], tuple(row["shape"]), start + row["data_offsets"][0])
+            for name, row in header.items()
+            if name != "__metadata__"
+        }
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
 
 

@@ -1,6 +1,6 @@
 """What the ops of a program cost: multiply-adds, and memory beside operands and result.
 
-    Axes (N, T, S, C, P, Q)  ─bind─▶  every annotated shape as numbers
+    Axes (N, T, S, C, P, Q, V)  ─bind─▶  every annotated shape as numbers
     products   multiply-adds of an op
     scratch    bytes an engine takes within an op, and gives back
 
@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from zofx import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ops.sparse import as_block
-from zofx.program import COEFFICIENTS, INPUTS, KEYS, Program, placeholders
+from zofx.program import COEFFICIENTS, INPUTS, KEYS, VOCABULARY, Program, placeholders
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -47,6 +47,7 @@ class Axes:
         alternatives: C.
         probes: P.
         directions: Q.
+        vocabulary: V, rows of tables that may bring fewer than they have.
     """
 
     rows: int
@@ -55,6 +56,7 @@ class Axes:
     alternatives: int
     probes: int
     directions: int
+    vocabulary: int
 
 
 class Shapes:
@@ -66,6 +68,7 @@ class Shapes:
     """
 
     def __init__(self, program: Program, axes: Axes) -> None:
+        self.axes = axes
         self._symbols = _symbols(program, axes)
         self._known: dict[Any, int] = {}
 
@@ -105,6 +108,8 @@ def _symbols(program: Program, axes: Axes) -> dict[Any, int]:
         )
     )  # fmt: skip
     shapes |= {KEYS: (axes.directions, 2), COEFFICIENTS: (axes.probes, axes.directions)}
+    tables = {s.name: s.shape[1:] for s in program.tensors.values() if s.role in VOCABULARY}
+    shapes |= {name: (axes.vocabulary, *width) for name, width in tables.items()}
     found = {}
     for node in placeholders(program.graph):
         if node.target not in shapes:

@@ -179,7 +179,9 @@ def evaluate(  # noqa: PLR0913  who asks decides what is measured, and how
     parts = []
     for place in range(0, len(ordered), batch_size):
         chunk = ordered[place : place + batch_size]
-        parts.append(_chunk(session, encoder.encode(chunk), objective, writes, step))
+        # What is said of texts is said of their probabilities, too, and these have to be whole.
+        encoded = encoder.encode(chunk, relative=objective.relative and writes is None)
+        parts.append(_chunk(session, encoded, objective, writes, step))
         progress(place + len(chunk), len(ordered))
     whole = reduce(add, parts)
     generation = task.kind == "generation"

@@ -44,7 +44,7 @@ LOZO = (
 )
 
 ALL = "canonicalize, narrow-positions, select-parameters{match=.}, split-dense"
-PROBED = "insert-perturbation{noise=gaussian}, stack-probes"
+PROBED = "insert-perturbation{noise=gaussian}, stack-probes, narrow-vocabulary"
 
 ROWS: Final = (
     Method(
@@ -55,7 +55,7 @@ ROWS: Final = (
         "ICLR, arXiv 2406.02913",
         "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global cover=0.95}, "
         "split-sparse, quantize-frozen{format=int8-row}, insert-perturbation{noise=gaussian}, "
-        "stack-probes, round-activations",
+        "stack-probes, narrow-vocabulary, round-activations",
         # Measured on SmolLM2-135M and TREC (106,168 trained weights), where 3e-4 diverges. The more
         # weights train, the less a step may move: a larger model wants a smaller rate.
         # ε is where 8-bit activations are least wrong (docs/precision.md).
@@ -112,7 +112,7 @@ ROWS: Final = (
         "--set take-turns.by=query moves all at once (Jacobi)",
         BENCH,
         f"{ALL}, insert-perturbation{{noise=gaussian}}, take-turns{{by=step level=layer}}, "
-        "stack-probes",
+        "stack-probes, narrow-vocabulary",
         Settings(lr=1e-6),
     ),
     Method(
@@ -120,7 +120,7 @@ ROWS: Final = (
         "mezo on a random part of the weights, drawn anew every so many steps",
         BENCH,
         f"{ALL}, insert-perturbation{{noise=gaussian}}, "
-        "mask-directions{keep=0.8 interval=100 scope=slice}, stack-probes",
+        "mask-directions{keep=0.8 interval=100 scope=slice}, stack-probes, narrow-vocabulary",
         Settings(lr=1e-6),
     ),
     Method(
@@ -135,7 +135,8 @@ ROWS: Final = (
         "mezo on the weights that are small now: a mask made of θ in every forward, stored nowhere",
         "Liu et al. 2024, Sparse MeZO: Less Parameters for Better Performance in Zeroth-Order LLM "
         "Fine-Tuning, arXiv 2402.15751",
-        f"{ALL}, insert-perturbation{{noise=gaussian}}, select-small{{fraction=0.2}}, stack-probes",
+        f"{ALL}, insert-perturbation{{noise=gaussian}}, select-small{{fraction=0.2}}, "
+        "stack-probes, narrow-vocabulary",
         Settings(lr=2e-6),
     ),
     Method(
@@ -188,7 +189,8 @@ ROWS: Final = (
         "mezo preconditioned by a running diagonal Hessian, from a third probe",
         "Zhao et al. 2025, Second-Order Fine-Tuning without Pain for LLMs: a Hessian Informed "
         "Zeroth-Order Optimizer, ICLR, arXiv 2402.15173",
-        f"{ALL}, insert-perturbation{{noise=gaussian}}, scale-directions, stack-probes",
+        f"{ALL}, insert-perturbation{{noise=gaussian}}, scale-directions, stack-probes, "
+        "narrow-vocabulary",
         Settings(estimator="curved", lr=1e-6, tensors="diagonal_hessian(1e-8)"),
     ),
     Method(
@@ -196,7 +198,7 @@ ROWS: Final = (
         "one-sided probes along several ±1 directions, the step divided by the spread of losses",
         "Dang et al. 2025, FZOO: Fast Zeroth-Order Optimizer for Fine-Tuning Large Language Models "
         "towards Adam-Scale Speed, arXiv 2506.09034",
-        f"{ALL}, insert-perturbation{{noise=rademacher}}, stack-probes",
+        f"{ALL}, insert-perturbation{{noise=rademacher}}, stack-probes, narrow-vocabulary",
         Settings(estimator="one-sided", queries=8, lr=1e-4, rays="normalise_by_spread()"),
     ),
 )

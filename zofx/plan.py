@@ -29,7 +29,7 @@ from zofx.cutting import split
 from zofx.directions import DRAWS, noise_of
 from zofx.errors import UsageError
 from zofx.liveness import RESHAPES, VIEWS, peak
-from zofx.program import MOVING, Program, placeholders
+from zofx.program import MOVING, STILL, VOCABULARY, Program, Role, placeholders
 from zofx.rates import Rates
 from zofx.runtimes.slices import keeps
 from zofx.settings import Settings
@@ -129,7 +129,7 @@ def forecast(
         settings: of the run; `batch_size` rows.
         tokens: T.
         scored: S.
-        alternatives: C.
+        alternatives: C; where there are several, only their differences count.
         vocabulary: of the tokenizer.
         runtime: "ort" or "torch".
         rates: of the machine.
@@ -141,7 +141,9 @@ def forecast(
     settings = settings.fitted(noise_of(program))
     recipe = settings.recipe()
     probes, directions = recipe.estimator.probes(0, 0).matrix.shape
-    axes = Axes(settings.batch_size, tokens, scored, alternatives, probes, directions)
+    rows = settings.batch_size
+    known = _vocabulary(program, rows * tokens, rows * scored * alternatives, alternatives > 1)
+    axes = Axes(rows, tokens, scored, alternatives, probes, directions, known)
     shapes = Shapes(program, axes)
     whole = _Cost(program, shapes, runtime)
     cost = _Cost(split(program)[1], shapes, runtime)  # what is below a cut is computed only once
@@ -168,6 +170,16 @@ def require_known(runtime: str) -> None:
         raise UsageError(f"no forecast for runtime '{runtime}'; there are: {', '.join(ENGINES)}")
 
 
+def _vocabulary(program: Program, read: int, scored: int, relative: bool) -> int:
+    """How many rows of its tables a forward is given, at most: a row for every token, or all."""
+    tables = [spec for spec in program.tensors.values() if spec.role in VOCABULARY]
+    size = min((spec.shape[0] for spec in tables), default=0)
+    heads = any(spec.role is Role.HEAD for spec in tables)
+    if heads and not relative:
+        return size
+    return min(size, read + scored if heads else read)
+
+
 class _Cost:
     """A program on a runtime."""
 
@@ -176,6 +188,14 @@ class _Cost:
         self.engine = ENGINES[runtime]
         self.calls = [node for node in program.graph.nodes if node.op == "call_function"]
         self.multiply_adds = sum(products(node, shapes) for node in self.calls)
+
+    def still(self, *roles: Role) -> int:
+        """Bytes of frozen tensors that a forward reads."""
+        return sum(
+            self.shapes.bytes(node)
+            for node in placeholders(self.program.graph)
+            if (spec := self.program.tensors.get(str(node.target))) and spec.role in roles
+        )
 
     @property
     def queries(self) -> int:
@@ -209,11 +229,11 @@ class _Cost:
 
 def _stays(cost: _Cost, vocabulary: int, moving: int, trained: int, state: int) -> Iterator[Part]:
     """What is held from step to step."""
-    frozen = sum(s.nbytes for s in cost.program.tensors.values() if s.role not in MOVING)
     copies = _copies(cost.program) if cost.runtime == "ort" else 0
     yield Part("process", cost.engine.process, "interpreter and engine, measured")
     yield Part("tokenizer", vocabulary * TOKEN, f"{vocabulary:,} tokens")
-    yield Part("frozen weights", frozen, "as in weights.safetensors")
+    yield Part("frozen weights", cost.still(Role.FROZEN, Role.INDEX), "as in weights.safetensors")
+    yield Part("tables", cost.still(*VOCABULARY), f"{cost.shapes.axes.vocabulary:,} rows")
     yield Part("copies of weights", copies, "expanded to f32")
     yield Part("slices", moving, "as in slices.safetensors")
     yield Part("directions", _held_directions(cost, trained), f"z, Q = {cost.queries}")
@@ -284,7 +304,7 @@ def _step(cost: _Cost, rates: Rates, forwards: float, trained: int) -> Iterator[
     """Seconds of a step."""
     drawn = cost.queries * trained / F32
     kept = cost.runtime == "ort" and keeps(cost.queries, trained)
-    weights = sum(s.nbytes for s in cost.program.tensors.values() if s.role not in MOVING)
+    weights = cost.still(*STILL)
     yield Part("products", forwards * 2 * cost.multiply_adds / rates.flops, "matrix products")
     yield Part(
         "directions",

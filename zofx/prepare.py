@@ -86,8 +86,10 @@ class Prepared:
         """The examples of the run from the cursor on."""
         size, train = self.plan.settings.batch_size, self.workload.splits.train
         indices = batch_indices(self.plan.choice.seed, cursor, size, len(train))
-        gold_only = self.workload.objective(self.plan.objective).gold_only
-        return self.workload.encoder.encode([train[i] for i in indices], gold_only=gold_only)
+        objective = self.workload.objective(self.plan.objective)
+        return self.workload.encoder.encode(
+            [train[i] for i in indices], gold_only=objective.gold_only, relative=objective.relative
+        )
 
     def session(self) -> Session:
         """The artifact on the plan's runtime, at its initial θ."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from zofx.program import INPUTS, Program, Role, output_node, placeholders
+from zofx.program import INPUTS, VOCABULARY, Program, Role, output_node, placeholders
 
 SHORT = {
     torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64",
@@ -26,7 +26,7 @@ SHORT = {
 }  # fmt: skip
 AXES = {"input_ids": "NT", "positions": " S", "targets": "  C", "keys": "Q", "coefficients": "PQ"}
 PLACEMENT = {"device", "layout", "pin_memory"}  # where, not what
-LETTERS = "PQNTSC"
+LETTERS = "PQNTSCV"
 
 
 def show(program: Program, remarks: Iterable[object] = ()) -> str:
@@ -84,9 +84,9 @@ def _symbols(program: Program) -> dict[str, str]:
     """Trace symbols (s43) → axis letters (N)."""
     table: dict[str, str] = {}
     for node in placeholders(program.graph):
-        for letter, size in zip(
-            AXES.get(str(node.target), ""), node.meta["val"].shape, strict=False
-        ):
+        spec = program.tensors.get(str(node.target))
+        axes = "V" if spec and spec.role in VOCABULARY else AXES.get(str(node.target), "")
+        for letter, size in zip(axes, node.meta["val"].shape, strict=False):
             if letter != " " and not isinstance(size, int):
                 table.setdefault(str(size), letter)
     return table

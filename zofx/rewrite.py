@@ -15,7 +15,7 @@ from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 from torch.fx.node import map_arg
 
-from zofx.program import Lazy, Program, TensorSpec, output_node, placeholders
+from zofx.program import Lazy, Program, Role, TensorSpec, output_node, placeholders
 
 AXIS_HINT = 7  # any size that torch does not specialize on (0 and 1 are)
 
@@ -70,6 +70,11 @@ class Editor:
         self._tensors[name] = replace(self._tensors[name], dtype=dtype)
         self._data[name] = lambda: recipe().to(dtype)
         return self._change(self.placeholder(name), self._tensors[name].shape, dtype)
+
+    def free_rows(self, name: str, role: Role, axis: torch.SymInt) -> fx.Node:
+        """Leave open how many rows of a tensor a run is given; what reads it is inferred again."""
+        spec = self._tensors[name] = replace(self._tensors[name], role=role)
+        return self._change(self.placeholder(name), (axis, *spec.shape[1:]), spec.dtype)
 
     def add_input(self, name: str, shape: Sequence[Any], dtype: torch.dtype) -> fx.Node:
         """A new run-time input, after all other placeholders."""

@@ -5,7 +5,7 @@ these probes, and what is θ after these rays. It knows no method, no objective 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -29,15 +29,22 @@ class Batch:
         positions: i64[N, S], the index whose output distribution is scored: for a causal model the
             token before the one being predicted, for a masked model the mask itself.
         targets: i64[N, S, C], token ids to score there; IGNORED (-100) marks unused entries.
+        relative: whether only differences between alternatives of a row count: then their scores
+            may lack what they have in common, which takes a product with the whole vocabulary.
     """
 
     input_ids: IntArray
     attention_mask: IntArray
     positions: IntArray
     targets: IntArray
+    relative: bool = False
+
+    def rows(self, chosen: IntArray | slice) -> "Batch":
+        """Some of its rows, or all in another order."""
+        return replace(self, **{name: array[chosen] for name, array in self.named().items()})  # type: ignore[arg-type]  # relative is none of them
 
     def named(self) -> dict[str, IntArray]:
-        """The arrays under the names of the program's inputs."""
+        """The arrays under the names of the program's inputs, axis 0 their rows."""
         return {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
@@ -73,7 +80,7 @@ class Session(Protocol):
 
         Returns:
             f32[P, N, C]: mean over the row's scored positions of the log-probability (nats) of each
-            alternative.
+            alternative; of a relative batch, up to a number for each probe and row.
         """
         ...
 

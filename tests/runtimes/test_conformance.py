@@ -7,6 +7,7 @@ differently (scores) the bound that `tests.runtimes.reference` derives from the 
 sessions are asked for the laws in `tests/test_laws.py`.
 """
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.loads import KEYS, LOADS, ONE_SIDED, TWO_POINT, Load, bits
 from tests.runtimes import reference
 from zofx import artifact
 from zofx.errors import UnsupportedError, UsageError
-from zofx.runtime import Batch, Session
+from zofx.runtime import IGNORED, Batch, Session
 from zofx.runtimes import RUNTIMES
 from zofx.zo.noise import sample
 from zofx.zo.types import FloatArray, Key, Ray
@@ -103,6 +104,23 @@ def test_rows_do_not_see_each_other(session: Session, family: Family, case: Case
         part = Batch(**{name: value[rows] for name, value in TWO_POINT.batch.named().items()})
         again = session.evaluate(part, TWO_POINT.keys, TWO_POINT.matrix)
         assert (np.abs(again - found[:, rows]) <= 2 * bound[:, rows]).all()
+
+
+@pytest.mark.parametrize("asked", LOADS, ids=str)
+def test_a_relative_batch_keeps_differences(
+    session: Session, family: Family, case: Case, asked: Load
+) -> None:
+    """Scores of alternatives of a row that are scored at the same positions differ as they do.
+
+    Within the bound of absolute ones: over fewer tokens a logsumexp is smaller, and so are scores.
+    """
+    wanted, bound = expected(family.artifact(case), asked)
+    found = session.evaluate(replace(asked.batch, relative=True), asked.keys, asked.matrix)
+    scored = asked.batch.targets != IGNORED
+    alike = (scored == scored[:, :, :1]).all(1)
+    off = np.where(alike, found - wanted, 0)
+    apart = np.abs(off - off[:, :, :1])
+    assert (np.where(alike, apart, 0) <= bound + bound[:, :, :1]).all()
 
 
 def test_the_same_question_has_the_same_answer(session: Session) -> None:

@@ -17,12 +17,13 @@ from tests.golden import batch, captured
 from tests.passes.toys import OneLinear
 from tests.runtimes.test_rounding import Call
 from tests.zofx.test_ops import CLUSTERED, DEEP, OUT, SCATTERED, SHARED, WIDTH
+from zofx.artifact import read_manifest
 from zofx.capture import capture
 from zofx.compile import write_program
 from zofx.facts import SELECTED
 from zofx.passes import PASSES
 from zofx.pipeline import Pipeline
-from zofx.program import INPUTS, Program
+from zofx.program import INPUTS, VOCABULARY, Program
 from zofx.runtimes.onnx_export import OPSET, translate
 from zofx.runtimes.onnx_fusions import sizes
 
@@ -208,16 +209,19 @@ def test_every_output_is_read(family: Family, model: str) -> None:
     assert {name for node in graph.node for name in node.output if name} <= read
 
 
-@pytest.mark.parametrize(("model", "tied"), [("tiny_llama", False), ("tiny_gpt2", True)])
-def test_a_table_that_is_the_head_too_is_no_constant(
-    family: Family, model: str, tied: bool
-) -> None:
-    """ONNX Runtime packs a copy of a constant that is multiplied; nothing has to be fed for it."""
+@pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2", "tiny_roberta"])
+def test_tables_are_inputs_with_a_default(family: Family, model: str) -> None:
+    """With free rows, and nothing has to be fed; where there are none, all is constant."""
     case = next(case for case in CASES if case.model == model)
     folder = family.artifact(case)
     graph = onnx.load(folder / "graph.onnx", load_external_data=False).graph
     given = {value.name for value in graph.input} & {value.name for value in graph.initializer}
     engine = onnxruntime.InferenceSession(folder / "graph.onnx")
     assert given == {value.name for value in engine.get_overridable_initializers()}
-    assert bool(given) is tied
     assert not given & {value.name for value in engine.get_inputs()}
+    tables = {row.name for row in read_manifest(folder).tensors if row.role in VOCABULARY}
+    assert given == tables
+    assert bool(given) is (model != "tiny_roberta")  # which reads where the padding is
+    for value in graph.input:
+        if value.name in given:
+            assert value.type.tensor_type.shape.dim[0].dim_param

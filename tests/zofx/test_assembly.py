@@ -12,10 +12,10 @@ from zofx.settings import Settings
 BARE = Method("bare", "", "", "canonicalize, narrow-positions", Settings())
 LATE = Method("late", "", "", "split-sparse, canonicalize", Settings())
 HEAD = "canonicalize, narrow-positions, "
-PROBED = "insert-perturbation, stack-probes"
+PROBED = "insert-perturbation, stack-probes, narrow-vocabulary"
 ROWS = "quantize-frozen{format=int8-row}"
 ROUNDED = f"{PROBED}, round-activations"
-WHOLE = "{}insert-perturbation{{noise=gaussian}}, stack-probes"
+WHOLE = "{}insert-perturbation{{noise=gaussian}}, stack-probes, narrow-vocabulary"
 STORED = f"{WHOLE.format(f'{ROWS}, ')}, round-activations"
 
 
@@ -86,7 +86,8 @@ def test_options_change_the_pipeline(options: Options, before: str, after: str) 
         (
             "hizoo",
             Options(train="lora"),
-            f"{HEAD}insert-lora, insert-perturbation, scale-directions, stack-probes",
+            f"{HEAD}insert-lora, insert-perturbation, scale-directions, stack-probes, "
+            "narrow-vocabulary",
         ),
         ("bare", Options(train="lora"), f"{HEAD}insert-lora"),
         ("mezo", Options(train="prefix"), f"{HEAD}{PROBED}"),

@@ -25,12 +25,12 @@ from zofx.frontend import captured
 from zofx.liveness import RESHAPES, VIEWS, peak
 from zofx.methods import METHODS
 from zofx.plan import Forecast, forecast
-from zofx.program import STILL, Program, output_node
+from zofx.program import STILL, VOCABULARY, Program, output_node
 from zofx.rates import Rates
 from zofx.spread import without_scores
 
 RATES = Rates(flops=1e9, normals=1e6, bandwidth=1e9)
-AXES = Axes(rows=3, tokens=7, scored=2, alternatives=5, probes=2, directions=1)
+AXES = Axes(rows=3, tokens=7, scored=2, alternatives=5, probes=2, directions=1, vocabulary=11)
 SCALED = ["quantize-frozen.format=int8"]
 OTHERS = {
     "mezo": Options(),
@@ -80,13 +80,38 @@ def data_bytes(file: Path) -> int:
     )
 
 
+def table_bytes(made: Program) -> int:
+    """Of what has a row per token, whole."""
+    return sum(spec.nbytes for spec in made.tensors.values() if spec.role in VOCABULARY)
+
+
+@pytest.mark.parametrize(
+    ("model", "alternatives", "rows"),
+    [
+        ("tiny_llama", 1, 3 * 7), ("tiny_llama", 4, 3 * 7),
+        ("tiny_gpt2", 1, tiny.VOCABULARY), ("tiny_gpt2", 4, 3 * 7 + 3 * 4),
+    ],
+)  # fmt: skip
+def test_tables_have_the_rows_that_are_read(
+    tmp_path: Path, model: str, alternatives: int, rows: int
+) -> None:
+    """A row per token at most; a tied one's are those of alternatives as well, or all."""
+    folder = getattr(tiny, model)(tmp_path / model)
+    made = program(folder, "senszoq", Options("int8", fraction=FRACTION))
+    chosen = METHODS["senszoq"].settings.with_given(batch_size=3)
+    found = forecast(made, chosen, tokens=7, alternatives=alternatives, rates=RATES)
+    (table,) = (spec for spec in made.tensors.values() if spec.role in VOCABULARY)
+    assert found.axes.vocabulary == rows
+    assert amounts(found)["tables"] == rows * 4 * table.shape[1]
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bytes_of_every_format_are_those_compiled(family: Family, case: Case) -> None:
     """Frozen weights and slices take what the writer made of them."""
     made = program(family.checkpoint(case), "senszoq", case.options, ranked=True)
     found = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
     folder = family.artifact(case)
-    assert found["frozen weights"] == data_bytes(folder / artifact.WEIGHTS)
+    assert found["frozen weights"] + table_bytes(made) == data_bytes(folder / artifact.WEIGHTS)
     assert found["slices"] == data_bytes(folder / artifact.SLICES)
 
 
@@ -98,7 +123,8 @@ def test_bytes_of_every_kind_of_slice_are_those_compiled(
     found = amounts(plain(llama, method))
     checkpoint = open_checkpoint(str(llama))
     compile_model(checkpoint, METHODS[method], tmp_path / "art", options=OTHERS[method])
-    assert found["frozen weights"] == data_bytes(tmp_path / "art" / artifact.WEIGHTS)
+    tables = table_bytes(program(llama, method, OTHERS[method]))
+    assert found["frozen weights"] + tables == data_bytes(tmp_path / "art" / artifact.WEIGHTS)
     assert found["slices"] == data_bytes(tmp_path / "art" / artifact.SLICES)
 
 
@@ -175,10 +201,10 @@ def test_what_is_below_a_cut_is_no_part_of_a_step(family: Family) -> None:
         cut, batch, tokens=AXES.tokens, scored=AXES.scored, alternatives=AXES.alternatives,
         rates=RATES,
     )  # fmt: skip
-    assert found.axes == AXES
+    assert found.axes == replace(AXES, vocabulary=AXES.rows * AXES.tokens)
     assert found.flops == 2 * (whole - below)
     assert below > 0
-    assert amounts(found)["frozen weights"] == sum(
+    assert amounts(found)["frozen weights"] + table_bytes(cut) == sum(
         s.nbytes for s in cut.tensors.values() if s.role in STILL
     )
 
@@ -268,18 +294,19 @@ senszoq on ort: 3 rows of 7 tokens under 2 probes
 memory  94.8 MB
   process            94.4 MB   99.6%  interpreter and engine, measured
   tokenizer          30.6 kB   0.0%   36 tokens
-  frozen weights     301.5 kB  0.3%   as in weights.safetensors
+  frozen weights     275.9 kB  0.3%   as in weights.safetensors
+  tables             2.7 kB    0.0%   21 rows
   copies of weights  0 B       0.0%   expanded to f32
   slices             3.1 kB    0.0%   as in slices.safetensors
   directions         3.1 kB    0.0%   z, Q = 1
   state of rules     0 B       0.0%
   then the larger of
   forward  87.6 kB  0.1%  values between weights and result, 2 times the peak of the graph's order
-a step  0.00167 s, 0.0 GFLOP
-  products    0.000254 s  15.2%  matrix products
-  directions  0.00078 s   46.6%  drawn once
-  values      0.00034 s   20.3%  read and written by other ops
-  weights     0.000301 s  18.0%  read once a forward
+a step  0.00165 s, 0.0 GFLOP
+  products    0.000254 s  15.4%  matrix products
+  directions  0.00078 s   47.2%  drawn once
+  values      0.00034 s   20.6%  read and written by other ops
+  weights     0.000279 s  16.9%  read once a forward
 without --sensitivity, trained weights are spread evenly; real choices crowd into fewer columns
 """,
     )

@@ -46,7 +46,12 @@ def plan(  # noqa: PLR0913  a verb has many options
     ] = 1,
     alternatives: Annotated[
         int,
-        typer.Option("--alternatives", min=1, metavar="C", help="Candidates scored in one row."),
+        typer.Option(
+            "--alternatives",
+            min=1,
+            metavar="C",
+            help="Candidates scored in one row: of several, only differences count.",
+        ),
     ] = 1,
     queries: Annotated[
         int | None, typer.Option("--queries", min=1, metavar="Q", help="Directions per step.")

@@ -123,12 +123,16 @@ class Encoder:
             plain.no_truncation()
             object.__setattr__(self, "tokenizer", plain)
 
-    def encode(self, examples: Sequence[Example], *, gold_only: bool = False) -> Encoded:
+    def encode(
+        self, examples: Sequence[Example], *, gold_only: bool = False, relative: bool = False
+    ) -> Encoded:
         """The batch of some examples.
 
         Args:
             examples: B of them, at least one.
             gold_only: score the gold candidate alone: what likelihood training needs.
+            relative: whether only differences between an example's candidates count: where these
+                share a row, the batch is then a relative one.
 
         Raises:
             UsageError: naming the example: too long, no token to score, no mask, a label word of
@@ -137,7 +141,9 @@ class Encoder:
         chosen = [_gold(example) if gold_only else example for example in examples]
         rows = [row for index, example in enumerate(chosen) for row in self._rows(index, example)]
         length = self._padded(max(len(row.tokens) for row in rows))
-        return replace(_collate(chosen, rows, length, self.pad_id), examples=tuple(examples))
+        encoded = _collate(chosen, rows, length, self.pad_id)
+        batch = replace(encoded.batch, relative=relative and len(rows) == len(chosen))
+        return replace(encoded, batch=batch, examples=tuple(examples))
 
     def prompt(self, example: Example, room: int = 1) -> tuple[int, ...]:
         """The ids of a prompt to be continued, cut on its left as rows are.

@@ -8,8 +8,9 @@
 
     measure(session, encoded, keys, C)   →   f64[P]
 
-s are mean log-probabilities over the full vocabulary, f32[P, B, M]; the cross-entropy renormalises
-them over the candidates. The last three have no derivative; the last two write text under every
+s are mean log-probabilities over the full vocabulary, f32[P, B, M], or these up to a number per
+example, where only differences count (`relative`); the cross-entropy renormalises them over the
+candidates. The last three have no derivative; the last two write text under every
 probe, at a forward per token. A loss is kept as (sum, weight), so that a batch evaluated in chunks
 adds up to the same mean.
 
@@ -61,6 +62,7 @@ class ScoreObjective:
     Attributes:
         name: as in `--objective NAME`.
         gold_only: whether it looks at the gold candidate alone, so that only that is encoded.
+        relative: whether it stays the same when all scores of an example change by one number.
         of: (scores f32[P, B, M], the encoded batch) → loss.
         weights: (scores f32[B, M], the encoded batch) → the derivative of the mean loss by each
             score, f64[B, M]; None where it has none.
@@ -68,6 +70,7 @@ class ScoreObjective:
 
     name: str
     gold_only: bool
+    relative: bool
     of: Callable[[FloatArray, Encoded], Loss]
     weights: Callable[[FloatArray, Encoded], DoubleArray] | None = None
 
@@ -138,12 +141,14 @@ class TextObjective:
         decoder: how texts are written.
         cost: (text, example) → what it costs, lower is better.
         gold_only: the candidates are not looked at, so the gold one is enough to encode.
+        relative: nor are scores.
     """
 
     name: str
     decoder: Decoder
     cost: Callable[[str, Example], float]
     gold_only: bool = True
+    relative: bool = False
 
     def measure(
         self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
@@ -247,12 +252,16 @@ def _is_gold(encoded: Encoded) -> NDArray[np.bool_]:
 
 OBJECTIVES: Mapping[str, ScoreObjective] = {
     "cross-entropy": ScoreObjective(
-        "cross-entropy", gold_only=False, of=cross_entropy, weights=cross_entropy_weights
+        "cross-entropy",
+        gold_only=False,
+        relative=True,
+        of=cross_entropy,
+        weights=cross_entropy_weights,
     ),
     "likelihood": ScoreObjective(
-        "likelihood", gold_only=True, of=likelihood, weights=likelihood_weights
+        "likelihood", gold_only=True, relative=False, of=likelihood, weights=likelihood_weights
     ),
-    "error-rate": ScoreObjective("error-rate", gold_only=False, of=error_rate),
+    "error-rate": ScoreObjective("error-rate", gold_only=False, relative=True, of=error_rate),
 }
 """Those of scores, which need no model to be made; `Workload.objective` makes the others."""
 

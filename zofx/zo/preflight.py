@@ -17,7 +17,7 @@ All are root mean squares over the directions.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -106,7 +106,7 @@ def preflight(
 
     Args:
         session: at the point to start from.
-        batch: one of the run's, or as much of it as fits in memory nine times.
+        batch: one of the run's.
         objective: the run's.
         eps: the one to judge.
         seed: of the directions that are tried.
@@ -119,7 +119,7 @@ def preflight(
         raise UsageError(f"preflight needs eps > 0 and directions >= 1, not {eps}, {directions}")
     keys = [Key(seed, 0, query) for query in range(directions)]
     reverse = slice(None, None, -1)
-    backwards = replace(batch, **{name: rows[reverse] for name, rows in batch.named().items()})
+    backwards = batch.rows(reverse)
     forward = _lines(session, batch, objective, eps, keys)
     again = _lines(session, backwards, lambda scores: objective(scores[:, reverse]), eps, keys)
     noise = max(_jitter(np.concatenate([forward, again])), _rms(forward - again) / math.sqrt(2))
@@ -132,9 +132,19 @@ def preflight(
 def _lines(
     session: "Session", batch: "Batch", objective: Objective, eps: float, keys: Sequence[Key]
 ) -> Losses:
-    """Losses at the points of every direction, f64[directions, 9]."""
+    """Losses at the points of every direction, f64[directions, 9].
+
+    Some rows at a time, so that nine probes take the memory of the two of a step.
+    """
     matrix: FloatArray = (POINTS * eps).astype(np.float32)[:, None]
-    lines = [objective(session.evaluate(batch, [key], matrix)) for key in keys]
+    count = len(batch.input_ids)
+    parts = np.array_split(np.arange(count), min(count, math.ceil(len(POINTS) / 2)))
+    lines = [
+        objective(
+            np.concatenate([session.evaluate(batch.rows(p), [key], matrix) for p in parts], axis=1)
+        )
+        for key in keys
+    ]
     # The driver rounds losses to float32, so that is part of what it can tell apart.
     return np.array(lines).astype(np.float32).astype(np.float64)
 

@@ -1,0 +1,76 @@
+"""A batch's own vocabulary: the rows of its tokens, in place of tables with a row for every token.
+
+    tokens u_0 < u_1 < … of a batch     u_i in its ids, and targets → i     W → W[u]
+
+Scores stay what they are where tables are only looked up. Where one is multiplied, they are those
+over the batch's own tokens, so only relative batches are narrowed (`passes/narrow_vocabulary.py`).
+Rows are read, not mapped: a mapped file is resident page by page, and soon a whole table is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zofx import artifact
+from zofx.artifact import Span
+from zofx.runtime import IGNORED, Batch
+from zofx.zo.types import IntArray
+
+HEAD: Final = "head"
+ROLES: Final = ("table", HEAD)
+BFLOAT16: Final = np.dtype(np.uint16)
+"""As numpy has it: the bits."""
+TYPES: Final[dict[str, np.dtype[Any]]] = {
+    "F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": BFLOAT16,
+}  # fmt: skip
+
+
+class Vocabulary:
+    """The tables of an artifact.
+
+    Args:
+        weights: its file of frozen tensors.
+        roles: what each of its tensors is for.
+    """
+
+    def __init__(self, weights: Path, roles: Mapping[str, str]) -> None:
+        spans = artifact.spans(weights)
+        self._weights = weights
+        self._tables = {name: spans[name] for name, role in roles.items() if role in ROLES}
+        self._scored = HEAD in roles.values()
+        self._size = min((span.shape[0] for span in self._tables.values()), default=0)
+
+    def narrowed(self, batch: Batch) -> tuple[Batch, dict[str, NDArray[Any]]]:
+        """A batch with tokens numbered anew, and the tables' rows in that order.
+
+        Returns:
+            The batch as it is, and no tables, where it needs the whole vocabulary.
+        """
+        if not self._tables or (self._scored and not batch.relative):
+            return batch, {}
+        parts = [batch.input_ids, batch.targets] if self._scored else [batch.input_ids]
+        tokens = np.unique(np.concatenate([part[part != IGNORED] for part in parts]))
+        if tokens[0] < 0 or tokens[-1] >= self._size:
+            return batch, {}  # the engine will say so
+        rows = {name: self._rows(span, tokens) for name, span in self._tables.items()}
+        numbered = replace(batch, input_ids=np.searchsorted(tokens, batch.input_ids))
+        if self._scored:
+            places = np.searchsorted(tokens, batch.targets)
+            targets = np.where(batch.targets == IGNORED, IGNORED, places)
+            numbered = replace(numbered, targets=targets)
+        return numbered, rows
+
+    def _rows(self, span: Span, tokens: IntArray) -> NDArray[Any]:
+        """[V', …]; neighbours are read at once."""
+        found: NDArray[Any] = np.empty((len(tokens), *span.shape[1:]), TYPES[span.dtype])
+        width = found.nbytes // len(found)
+        breaks = np.flatnonzero(np.diff(tokens) != 1) + 1
+        with self._weights.open("rb", buffering=0) as file:
+            for start, end in zip([0, *breaks], [*breaks, len(tokens)], strict=True):
+                file.seek(span.offset + int(tokens[start]) * width)
+                file.readinto(found[start:end].data.cast("B"))
+        return found
