@@ -17,6 +17,7 @@ from zofx.errors import UsageError
 from zofx.methods import METHODS
 from zofx.runtime import IGNORED
 from zofx.runtimes import RUNTIMES
+from zofx.runtimes.vocabulary import Vocabulary
 from zofx.zo.types import IntArray
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
@@ -122,7 +123,8 @@ def batch_of(job: Job, steps: int) -> tuple[dict[str, Any], Shapes]:
         steps: how many there will be.
 
     Returns:
-        The first batch in words, for the results; and the shapes of the largest.
+        The first batch in words, for the results; and the shapes of the largest, and of the tables
+        it brings.
     """
     run = prepared(job)
     batches = [run.batch(step * job.batch) for step in range(steps)]
@@ -137,7 +139,9 @@ def batch_of(job: Job, steps: int) -> tuple[dict[str, Any], Shapes]:
         "rows": len(first.batch.input_ids),
         "tokens": first.batch.input_ids.shape[1],
     }
-    return words, {name: values.shape for name, values in largest.named().items()}
+    roles = {row.name: row.role for row in run.model.manifest.tensors}
+    numbered, tables = Vocabulary(Path(job.artifact) / artifact.WEIGHTS, roles).narrowed(largest)
+    return words, {name: values.shape for name, values in (numbered.named() | tables).items()}
 
 
 def _most(counts: IntArray) -> int:

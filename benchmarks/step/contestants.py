@@ -8,6 +8,7 @@ All see the same examples in the same order. zofx tokenizes in its step; peers, 
 do, before it. Engines are imported in the process that needs them.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -17,13 +18,15 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from benchmarks.step.clock import Clock
-from benchmarks.step.job import Job, Kind
+from benchmarks.step.job import ROLES, Job, Kind
 from benchmarks.step.turns import Turns, status_bytes
+from zofx.artifact import WEIGHTS
 from zofx.evaluate import Evaluation
 from zofx.methods import METHODS
 from zofx.metrics_log import JsonlLog, StepMetrics
 from zofx.prepare import Prepared, Request, prepare
 from zofx.runtime import Batch, Session
+from zofx.runtimes.vocabulary import Vocabulary
 from zofx.tasks import Encoder, batch_indices
 from zofx.tune import start, train
 from zofx.zo import JournalWriter
@@ -113,7 +116,7 @@ def _watch(clock: Clock, session: Session, runtime: str) -> None:
 
 
 def bare(job: Job, turns: Turns) -> None:
-    """One run of the plain graph on two copies of every row."""
+    """One run of the plain graph on two copies of every row, its tables cut to their tokens."""
     import onnxruntime
 
     before = status_bytes("VmRSS")
@@ -121,11 +124,14 @@ def bare(job: Job, turns: Turns) -> None:
     options.log_severity_level = 3
     options.intra_op_num_threads = job.threads
     engine = onnxruntime.InferenceSession(job.graph, options, providers=["CPUExecutionProvider"])
+    folder = Path(job.graph).parent
+    vocabulary = Vocabulary(folder / WEIGHTS, json.loads((folder / ROLES).read_text()))
     turns.introduce(before_bytes=before)
     run = prepared(job)
     for cursor in count(step=job.batch):
         encoded = run.batch(cursor)
-        feeds = doubled(encoded.batch)
+        numbered, tables = vocabulary.narrowed(encoded.batch)
+        feeds = {**doubled(numbered), **tables}
         turns.wait()
         (logprob,) = engine.run(["logprob"], feeds)
         half = logprob[None, : len(logprob) // 2]

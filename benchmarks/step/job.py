@@ -24,6 +24,9 @@ PEERS: Final[dict[str, str]] = {
 }
 """As in `--peers` → as in tables."""
 
+ROLES: Final = "roles.json"
+"""Beside a plain graph: what each of its weights is for, as the manifest of an artifact says it."""
+
 
 @dataclass(frozen=True)
 class Case:

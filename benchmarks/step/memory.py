@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zofx import artifact
+from zofx.runtimes.vocabulary import ROLES
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -27,7 +28,7 @@ def activation_bytes(folder: Path, shapes: Mapping[str, tuple[int, ...]], probes
 
     Args:
         folder: an artifact.
-        shapes: of the batch, by name.
+        shapes: of the batch, and of the tables it brings, by name.
         probes: P, all in one forward.
 
     Returns:
@@ -52,8 +53,14 @@ def _given(folder: Path, shapes: Mapping[str, tuple[int, ...]], probes: int) -> 
 
     rows = artifact.read_manifest(folder, check=False).tensors
     return {
-        **{row.name: torch.empty(row.shape, dtype=DTYPES[row.dtype]) for row in rows},
         **{name: torch.empty(shape, dtype=torch.int64) for name, shape in shapes.items()},
+        **{
+            row.name: torch.empty(
+                shapes.get(row.name, row.shape) if row.role in ROLES else row.shape,
+                dtype=DTYPES[row.dtype],
+            )
+            for row in rows
+        },
         KEYS: torch.empty((1, 2), dtype=torch.int64),
         COEFFICIENTS: torch.empty((probes, 1)),
     }

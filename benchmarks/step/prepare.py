@@ -8,6 +8,7 @@
 torch and transformers are imported only where something is missing.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from benchmarks.random_llama import make_scores
 from benchmarks.step import models, tasks
-from benchmarks.step.job import Contestant
+from benchmarks.step.job import ROLES, Contestant
 from zofx import artifact
 from zofx.console import say
 from zofx.errors import UsageError
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from zofx.program import Program
     from zofx.scores import Scores
 
-PLAIN: Final = "canonicalize, narrow-positions, quantize-frozen{{format={quant}}}"
+PLAIN: Final = (
+    "canonicalize, narrow-positions, quantize-frozen{{format={quant}}}, narrow-vocabulary"
+)
 CALIBRATION: Final = {"tokens": 4096, "batches": 16}
 """As `make demo` ranks weights."""
 
@@ -142,7 +145,7 @@ def write_plain(checkpoint: "Checkpoint", pipeline: str, folder: Path) -> None:
     """Write a program without slices as graph.onnx and weights.safetensors.
 
     An artifact has something to train; this has nothing, so it is no artifact. Passes, lowerings
-    and the layout of the weights are those of artifacts.
+    and the layout of the weights are those of artifacts; `ROLES` says which weights are tables.
     """
     from zofx.capture import capture
     from zofx.checkpoint import build_on_meta
@@ -185,6 +188,8 @@ def _write_onnx(program: "Program", folder: Path) -> None:
     for name in program.tensors:
         file.write(name, tensor_bytes(program, name))
     onnx.save(to_onnx(program, file.span, artifact.WEIGHTS), folder / artifact.ONNX)
+    roles = {name: str(spec.role) for name, spec in program.tensors.items()}
+    (folder / ROLES).write_text(json.dumps(roles))
 
 
 def write_float32(checkpoint: "Checkpoint", folder: Path) -> None:
