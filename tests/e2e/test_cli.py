@@ -39,7 +39,7 @@ def test_compiling_says_what_was_made(
     assert "quantize-frozen" in said.partition("capture  ")[2]  # the table of times
     stages = [path.name for path in sorted((artifact / "stages").iterdir())]
     assert stages[0] == "00-capture.txt"
-    assert stages[-1] == "07-stack-probes.txt"
+    assert stages[-1] == "08-narrow-vocabulary.txt"
     assert read_manifest(artifact).method == "senszoq"  # every hash holds beside the stages
     assert "Traceback" not in compiled.stderr
     assert "Warning" not in compiled.stderr
@@ -80,7 +80,7 @@ def test_an_artifact_can_be_looked_into(artifact: Path, assets: Path) -> None:
     assert said["hash"] == read_manifest(artifact).hash
     stage = run_zofx("inspect", "art", "--after", "split-sparse", cwd=assets).stdout
     assert stage == (artifact / "stages" / "04-split-sparse.txt").read_text()
-    last = run_zofx("inspect", "art", "--after", "stack-probes", cwd=assets).stdout
+    last = run_zofx("inspect", "art", "--after", "narrow-vocabulary", cwd=assets).stdout
     assert last == (artifact / "program.txt").read_text()
     stages = ("art/stages/03-select-sensitive.txt", "art/stages/04-split-sparse.txt")
     assert "+  slice   " in run_zofx("diff", *stages, cwd=assets).stdout
@@ -95,7 +95,7 @@ def test_products_of_integers_the_whole_way(assets: Path, tmp_path: Path) -> Non
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "quantize-frozen{format=int8-row}" in made.stdout
-    assert read_manifest(tmp_path / "art").pipeline.endswith("stack-probes, round-activations")
+    assert read_manifest(tmp_path / "art").pipeline.endswith("narrow-vocabulary, round-activations")
     task = assets / "mood.jsonl"
     tuned = run_zofx("tune", "art", "--task", task, "--steps", "5", *TUNE, "-o", "run",
                      cwd=tmp_path)  # fmt: skip

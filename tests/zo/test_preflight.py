@@ -6,7 +6,9 @@ from numpy.typing import NDArray
 
 from tests.zo.bowl import Bowl, mean_loss, rows
 from zofx.errors import UsageError
+from zofx.runtime import Batch
 from zofx.zo import FloatArray, Spsa, preflight
+from zofx.zo.types import Key
 
 BATCH = rows(1, 2, 3, 2)
 
@@ -71,6 +73,29 @@ def _first_row(scores: FloatArray) -> NDArray[np.float64]:
 
 def _last_row(scores: FloatArray) -> NDArray[np.float64]:
     return -scores[:, 1, 0].astype(np.float64)
+
+
+def test_a_large_batch_is_scored_in_parts() -> None:
+    """Nine probes of a part are about as many rows as the two of a step; the result is the same."""
+
+    class Counted(Bowl):
+        most = 0
+
+        def evaluate(self, batch: Batch, *args: object) -> FloatArray:
+            self.most = max(self.most, len(batch.input_ids))
+            return super().evaluate(batch, *args)  # type: ignore[arg-type]
+
+    weights = np.random.default_rng(0).integers(1, 5, 32).tolist()
+    bowl = Counted()
+    found = preflight(bowl, rows(*weights), mean_loss, eps=1e-2)
+    assert bowl.most == 8
+    assert bowl.calls == 8 * 4
+    gaps = []
+    for query in range(4):
+        matrix = np.array([[1e-2], [-1e-2]], np.float32)
+        up, down = mean_loss(Bowl().evaluate(rows(*weights), [Key(0, 0, query)], matrix))
+        gaps.append(up - down)
+    assert found.gap == pytest.approx(np.sqrt(np.mean(np.square(gaps))), rel=1e-4)
 
 
 def test_an_eps_beyond_the_slope_is_bent() -> None:

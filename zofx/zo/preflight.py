@@ -47,6 +47,9 @@ LOST_RATIO: Final = 6.0
 
 STRAIGHT: Final = 0.5
 
+FEW: Final = 4
+"""Rows whose memory is of no account, and enough for one to have a neighbour."""
+
 ADVICE: Final[dict[Verdict, str]] = {
     "good": "the gap stands clear of round-off",
     "noisy": "round-off is a visible part of every step: raise eps or use a larger batch",
@@ -138,7 +141,8 @@ def _lines(
     """
     matrix: FloatArray = (POINTS * eps).astype(np.float32)[:, None]
     count = len(batch.input_ids)
-    parts = np.array_split(np.arange(count), min(count, math.ceil(len(POINTS) / 2)))
+    at_once = max(FEW, math.ceil(2 * count / len(POINTS)))
+    parts = np.array_split(np.arange(count), math.ceil(count / at_once))
     lines = [
         objective(
             np.concatenate([session.evaluate(batch.rows(p), [key], matrix) for p in parts], axis=1)
