@@ -43,10 +43,13 @@ class EngineSession(HostSession):
     def __init__(self, folder: Path, manifest: Manifest, engine: str) -> None:
         slices = artifact_slices(folder, manifest)
         super().__init__(slices)
-        self._overhead = overhead(slices.bytes, (folder / artifact.WEIGHTS).stat().st_size)
+        frozen = (folder / artifact.WEIGHTS).stat().st_size
+        self._overhead = overhead(slices.bytes, frozen)
         owner = f"{manifest.hash} {engine} {processor()}"
         roles = {row.name: row.role for row in manifest.tensors}
         self._vocabulary = Vocabulary(folder / artifact.WEIGHTS, roles)
+        # A product takes time as its matrix takes bytes: integers are smaller, and faster.
+        self._head = self._vocabulary.head / max(1, frozen - self._vocabulary.head)
         self.below = Below(self._start_below, owner) if manifest.cut else None
 
     def keep_activations(self, activations: Activations) -> None:
@@ -57,7 +60,8 @@ class EngineSession(HostSession):
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes; rows of about the same length share a forward."""
         feeds = self._feeds(keys, coefficients)
-        groups = list(by_length(batch, self._overhead))
+        head = 0.0 if batch.relative else self._head
+        groups = list(by_length(batch, self._overhead, head))
         scores = [self._forward(self._inputs(part), feeds) for _, part in groups]
         back = np.argsort(np.concatenate([rows for rows, _ in groups]))
         return np.concatenate(scores, axis=1)[:, back]

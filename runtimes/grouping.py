@@ -1,19 +1,23 @@
 """Rows of about the same length go through the engine together: padding is not computed.
 
-    batch [N, T]   →   groups [n_g, T_g],   Σ n_g·T_g + overhead·groups smallest
+    batch [N, T], [N, S]   →   groups [n_g, T_g], [n_g, S_g]
+
+    Σ n_g·(T_g + head·S_g) + overhead·groups   smallest
 
 Rows are sorted by length, so groups are intervals and the best cut is found exactly. What is cut
-off is padding to the right of every row of a group, which no other position sees: scores stay what
-they were, up to the rounding of a product of another shape. A TREC batch of 16 short questions
-loses a quarter of its positions.
+off is padding to the right of every row of a group, which no other position sees, and places of
+scored positions that no row of it has: scores stay what they were, up to the rounding of a product
+of another shape. A TREC batch of 16 short questions loses a quarter of its positions.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from zofx.runtime import Batch
+from zofx.runtime import IGNORED, Batch
 from zofx.zo.types import IntArray
 
 MULTIPLE = 8  # few lengths, so few shapes for an engine to plan for
@@ -33,21 +37,22 @@ def overhead(slices: int, frozen: int) -> float:
     return FORWARD + PERTURBING * slices / max(1, slices + frozen)
 
 
-def by_length(batch: Batch, overhead: float) -> Iterator[tuple[IntArray, Batch]]:
+def by_length(batch: Batch, overhead: float, head: float = 0.0) -> Iterator[tuple[IntArray, Batch]]:
     """The cheapest groups of rows.
 
     Args:
         batch: N rows.
         overhead: what another forward costs, in positions.
+        head: what the logits of a scored position cost, likewise.
 
     Yields:
-        Which rows, i64[n], and these rows, T as short as they allow.
+        Which rows, i64[n], and these rows, T and S as short as they allow.
     """
-    lengths = _lengths(batch)
-    order = np.argsort(lengths, kind="stable")
-    for start, end in _cuts(lengths[order], overhead):
+    lengths, scored = _lengths(batch), _scored(batch)
+    order = np.lexsort((scored, lengths))
+    for start, end in _cuts(lengths[order], head * scored[order], overhead):
         rows = order[start:end]
-        length = lengths[rows[-1]]
+        length, count = lengths[rows[-1]], scored[rows].max()
         part = batch.rows(rows)
         yield (
             rows,
@@ -55,6 +60,8 @@ def by_length(batch: Batch, overhead: float) -> Iterator[tuple[IntArray, Batch]]
                 part,
                 input_ids=np.ascontiguousarray(part.input_ids[:, :length]),
                 attention_mask=np.ascontiguousarray(part.attention_mask[:, :length]),
+                positions=np.ascontiguousarray(part.positions[:, :count]),
+                targets=np.ascontiguousarray(part.targets[:, :count]),
             ),
         )
 
@@ -68,12 +75,20 @@ def _lengths(batch: Batch) -> IntArray:
     return lengths
 
 
-def _cuts(lengths: IntArray, overhead: float) -> list[tuple[int, int]]:
+def _scored(batch: Batch) -> IntArray:
+    """Places of scored positions up to the last that has a target: i64[N], at least 1."""
+    S = batch.positions.shape[1]
+    counts: IntArray = (np.arange(1, S + 1) * (batch.targets != IGNORED).any(2)).max(1, initial=1)
+    return counts
+
+
+def _cuts(lengths: IntArray, scored: NDArray[np.float64], overhead: float) -> list[tuple[int, int]]:
     """Intervals of ascending lengths, by dynamic programming over where the last one starts."""
     ends = range(1, len(lengths) + 1)
     cost, start_of = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=np.int64)
     for end in ends:
-        last = (end - np.arange(end)) * lengths[end - 1] + overhead
+        widest = np.maximum.accumulate(scored[:end][::-1])[::-1]
+        last = (end - np.arange(end)) * (lengths[end - 1] + widest) + overhead
         start_of[end] = (cost[:end] + last).argmin()
         cost[end] = (cost[:end] + last)[start_of[end]]
     cuts, end = [], len(lengths)

@@ -9,6 +9,7 @@ Rows are read, not mapped: a mapped file is resident page by page, and soon a wh
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,9 @@ class Vocabulary:
     Args:
         weights: its file of frozen tensors.
         roles: what each of its tensors is for.
+
+    Attributes:
+        head: bytes of what makes a logit per token.
     """
 
     def __init__(self, weights: Path, roles: Mapping[str, str]) -> None:
@@ -42,6 +46,11 @@ class Vocabulary:
         self._weights = weights
         self._tables = {name: spans[name] for name, role in roles.items() if role in ROLES}
         self._scored = HEAD in roles.values()
+        self.head = sum(
+            prod(span.shape) * TYPES[span.dtype].itemsize
+            for name, span in self._tables.items()
+            if roles[name] == HEAD
+        )
         self._size = min((span.shape[0] for span in self._tables.values()), default=0)
 
     def narrowed(self, batch: Batch) -> tuple[Batch, dict[str, NDArray[Any]]]:

@@ -1,5 +1,6 @@
 """Groups of rows: every row once, nothing of it lost, at the least cost, and the same scores."""
 
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from unittest import mock
 
@@ -11,54 +12,77 @@ from hypothesis import strategies as st
 from tests.artifacts import Case, Family
 from tests.loads import Load, batch
 from tests.runtimes import reference
-from zofx.runtime import Batch, Session
+from zofx.runtime import IGNORED, Batch, Session
 from zofx.runtimes.grouping import FORWARD, MULTIPLE, PERTURBING, by_length, overhead
 from zofx.zo.types import IntArray
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=7)
 
 
-def ragged(lengths: list[int], longest: int = 40) -> Batch:
-    """Rows of so many tokens, padded on the right; the last token is scored."""
+def ragged(lengths: list[int], longest: int = 40, scored: list[int] | None = None) -> Batch:
+    """Rows of so many tokens, padded on the right; the last token is scored, or several."""
     mask = (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
     ids = np.arange(mask.size).reshape(mask.shape) * mask
-    positions = np.array(lengths)[:, None] - 1
-    return Batch(ids, mask, positions, np.arange(len(lengths))[:, None, None])
+    counts = np.array(scored or [1] * len(lengths))
+    used = np.arange(counts.max()) < counts[:, None]
+    positions = np.where(used, np.array(lengths)[:, None] - 1, 0)
+    return Batch(ids, mask, positions, np.where(used, positions, IGNORED)[:, :, None])
 
 
-def cost(lengths: list[int], groups: list[list[int]], more: float) -> float:
-    """Positions that are computed, and what the forwards cost beside them."""
-    longest = [max(-(-lengths[i] // MULTIPLE) * MULTIPLE for i in group) for group in groups]
-    return sum(len(g) * n + more for g, n in zip(groups, longest, strict=True))
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they are paid for: tokens and scored positions of each, prices of a forward."""
+
+    lengths: list[int]
+    scored: list[int]
+    more: float
+    head: float
+
+    def cost(self, groups: list[list[int]]) -> float:
+        """Positions that are computed, and what the forwards cost beside them."""
+        return sum(len(group) * self.row(group) + self.more for group in groups)
+
+    def row(self, group: list[int]) -> float:
+        """Every one is as long as the longest, and has as many scored as the one with most."""
+        longest = max(-(-self.lengths[i] // MULTIPLE) * MULTIPLE for i in group)
+        return longest + self.head * max(self.scored[i] for i in group)
 
 
-def cheapest(lengths: list[int], more: float) -> float:
+def cheapest(rows: Rows) -> float:
     """By trying every cut of the sorted rows."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    lengths = [-(-n // MULTIPLE) * MULTIPLE for n in rows.lengths]
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], rows.scored[i]))
     inner = range(1, len(order))
     cuts = [c for size in range(len(order)) for c in combinations(inner, size)]
     edges = [(0, *cut, len(order)) for cut in cuts]
-    return min(cost(lengths, [order[a:b] for a, b in pairwise(e)], more) for e in edges)
+    return min(rows.cost([order[a:b] for a, b in pairwise(e)]) for e in edges)
 
 
-@given(LENGTHS, st.sampled_from([0.0, 5.0, 32.0, 200.0]))
+@given(
+    LENGTHS, st.lists(st.integers(1, 4), min_size=7, max_size=7),
+    st.sampled_from([0.0, 5.0, 32.0, 200.0]), st.sampled_from([0.0, 1.0, 9.0]),
+)  # fmt: skip
 def test_every_row_is_in_one_group_whole_and_no_cut_is_cheaper(
-    lengths: list[int], more: float
+    lengths: list[int], scored: list[int], more: float, head: float
 ) -> None:
-    """What is cut off is padding alone."""
-    whole = ragged(lengths)
-    groups = list(by_length(whole, more))
+    """What is cut off is padding alone, of tokens and of scored positions."""
+    paid = Rows(lengths, scored[: len(lengths)], more, head)
+    whole = ragged(lengths, scored=paid.scored)
+    groups = list(by_length(whole, more, head))
     assert sorted(np.concatenate([rows for rows, _ in groups]).tolist()) == [*range(len(lengths))]
     for rows, part in groups:
         kept = part.input_ids.shape[1]
         np.testing.assert_array_equal(part.input_ids, whole.input_ids[rows, :kept])
         np.testing.assert_array_equal(part.attention_mask, whole.attention_mask[rows, :kept])
-        np.testing.assert_array_equal(part.positions, whole.positions[rows])
-        np.testing.assert_array_equal(part.targets, whole.targets[rows])
+        places = part.positions.shape[1]
+        assert places == max(paid.scored[row] for row in rows)
+        np.testing.assert_array_equal(part.positions, whole.positions[rows, :places])
+        np.testing.assert_array_equal(part.targets, whole.targets[rows, :places])
+        assert (whole.targets[rows, places:] == IGNORED).all()
         assert not whole.attention_mask[rows, kept:].any()
         assert (part.positions < kept).all()
-    found = cost(lengths, [rows.tolist() for rows, _ in groups], more)
-    assert found == pytest.approx(cheapest(lengths, more))
+    found = paid.cost([rows.tolist() for rows, _ in groups])
+    assert found == pytest.approx(cheapest(paid))
 
 
 def test_padding_on_the_left_stays() -> None:
