@@ -82,7 +82,9 @@ def _scored(batch: Batch) -> IntArray:
     return counts
 
 
-def _cuts(lengths: IntArray, scored: NDArray[np.float64], overhead: float) -> list[tuple[int, int]]:
+def _cuts(
+    lengths: IntArray, scored: NDArray[np.floating[Any]], overhead: float
+) -> list[tuple[int, int]]:
     """Intervals of ascending lengths, by dynamic programming over where the last one starts."""
     ends = range(1, len(lengths) + 1)
     cost, start_of = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=np.int64)
