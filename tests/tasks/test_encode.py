@@ -126,6 +126,15 @@ def test_longer_options_take_a_row_each() -> None:
     assert encoded.counts.tolist() == [[3, 1]]
 
 
+def test_a_batch_is_relative_where_candidates_share_rows() -> None:
+    """If asked, and every example has one row; candidates of several rows compare as they are."""
+    encode = encoder()
+    longer = Example("It was", (" a bad film", " fine"), 0)
+    assert encode.encode([FILM, FILM], relative=True).batch.relative
+    assert not encode.encode([FILM]).batch.relative
+    assert not encode.encode([FILM, longer], relative=True).batch.relative
+
+
 def test_both_layouts_score_the_same() -> None:
     """A shared row and one row per candidate give equal scores, in a batch of both kinds."""
     encode = encoder()

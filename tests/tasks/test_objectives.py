@@ -72,6 +72,21 @@ def test_likelihood_weighs_tokens() -> None:
     assert OBJECTIVES["likelihood"].loss(rows(-2.0, -6.0), batch).mean[0] == 3.0
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_relative_objectives_see_differences_alone(name: str) -> None:
+    """One number added to the scores of an example: the same loss, and the same derivative."""
+    objective, batch = OBJECTIVES[name], encoded([0, 1], [[1, 1, 1], [1, 1, 0]])
+    logprob = rows(-1.0, -2.5, -0.5, -3.0, -2.0)
+    shifted = logprob + rows(4.0, 4.0, 4.0, -8.0, -8.0)
+    same = objective.loss(shifted, batch).mean == pytest.approx(objective.loss(logprob, batch).mean)
+    assert same is objective.relative
+    if objective.weights is not None:
+        weights = objective.weigh(logprob[0], batch)
+        assert (weights[:3].sum() == pytest.approx(0, abs=1e-12)) is objective.relative
+        if objective.relative:
+            np.testing.assert_allclose(objective.weigh(shifted[0], batch), weights, rtol=1e-6)
+
+
 def test_error_rate() -> None:
     """Per probe, how many examples have another candidate than gold on top; NaN never is."""
     batch = encoded([0, 1], [[1, 1], [1, 1]])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from tests import tiny
 from zofx.errors import ArtifactError, DivergenceError, UnsupportedError, UsageError
 from zofx.evaluate import Evaluation, evaluate
 from zofx.model import Model, default_runtime, open_model, open_session
-from zofx.runtime import Session, unperturbed
+from zofx.runtime import Batch, Session, unperturbed
 from zofx.tasks import OBJECTIVES, accuracy
 from zofx.workload import TaskChoice, Workload, open_workload
+from zofx.zo.types import FloatArray, Key
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,20 @@ def test_chunks_add_up(session: Session, workload: Workload, name: str) -> None:
         # float32 log-probabilities near 5 nats: 2⁻²² each, and the forward's own rounding
         assert found.loss == pytest.approx(whole, abs=1e-5)
         assert found.examples == len(examples)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_differences_alone_are_asked_for(session: Session, workload: Workload, name: str) -> None:
+    """By objectives that see no more; a likelihood takes whole probabilities."""
+    asked: list[bool] = []
+
+    class Spy:
+        def evaluate(self, batch: Batch, keys: Sequence[Key], matrix: FloatArray) -> FloatArray:
+            asked.append(batch.relative)
+            return session.evaluate(batch, keys, matrix)
+
+    judge(cast("Session", Spy()), workload, 8, name)
+    assert set(asked) == {name != "likelihood"}
 
 
 def test_both_runtimes_judge_alike(session: Session, model: Model, workload: Workload) -> None:
