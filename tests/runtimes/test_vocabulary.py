@@ -3,17 +3,22 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 from safetensors.torch import save_file
 
 from tests import tiny
-from tests.artifacts import Case, Family
+from tests.artifacts import Case, Family, made_up_scores
 from tests.loads import TWO_POINT
 from zofx import artifact
+from zofx.checkpoint import open_checkpoint
+from zofx.compile import compile_model
+from zofx.methods import METHODS
 from zofx.runtime import IGNORED, Batch
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.vocabulary import Vocabulary
@@ -81,6 +86,25 @@ def test_rows_are_those_of_the_file(dtype: torch.dtype, tmp_path: Path) -> None:
     for name, value in stored.items():
         found = torch.from_numpy(tables[name].view(np.uint8))
         assert torch.equal(found, value[tokens].view(torch.uint8)), name
+
+
+@pytest.mark.parametrize("engine", list(RUNTIMES))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_tables_of_16_bits(family: Family, tmp_path: Path, dtype: torch.dtype, engine: str) -> None:
+    """Kept as the checkpoint has them, and read row by row: the same bits as with whole ones."""
+    folder = Path(shutil.copytree(family.checkpoint(UNTIED), tmp_path / "halved"))
+    (file,) = folder.glob("*.safetensors")
+    save_file({n: v.to(dtype) for n, v in load_torch(file).items()}, file, {"format": "pt"})
+    checkpoint = open_checkpoint(str(folder))
+    method, scores_of = METHODS["senszoq"], made_up_scores(checkpoint)
+    made = tmp_path / "artifact"
+    compile_model(checkpoint, method, made, scores=scores_of, options=UNTIED.options)
+    assert artifact.spans(made / artifact.WEIGHTS)[TABLE].dtype in ("F16", "BF16")
+    session = RUNTIMES[engine].load(made, threads=1)
+    narrowed = TWO_POINT.on(session)
+    with mock.patch.object(Vocabulary, "narrowed", lambda _, batch: (batch, {})):
+        np.testing.assert_array_equal(TWO_POINT.on(session), narrowed)
+    session.close()
 
 
 @pytest.mark.parametrize("engine", list(RUNTIMES))
