@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import numpy as np
 from machine import describe, save
-from random_llama import WIDTHS, Shape, make_checkpoint, make_scores
+from random_llama import SCATTERED, WIDTHS, Shape, make_checkpoint, make_scores
 
 FINGERPRINT: Final = (
     "import sys; from pathlib import Path; from zofx.shards import fingerprint, open_shards; "
@@ -57,7 +57,7 @@ def _measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     checkpoint, scores = folder / "checkpoint", folder / "scores.safetensors"
     weights = make_checkpoint(checkpoint, shape, given.dtype, rng)
-    make_scores(scores, _fingerprint(checkpoint), shape, rng)
+    make_scores(scores, _fingerprint(checkpoint), shape, SCATTERED, rng)
     peak, seconds = compile_apart(checkpoint, scores, folder / "artifact", given.quant)
     report = json.loads((folder / "artifact" / "manifest.json").read_bytes())["report"]
     bound = int(weights / 4 + given.spare * 1e9)

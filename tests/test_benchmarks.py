@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.compiled import ROOT, environment
 from zofx.checkpoint import open_checkpoint
@@ -180,7 +181,7 @@ def test_a_random_checkpoint_is_of_the_size_asked_for(
     folder, scores = tmp_path / "checkpoint", tmp_path / "scores.safetensors"
     written = random_llama.make_checkpoint(folder, small, "F32", rng)
     checkpoint = open_checkpoint(str(folder))
-    random_llama.make_scores(scores, checkpoint.hash, small, rng)
+    random_llama.make_scores(scores, checkpoint.hash, small, random_llama.SHARED, rng)
     files = list(folder.glob("model-*.safetensors"))
     assert len(files) > 2
     assert written < sum(file.stat().st_size for file in files) < written + 20_000
@@ -188,6 +189,26 @@ def test_a_random_checkpoint_is_of_the_size_asked_for(
     load_scores(scores).check_model(checkpoint)
     spread = float(checkpoint.load("model.layers.1.mlp.up_proj.weight").std())
     assert spread == pytest.approx(0.02, rel=0.02)
+
+
+def test_random_scores_share_columns_as_trained_ones_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The largest thousandth: in a few columns of few matrices, or all over the model."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import random_llama
+
+    shape = random_llama.Shape(hidden=512, layers=2, vocabulary=64)
+    touched = {}
+    for name in ("SHARED", "SCATTERED"):
+        path, rng = tmp_path / name, np.random.Generator(np.random.Philox(key=0))
+        random_llama.make_scores(path, "of nothing", shape, getattr(random_llama, name), rng)
+        scores = load_file(path)
+        every = np.concatenate([values.ravel() for values in scores.values()])
+        limit = np.partition(every, -every.size // 1000)[-every.size // 1000]
+        touched[name] = [float((v >= limit).any(axis=0).mean()) for v in scores.values()]
+    assert np.mean(touched["SCATTERED"]) > 0.4
+    assert 0 == min(touched["SHARED"]) < np.mean(touched["SHARED"]) < 0.1 < max(touched["SHARED"])
 
 
 def test_starting_is_timed_and_may_be_too_slow(

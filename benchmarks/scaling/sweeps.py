@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from benchmarks.random_llama import Shape, make_checkpoint, make_scores
+from benchmarks.random_llama import SCATTERED, Shape, make_checkpoint, make_scores
 from benchmarks.step.contestants import prepared
 from benchmarks.step.job import Contestant, Job
 from benchmarks.step.match import Protocol, measured
@@ -190,7 +190,7 @@ class Bench:
         if not made.exists():
             make_checkpoint(made, shape, "F16", rng)
         checkpoint, file = open_checkpoint(str(made)), self.root / f"{folder.name}.scores"
-        make_scores(file, checkpoint.hash, shape, rng)
+        make_scores(file, checkpoint.hash, shape, SCATTERED, rng)
         options = Options(self.quant, fraction=point.fraction, settings=(EVERY_MATRIX,))
         compile_model(
             checkpoint, METHODS[METHOD], folder, scores=load_scores(file), options=options

