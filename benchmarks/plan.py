@@ -34,11 +34,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Predict, measure, record; returns 1 if a prediction is further off than it may be."""
     given = _parser().parse_args(words)
     with tempfile.TemporaryDirectory(prefix="zofx-plan-") as name:
-        folder = Path(name)
-        artifact = given.artifact or folder / "artifact"
-        if given.artifact is None:
-            _zofx("compile", given.model, *_compiled(given), "-o", str(artifact))
-        rows = [_case(given, artifact, folder, case) for case in given.cases]
+        rows = [
+            row
+            for quant in given.quant or [""]
+            for row in _of_format(given, quant, Path(name) / (quant or "own"))
+        ]
     results = {
         "benchmark": "plan",
         "machine": describe(),
@@ -60,14 +60,25 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0 if results["within"] else 1
 
 
-def _case(given: argparse.Namespace, artifact: Path, folder: Path, case: str) -> dict[str, Any]:
+def _of_format(given: argparse.Namespace, quant: str, folder: Path) -> list[dict[str, Any]]:
+    """All cases of a frozen format; "" is the method's own."""
+    folder.mkdir()
+    compiled = _options(given, quant)
+    _zofx("compile", given.model, *compiled, "-o", str(folder / "artifact"))
+    return [{"quant": quant, **_case(given, compiled, folder, case)} for case in given.cases]
+
+
+def _case(
+    given: argparse.Namespace, compiled: Sequence[str], folder: Path, case: str
+) -> dict[str, Any]:
     """One batch on one runtime, "RUNTIME:B:T"."""
+    artifact = folder / "artifact"
     runtime, rows, tokens = case.split(":")
     task, run = folder / f"rows-{tokens}.jsonl", folder / f"run-{runtime}-{rows}-{tokens}"
     candidates = _write_task(task, artifact, int(tokens))
     batch = ("--batch-size", rows, "--runtime", runtime, "--threads", str(given.threads))
     asked = ("--tokens", tokens, "--alternatives", str(candidates), "--json")
-    said = json.loads(_zofx("plan", given.model, *_compiled(given), *batch, *asked)[0])
+    said = json.loads(_zofx("plan", given.model, *compiled, *batch, *asked)[0])
     _, peak = _zofx(
         "tune", str(artifact), "--task", str(task), *batch, "--steps", str(STEPS),
         "--no-preflight", "-o", str(run),
@@ -100,10 +111,10 @@ def _length(tokenizer: Tokenizer, text: str, special: bool = False) -> int:
     return len(tokenizer.encode(text, add_special_tokens=special).ids)
 
 
-def _compiled(given: argparse.Namespace) -> list[str]:
+def _options(given: argparse.Namespace, quant: str) -> list[str]:
     """Options that `compile` and `plan` share."""
     words = ["--method", given.method]
-    words += ["--quant", given.quant] if given.quant else []
+    words += ["--quant", quant] if quant else []
     return words + (["--sensitivity", str(given.sensitivity)] if given.sensitivity else [])
 
 
@@ -125,8 +136,8 @@ def _zofx(*words: str) -> tuple[str, int]:
 
 def _told(row: dict[str, Any], limit: float) -> str:
     return (
-        f"{row['case']:<14} predicted {row['predicted_bytes'] / 1e6:,.0f} MB, measured "
-        f"{row['measured_bytes'] / 1e6:,.0f} MB: {row['off']:+.1%}"
+        f"{row['quant']:<8} {row['case']:<12} predicted {row['predicted_bytes'] / 1e6:,.0f} MB, "
+        f"measured {row['measured_bytes'] / 1e6:,.0f} MB: {row['off']:+.1%}"
         f"{'' if abs(row['off']) <= limit else ' OVER'}; "
         f"{row['predicted_seconds']:.2g} s predicted, {row['measured_seconds']:.2g} s a step"
     )
@@ -139,9 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", help="as in `zofx compile`")
     add("--method", default="senszoq", metavar="NAME", help="(senszoq)")
-    add("--quant", metavar="FORMAT", help="of the frozen weights; the method's own if absent")
+    add("--quant", nargs="+", metavar="FORMAT", help="frozen formats; the method's own if absent")
     add("--sensitivity", type=Path, metavar="FILE", help="ranks, where the method takes some")
-    add("--artifact", type=Path, metavar="DIR", help="compiled before, with the same options")
     add("--cases", nargs="+", default=["ort:16:64"], metavar="RUNTIME:B:T", help="(ort:16:64)")
     add("--threads", type=int, default=1, metavar="N", help="of the engine (1)")
     add("--limit", type=float, default=0.1, metavar="F", help="of the measured memory (0.1)")

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from tests.compiled import ROOT, environment
 from zofx.checkpoint import open_checkpoint
+from zofx.cli.ranking import measured
 from zofx.scores import load_scores
 
 SCRIPTS = ROOT / "benchmarks"
@@ -116,8 +117,6 @@ def test_precision_of_projected_gradients(
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import precision
 
-    from zofx.cli.ranking import measured
-
     checkpoint = open_checkpoint(str(assets / "llama"))
     measured(checkpoint, str(assets / "text.txt")).save(tmp_path / "scores.safetensors")
     asked = [
@@ -138,6 +137,29 @@ def test_precision_of_projected_gradients(
     assert all(0.3 < row["gain"] < 3 for row in plain)
     assert precision.main([*asked, "--quant", "int3"]) == 2
     assert "there are none, nf4" in capsys.readouterr().err
+
+
+def test_plans_are_held_against_runs(assets: Path, tmp_path: Path) -> None:
+    """Every format and every case is predicted and measured; one that is too far off fails."""
+    scores, out = tmp_path / "scores.safetensors", tmp_path / "result.json"
+    measured(open_checkpoint(str(assets / "llama")), str(assets / "text.txt")).save(scores)
+    done = subprocess.run(
+        [
+            sys.executable, str(SCRIPTS / "plan.py"), str(assets / "llama"),
+            "--sensitivity", str(scores), "--quant", "int4", "int8-row", "--cases", "ort:4:12",
+            "--limit", "1e-9", "-o", str(out),
+        ],
+        env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("OVER") == 2
+    said = json.loads(out.read_bytes())
+    assert [row["quant"] for row in said["result"]] == ["int4", "int8-row"]
+    for row in said["result"]:
+        assert row["predicted_bytes"] == sum(row["parts"].values())
+        assert row["off"] == row["predicted_bytes"] / row["measured_bytes"] - 1
+        assert row["parts"]["frozen weights"] < row["measured_bytes"]
+        assert row["measured_seconds"] > 0
 
 
 def test_memory_over_the_bound_fails(tmp_path: Path) -> None:
