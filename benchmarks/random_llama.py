@@ -30,7 +30,8 @@ class Spread:
     Attributes:
         matrices: standard deviation of a normal draw per matrix.
         rows: likewise, per row.
-        columns: factor of a draw per column from Student's t with TAIL degrees of freedom.
+        columns: factor of a draw per column from Student's t with TAIL degrees of freedom; the
+            product is cut off at ±LARGEST.
         entries: standard deviation of a normal draw per entry.
     """
 
@@ -41,11 +42,12 @@ class Spread:
 
 
 TAIL: Final = 4
+LARGEST: Final = 6.0
 SHARED: Final = Spread(matrices=1.0, rows=0.6, columns=0.5, entries=0.48)
 """As F of SmolLM2-135M spreads, ranked on BoolQ: a few columns hold most of the mask.
 
-Where these are drawn in its shape, the mask costs what its own does: 0.2 % of the matrices it is in
-(0.21 % its own), over 7 to 12 % of their columns (7 %).
+Drawn in its shape (two seeds), 49 and 57 of 210 matrices hold 95 % of a mask's F (of its own, 59);
+it touches 10 and 7 % of their columns (7 %), and its products cost 1.9 and 1.7 times its own's.
 """
 SCATTERED: Final = Spread(matrices=0.0, rows=0.0, columns=0.0, entries=1.0)
 """No structure: the worst case of a mask, for its entries share no columns."""
@@ -219,13 +221,13 @@ def _write_scores(
     """A chunk of rows at a time."""
     rows, columns = shape
     of_rows = spread.matrices * rng.standard_normal() + spread.rows * rng.standard_normal(rows)
-    of_columns = (spread.columns * rng.standard_t(TAIL, columns)).astype(np.float32)
+    of_columns = (spread.columns * rng.standard_t(TAIL, columns)).clip(-LARGEST, LARGEST)
     many = max(1, CHUNK // columns)
     for begin in range(0, rows, many):
         part = of_rows[begin : begin + many, None].astype(np.float32)
         log = rng.standard_normal((len(part), columns), np.float32) * np.float32(spread.entries)
         log += part
-        log += of_columns
+        log += of_columns.astype(np.float32)
         file.write(np.exp(log, out=log).data)
 
 
