@@ -16,9 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from zofx import artifact
-from zofx.artifact import Span
 from zofx.runtime import IGNORED, Batch
+from zofx.tensorfile import Span, spans
 from zofx.zo.types import IntArray
 
 HEAD: Final = "head"
@@ -42,9 +41,9 @@ class Vocabulary:
     """
 
     def __init__(self, weights: Path, roles: Mapping[str, str]) -> None:
-        spans = artifact.spans(weights)
+        places = spans(weights)
         self._weights = weights
-        self._tables = {name: spans[name] for name, role in roles.items() if role in ROLES}
+        self._tables = {name: places[name] for name, role in roles.items() if role in ROLES}
         self._scored = HEAD in roles.values()
         self.head = sum(
             prod(span.shape) * TYPES[span.dtype].itemsize

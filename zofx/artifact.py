@@ -15,10 +15,8 @@ and renamed: an artifact exists whole or not at all. This module needs numpy onl
 
 import hashlib
 import json
-import math
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,11 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
 from zofx.errors import ArtifactError, UsageError
+from zofx.tensorfile import read_tensors
 from zofx.zo.laws import Noise
 from zofx.zo.types import FloatArray
 
@@ -50,9 +45,6 @@ TOKENIZER: Final = "tokenizer.json"
 
 HIDDEN: Final = "hidden"
 """What crosses a cut: result of the program below, input of the one above."""
-
-HEADER_LENGTH: Final = struct.Struct("<Q")
-ALIGNMENT: Final = 64
 
 
 @dataclass(frozen=True)
@@ -209,96 +201,10 @@ def read_slices(folder: Path) -> dict[str, FloatArray]:
     return read_tensors(folder / SLICES)
 
 
-def read_tensors(path: Path) -> dict[str, FloatArray]:
-    """All tensors of a small safetensors file."""
-    try:
-        return {name: np.array(value) for name, value in load_file(path).items()}
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a tensor is in a safetensors file.
-
-    Attributes:
-        dtype: its element type, in safetensors spelling.
-        shape: its shape.
-        offset: of its first byte, from the start of the file.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-
-
-def spans(path: Path) -> dict[str, Span]:
-    """Where every tensor of a safetensors file is.
-
-    Raises:
-        ArtifactError: it is none.
-    """
-    try:
-        with path.open("rb") as file:
-            (length,) = HEADER_LENGTH.unpack(file.read(HEADER_LENGTH.size))
-            header = json.loads(file.read(length))
-        start = HEADER_LENGTH.size + length
-        return {
-            name: Span(row["dtype"], tuple(row["shape"]), start + row["data_offsets"][0])
-            for name, row in header.items()
-            if name != "__metadata__"
-        }
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
-
-
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class TensorFile:
-    """A safetensors file written tensor by tensor, in any order, holding none of them.
-
-    The layout follows from the table alone: wider elements first, so that every tensor is aligned
-    to its own elements and engines can use the mapped bytes in place.
-
-    Args:
-        path: the file to make.
-        table: name → (dtype in safetensors spelling, shape, bytes per element).
-    """
-
-    def __init__(self, path: Path, table: Mapping[str, tuple[str, tuple[int, ...], int]]) -> None:
-        self.path = path
-        self._spans: dict[str, tuple[int, int]] = {}
-        header: dict[str, Any] = {}
-        place = 0
-        for name, (dtype, shape, width) in sorted(table.items(), key=lambda row: -row[1][2]):
-            size = math.prod(shape) * width
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + size]}
-            self._spans[name] = (place, size)
-            place += size
-        text = json.dumps(header).encode()
-        text += b" " * (-(len(text) + HEADER_LENGTH.size) % ALIGNMENT)
-        self._start = HEADER_LENGTH.size + len(text)
-        with path.open("wb") as file:
-            file.write(HEADER_LENGTH.pack(len(text)) + text)
-            file.truncate(self._start + place)
-
-    def span(self, name: str) -> tuple[int, int]:
-        """Offset from the start of the file, and length in bytes."""
-        place, size = self._spans[name]
-        return self._start + place, size
-
-    def write(self, name: str, data: memoryview) -> None:
-        """Put one tensor's bytes in their place."""
-        offset, size = self.span(name)
-        if data.nbytes != size:
-            raise AssertionError(f"{name}: {data.nbytes} bytes, expected {size}")
-        with self.path.open("r+b") as file:
-            file.seek(offset)
-            file.write(data)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 
 from zofx import artifact
 from zofx.adapters import adapter_for
-from zofx.artifact import Manifest, TensorFile, TensorRow
+from zofx.artifact import Manifest, TensorRow
 from zofx.assembly import Options, pipeline_for
 from zofx.checkpoint import Checkpoint
 from zofx.cutting import split
@@ -29,6 +29,7 @@ from zofx.program import MOVING, STILL, Lazy, Program, Role
 from zofx.runtimes.onnx_export import to_onnx
 from zofx.runtimes.onnx_noise import build_noise_model
 from zofx.shards import DTYPES
+from zofx.tensorfile import TensorFile
 from zofx.zo.laws import Noise
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # (what, done, of how many)

@@ -8,28 +8,23 @@
     time     = 2 · multiply-adds / rate + normals / rate + bytes moved / bandwidth
 
 Sizes are exact where they are of the program: it is captured and rewritten as `compile` does it,
-and never written. Three numbers are measured instead (ENGINES): what a process has before it opens
-an artifact, how much more than the graph's own order an engine's order of ops keeps, and what a
-token of the vocabulary takes in a tokenizer. Time is a rough figure: all products run at one rate.
-Rows are taken as N · T rectangles; `zofx tune` cuts padding, so rows of mixed length take less.
+and never written. Measured instead are an engine's own share (`zofx.footprint`), a tokenizer's
+bytes per token, and how many temporaries rules make. Time is a rough figure: all products run at
+one rate. Rows are N · T rectangles; `zofx tune` cuts padding, so rows of mixed length take less.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Final
 
 import numpy as np
-import torch
-from torch import fx
 
-from zofx import ops  # noqa: F401  # registers torch.ops.zofx
-from zofx.costs import F32, Axes, Shapes, ort_scratch, products, torch_scratch
+from zofx.costs import F32, Axes, Shapes
 from zofx.cutting import split
-from zofx.directions import DRAWS, noise_of
+from zofx.directions import noise_of
 from zofx.errors import UsageError
-from zofx.liveness import RESHAPES, VIEWS, peak
-from zofx.program import MOVING, STILL, VOCABULARY, Program, Role, placeholders
+from zofx.footprint import ENGINES, Footprint
+from zofx.program import MOVING, STILL, VOCABULARY, Program, Role
 from zofx.rates import Rates
 from zofx.runtimes.slices import keeps
 from zofx.settings import Settings
@@ -37,33 +32,11 @@ from zofx.zo.recipe import Recipe
 from zofx.zo.tensors import Gradient
 from zofx.zo.types import Key, Ray
 
-zofx = torch.ops.zofx
-
-MIB: Final = 1 << 20
 TEMPORARIES: Final = 5
 """Arrays of a slice that a rule on tensors makes at once, beside the slice's state: measured."""
 
 TOKEN: Final = 850
 """Bytes of a tokenizer per token of its vocabulary."""
-
-EXPANDED: Final = (zofx.linear_codebook.default, zofx.linear_int8.default)
-"""Products that ONNX Runtime has no kernel for: their weights are f32 after loading."""
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What is measured of a runtime.
-
-    Attributes:
-        process: bytes of a process that has run a forward of a model without weights.
-        order: how much more than the graph's order its own order of ops keeps.
-    """
-
-    process: int
-    order: float
-
-
-ENGINES: Final = {"ort": Engine(90 * MIB, 2.0), "torch": Engine(330 * MIB, 1.5)}
 
 
 @dataclass(frozen=True)
@@ -145,8 +118,10 @@ def forecast(
     known = _vocabulary(program, rows * tokens, rows * scored * alternatives, alternatives > 1)
     axes = Axes(rows, tokens, scored, alternatives, probes, directions, known)
     shapes = Shapes(program, axes)
-    whole = _Cost(program, shapes, runtime)
-    cost = _Cost(split(program)[1], shapes, runtime)  # what is below a cut is computed only once
+    whole = Footprint(program, shapes, runtime)
+    cost = Footprint(
+        split(program)[1], shapes, runtime
+    )  # what is below a cut is computed only once
     moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
     trained = sum(spec.nbytes for spec in program.slices)
     state = _state_bytes(recipe, program)
@@ -180,67 +155,21 @@ def _vocabulary(program: Program, read: int, scored: int, relative: bool) -> int
     return min(size, read + scored if heads else read)
 
 
-class _Cost:
-    """A program on a runtime."""
-
-    def __init__(self, program: Program, shapes: Shapes, runtime: str) -> None:
-        self.program, self.shapes, self.runtime = program, shapes, runtime
-        self.engine = ENGINES[runtime]
-        self.calls = [node for node in program.graph.nodes if node.op == "call_function"]
-        self.multiply_adds = sum(products(node, shapes) for node in self.calls)
-
-    def still(self, *roles: Role) -> int:
-        """Bytes of frozen tensors that a forward reads."""
-        return sum(
-            self.shapes.bytes(node)
-            for node in placeholders(self.program.graph)
-            if (spec := self.program.tensors.get(str(node.target))) and spec.role in roles
-        )
-
-    @property
-    def queries(self) -> int:
-        """Q."""
-        keys = next(n for n in placeholders(self.program.graph) if n.target == "keys")
-        return self.shapes.of(keys)[0]
-
-    def size(self, node: fx.Node) -> int:
-        """Bytes of a result; draws are fed to ONNX Runtime."""
-        return 0 if self.runtime == "ort" and node.target in DRAWS else self.shapes.bytes(node)
-
-    def scratch(self, node: fx.Node) -> int:
-        """Bytes taken within an op."""
-        within = ort_scratch if self.runtime == "ort" else torch_scratch
-        return within(node, self.shapes)
-
-    def forward(self) -> int:
-        """The most that a forward takes."""
-        views = RESHAPES if self.runtime == "ort" else VIEWS
-        return round(self.engine.order * peak(self.program, self.size, self.scratch, views))
-
-    def moved(self) -> int:
-        """Bytes that ops other than products read and write, beside tensors of the table."""
-        made = set(self.calls)
-        return sum(
-            self.size(node) + sum(self.size(a) for a in node.all_input_nodes if a in made)
-            for node in self.calls
-            if not products(node, self.shapes) and node.target not in RESHAPES
-        )
-
-
-def _stays(cost: _Cost, vocabulary: int, moving: int, trained: int, state: int) -> Iterator[Part]:
+def _stays(
+    cost: Footprint, vocabulary: int, moving: int, trained: int, state: int
+) -> Iterator[Part]:
     """What is held from step to step."""
-    copies = _copies(cost.program) if cost.runtime == "ort" else 0
     yield Part("process", cost.engine.process, "interpreter and engine, measured")
     yield Part("tokenizer", vocabulary * TOKEN, f"{vocabulary:,} tokens")
     yield Part("frozen weights", cost.still(Role.FROZEN, Role.INDEX), "as in weights.safetensors")
     yield Part("tables", cost.still(*VOCABULARY), f"{cost.shapes.axes.vocabulary:,} rows")
-    yield Part("copies of weights", copies, "expanded to f32")
+    yield Part("copies of weights", cost.copies(), "expanded to f32")
     yield Part("slices", moving, "as in slices.safetensors")
     yield Part("directions", _held_directions(cost, trained), f"z, Q = {cost.queries}")
     yield Part("state of rules", state)
 
 
-def _held_directions(cost: _Cost, trained: int) -> int:
+def _held_directions(cost: Footprint, trained: int) -> int:
     """Bytes of z between the forward and the move: as drawn, and stacked where there are several.
 
     PyTorch draws within its graph, slice by slice.
@@ -248,22 +177,6 @@ def _held_directions(cost: _Cost, trained: int) -> int:
     if cost.runtime == "torch":
         return 0
     return trained * cost.queries * (1 if cost.queries == 1 else 2)
-
-
-def _copies(program: Program) -> int:
-    """What ONNX Runtime holds beside the file's own bytes: codes without a kernel become f32.
-
-    A matrix that is multiplied by is packed, and the original dropped; one that is also gathered
-    from (a tied embedding) is not packed.
-    """
-    total = 0
-    for node in placeholders(program.graph):
-        spec = program.tensors.get(str(node.target))
-        if spec is None or spec.role in MOVING:
-            continue
-        if spec.name.endswith(".codes") and any(u.target in EXPANDED for u in node.users):
-            total += F32 * prod(spec.origin_shape or ()) - spec.nbytes
-    return total
 
 
 def _state_bytes(recipe: Recipe, program: Program) -> int:
@@ -288,7 +201,9 @@ def _names(state: Any) -> Iterator[str]:
             yield from _names(part)
 
 
-def _comes(cost: _Cost, recipe: Recipe, moving: int, trained: int, state: int) -> Iterator[Part]:
+def _comes(
+    cost: Footprint, recipe: Recipe, moving: int, trained: int, state: int
+) -> Iterator[Part]:
     """What is held within a step."""
     note = "values between weights and result"
     if cost.engine.order != 1:
@@ -300,7 +215,7 @@ def _comes(cost: _Cost, recipe: Recipe, moving: int, trained: int, state: int) -
         yield Part("update", moving + within, "a copy of θ; gradient, step, state of a slice")
 
 
-def _step(cost: _Cost, rates: Rates, forwards: float, trained: int) -> Iterator[Part]:
+def _step(cost: Footprint, rates: Rates, forwards: float, trained: int) -> Iterator[Part]:
     """Seconds of a step."""
     drawn = cost.queries * trained / F32
     kept = cost.runtime == "ort" and keeps(cost.queries, trained)

@@ -22,6 +22,7 @@ from zofx.methods import METHODS
 from zofx.runtime import IGNORED, Batch
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.vocabulary import Vocabulary
+from zofx.tensorfile import spans
 from zofx.zo.types import FloatArray
 
 TIED = Case("tiny_gpt2", "int8", "rademacher")
@@ -99,7 +100,7 @@ def test_tables_of_16_bits(family: Family, tmp_path: Path, dtype: torch.dtype, e
     method, scores_of = METHODS["senszoq"], made_up_scores(checkpoint)
     made = tmp_path / "artifact"
     compile_model(checkpoint, method, made, scores=scores_of, options=UNTIED.options)
-    assert artifact.spans(made / artifact.WEIGHTS)[TABLE].dtype in ("F16", "BF16")
+    assert spans(made / artifact.WEIGHTS)[TABLE].dtype in ("F16", "BF16")
     session = RUNTIMES[engine].load(made, threads=1)
     narrowed = TWO_POINT.on(session)
     with mock.patch.object(Vocabulary, "narrowed", lambda _, batch: (batch, {})):
@@ -124,10 +125,10 @@ def test_no_other_row_is_read(family: Family, tmp_path: Path, kind: Case, engine
             kept = stored[row.name][read]
             stored[row.name][:] = np.nan
             stored[row.name][read] = kept
-    spans = artifact.spans(folder / artifact.WEIGHTS)
+    places = spans(folder / artifact.WEIGHTS)
     with (folder / artifact.WEIGHTS).open("r+b") as file:
         for name, value in stored.items():
-            file.seek(spans[name].offset)
+            file.seek(places[name].offset)
             file.write(value.tobytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

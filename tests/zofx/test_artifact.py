@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from tests.artifacts import CASES, Case, Family
@@ -18,13 +16,11 @@ from zofx.artifact import (
     SLICES,
     WEIGHTS,
     Manifest,
-    TensorFile,
     TensorRow,
     file_digest,
     new_folder,
     read_manifest,
     read_slices,
-    read_tensors,
 )
 from zofx.errors import ArtifactError, UsageError
 from zofx.zo.laws import Noise
@@ -170,31 +166,7 @@ def test_slices_are_writable_copies(copied: Path) -> None:
     assert file_digest(copied / SLICES) == before
     (copied / SLICES).write_bytes(b"\x00" * 20)
     with pytest.raises(ArtifactError, match=r"slices\.safetensors cannot be read"):
-        read_tensors(copied / SLICES)
-
-
-def test_a_tensor_file_is_written_in_any_order(tmp_path: Path) -> None:
-    """Wide elements come first whatever the order of the table; safetensors reads it."""
-    given: dict[str, NDArray[Any]] = {
-        "bytes": np.arange(7, dtype=np.uint8),
-        "empty": np.zeros((0, 3), np.float32),
-        "longs": np.arange(3, dtype=np.int64),
-        "floats": np.ones((2, 5), np.float32),
-    }
-    names = {"uint8": "U8", "int64": "I64", "float32": "F32"}
-    table = {n: (names[v.dtype.name], v.shape, v.itemsize) for n, v in given.items()}
-    file = TensorFile(tmp_path / "f.safetensors", table)
-    for name, value in reversed(given.items()):
-        file.write(name, memoryview(value.tobytes()))
-    for name, value in load_file(tmp_path / "f.safetensors").items():
-        np.testing.assert_array_equal(value, given[name])
-    data = (tmp_path / "f.safetensors").read_bytes()
-    for name, value in given.items():
-        offset, size = file.span(name)
-        assert offset % value.itemsize == 0
-        assert data[offset : offset + size] == value.tobytes()
-    with pytest.raises(AssertionError, match="bytes: 3 bytes, expected 7"):
-        file.write("bytes", memoryview(b"abc"))
+        read_slices(copied)
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:

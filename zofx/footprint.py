@@ -1,0 +1,116 @@
+"""A program on an engine: the bytes it holds, and what a forward takes and does.
+
+    Program, Shapes, engine ─▶ bytes of weights and their copies, peak of a forward, multiply-adds
+
+Sizes are the program's own. What is not of the program is measured once per engine (ENGINES): what
+a process has before it opens an artifact, and how much more than the peak of the graph's own order
+(`zofx.liveness`) the engine's order of ops keeps.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+import torch
+from torch import fx
+
+from zofx import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.costs import F32, Shapes, ort_scratch, products, torch_scratch
+from zofx.directions import DRAWS
+from zofx.liveness import RESHAPES, VIEWS, peak
+from zofx.program import MOVING, Program, Role, placeholders
+
+zofx = torch.ops.zofx
+
+MIB: Final = 1 << 20
+
+EXPANDED: Final = (zofx.linear_codebook.default, zofx.linear_int8.default)
+"""Products that ONNX Runtime has no kernel for: their weights are f32 after loading."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is measured of a runtime.
+
+    Attributes:
+        process: bytes of a process that has run a forward of a model without weights.
+        order: how much more than the graph's order its own order of ops keeps.
+    """
+
+    process: int
+    order: float
+
+
+ENGINES: Final = {"ort": Engine(90 * MIB, 2.0), "torch": Engine(330 * MIB, 1.5)}
+
+
+class Footprint:
+    """A program on an engine.
+
+    Args:
+        program: compiled.
+        shapes: its sizes in numbers.
+        runtime: a name of ENGINES.
+
+    Attributes:
+        multiply_adds: of the products of a forward.
+    """
+
+    def __init__(self, program: Program, shapes: Shapes, runtime: str) -> None:
+        self.program, self.shapes, self.runtime = program, shapes, runtime
+        self.engine = ENGINES[runtime]
+        self.calls = [node for node in program.graph.nodes if node.op == "call_function"]
+        self.multiply_adds = sum(products(node, shapes) for node in self.calls)
+
+    def still(self, *roles: Role) -> int:
+        """Bytes of frozen tensors that a forward reads."""
+        return sum(
+            self.shapes.bytes(node)
+            for node in placeholders(self.program.graph)
+            if (spec := self.program.tensors.get(str(node.target))) and spec.role in roles
+        )
+
+    def copies(self) -> int:
+        """Bytes held beside the file's own: codes ONNX Runtime has no kernel for become f32.
+
+        Of a matrix that is packed for its products the original is dropped: that is no copy.
+        """
+        if self.runtime != "ort":
+            return 0
+        total = 0
+        for node in placeholders(self.program.graph):
+            spec = self.program.tensors.get(str(node.target))
+            if spec is None or spec.role in MOVING:
+                continue
+            if spec.name.endswith(".codes") and any(u.target in EXPANDED for u in node.users):
+                total += F32 * prod(spec.origin_shape or ()) - spec.nbytes
+        return total
+
+    @property
+    def queries(self) -> int:
+        """Q."""
+        keys = next(n for n in placeholders(self.program.graph) if n.target == "keys")
+        return self.shapes.of(keys)[0]
+
+    def size(self, node: fx.Node) -> int:
+        """Bytes of a result; draws are fed to ONNX Runtime."""
+        return 0 if self.runtime == "ort" and node.target in DRAWS else self.shapes.bytes(node)
+
+    def scratch(self, node: fx.Node) -> int:
+        """Bytes taken within an op."""
+        within = ort_scratch if self.runtime == "ort" else torch_scratch
+        return within(node, self.shapes)
+
+    def forward(self) -> int:
+        """The most that a forward takes."""
+        views = RESHAPES if self.runtime == "ort" else VIEWS
+        return round(self.engine.order * peak(self.program, self.size, self.scratch, views))
+
+    def moved(self) -> int:
+        """Bytes that ops other than products read and write, beside tensors of the table."""
+        made = set(self.calls)
+        return sum(
+            self.size(node) + sum(self.size(a) for a in node.all_input_nodes if a in made)
+            for node in self.calls
+            if not products(node, self.shapes) and node.target not in RESHAPES
+        )
