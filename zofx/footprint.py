@@ -41,7 +41,7 @@ class Engine:
     order: float
 
 
-ENGINES: Final = {"ort": Engine(90 * MIB, 2.0), "torch": Engine(330 * MIB, 1.5)}
+ENGINES: Final = {"ort": Engine(90 * MIB, 1.8), "torch": Engine(330 * MIB, 1.5)}
 
 
 class Footprint:
