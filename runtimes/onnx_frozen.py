@@ -63,6 +63,12 @@ def round_rows(x: Any, scales: Any) -> Any:
     return op.QuantizeLinear(x, scales, zeros, axis=-1, block_size=x.shape[-1])
 
 
+def left_over(x: Any, codes: Any, steps: Any) -> Any:
+    """The kernel reads codes and writes f32 in one pass."""
+    zeros = op.Expand(_zero(), op.Shape(steps))
+    return op.Sub(x, op.DequantizeLinear(codes, steps, zeros, axis=-1, block_size=x.shape[-1]))
+
+
 def linear_rounded(x: Any, steps: Any, codes: Any, scales: Any) -> Any:
     """The rows' own scales come after: the kernel takes one for all."""
     one = op.Constant(value_float=1.0)

@@ -162,6 +162,7 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     zofx.linear_int.default: frozen.linear_int,
     zofx.linear_int8.default: frozen.linear_int8,
     zofx.linear_nf4.default: frozen.linear_nf4,
+    zofx.left_over.default: frozen.left_over,
     zofx.linear_rounded.default: frozen.linear_rounded,
     zofx.mask_small.default: mask_small,
     zofx.perturb.default: perturb,

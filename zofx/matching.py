@@ -1,7 +1,8 @@
 """Questions passes ask of a program: which weights are plain linears, which ops act row by row."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from operator import getitem
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -24,6 +25,32 @@ ELEMENTWISE = frozenset(
     }
 )  # fmt: skip
 NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default})
+
+
+MOVES = frozenset(
+    {
+        aten.cat.default, aten.expand.default, aten.flatten.using_ints, aten.permute.default,
+        aten.reshape.default, aten.select.int, aten.slice.Tensor, aten.split.Tensor,
+        aten.split_with_sizes.default, aten.squeeze.dim, aten.transpose.int, aten.unbind.int,
+        aten.unsqueeze.default, aten.view.default, getitem, torch.ops.zofx.replicate.default,
+    }
+)  # fmt: skip
+"""Ops that put entries elsewhere."""
+
+
+def summands(value: fx.Node, target: Any) -> set[fx.Node]:
+    """The results of an op that reach a value by moves and sums alone."""
+    found, seen, waiting = set(), set(), [value]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_call(node, target):
+            found.add(node)
+        elif is_call(node, *MOVES, aten.add.Tensor):
+            waiting += node.all_input_nodes
+    return found
 
 
 def linears_of(graph: fx.Graph, weight: str) -> list[fx.Node]:

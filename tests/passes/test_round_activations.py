@@ -25,7 +25,6 @@ from tests.passes.toys import VOCABULARY, OneLinear, Toy, TwoLinears
 from zofx import quant
 from zofx.errors import PipelineError, UsageError
 from zofx.passes import PASSES
-from zofx.passes.round_activations import RoundActivations
 from zofx.pipeline import Pipeline
 from zofx.printer import show
 from zofx.program import Program
@@ -303,11 +302,3 @@ def test_comes_after_the_probes(before: str, fact: str) -> None:
     message = rf"\(round-activations\) needs a program that is '{fact}'"
     with pytest.raises(PipelineError, match=message):
         Pipeline.parse(f"{before}, round-activations", PASSES).check_order()
-
-
-def test_its_text_reads_back() -> None:
-    """It has no options."""
-    assert Pipeline.parse("round-activations", PASSES).passes == (RoundActivations(),)
-    assert str(RoundActivations()) == "round-activations"
-    with pytest.raises(PipelineError, match="round-activations has no option 'bits'"):
-        Pipeline.parse("round-activations{bits=4}", PASSES)

@@ -218,6 +218,12 @@ def row_scales(rounding: Note, x: Tensor) -> Tensor:
     return rounding(step, step, 2)
 
 
+def left_over(rounding: Note, x: Tensor, codes: Tensor, steps: Tensor) -> Tensor:
+    """x less its codes' meaning, a product, in f32."""
+    rounded = rounding((codes.double() - 128) * steps, (codes.double() - 128).abs() * steps, 1)
+    return rounding(x - rounded, (x - rounded).abs(), 1)
+
+
 def linear_rounded(
     rounding: Note, x: Tensor, steps: Tensor, codes: Tensor, scales: Tensor
 ) -> Tensor:
@@ -433,6 +439,7 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     zofx.linear_int.default: linear_int,
     zofx.linear_int8.default: linear_int8,
     zofx.linear_nf4.default: linear_nf4,
+    zofx.left_over.default: left_over,
     zofx.linear_rounded.default: linear_rounded,
     zofx.mask_random.default: mask_random,
     zofx.mask_small.default: mask_small,

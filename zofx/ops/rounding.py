@@ -1,6 +1,7 @@
 """x·Ŵᵀ as a product of integers: rows of x in steps of their own, differences of probes apart.
 
     x ≈ step · (code − 128)      step = max |x| / 127 of the row, code 1 … 255
+    x − step · (code − 128) ≈ step/254 · (code′ − 128)      what is left, where 8 bits are too few
 
 `round-activations` puts them together, and says why.
 """
@@ -15,6 +16,8 @@ from zofx.quant import ROW_TOP
 
 ROW_ZERO: Final = 128
 ROW_STEP: Final = 1 / ROW_TOP
+FINER: Final = 1 / (2 * ROW_TOP)
+"""What is left is at most half a step, and is rounded in steps of its own: this part of a step."""
 
 
 @custom_op("zofx::row_scales", mutates_args=())
@@ -39,6 +42,18 @@ def round_rows(x: Tensor, scales: Tensor) -> Tensor:
 @round_rows.register_fake
 def _(x: Tensor, scales: Tensor) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.uint8)
+
+
+@custom_op("zofx::left_over", mutates_args=())
+def left_over(x: Tensor, codes: Tensor, steps: Tensor) -> Tensor:
+    """What rounding took, x − step·(code − 128): [..., k], u8[..., k], [..., 1] → [..., k]."""
+    rounded: Tensor = (codes.to(x.dtype) - ROW_ZERO) * steps
+    return x - rounded
+
+
+@left_over.register_fake
+def _(x: Tensor, codes: Tensor, steps: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 @custom_op("zofx::linear_rounded", mutates_args=())

@@ -1,0 +1,174 @@
+# ruff: noqa: E501  (lines of printed programs)
+"""round-activations where a product becomes values of an attention: two terms, 254 times as near."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.golden import apply, assert_golden, batch, logits, summation_bound, values
+from tests.passes.probing import dense
+from tests.passes.toys import VOCABULARY, OneLinear, Toy
+from zofx import quant
+from zofx.errors import PipelineError, UsageError
+from zofx.passes import PASSES
+from zofx.passes.round_activations import RoundActivations, values_of
+from zofx.pipeline import Pipeline
+from zofx.printer import show
+from zofx.program import Program
+
+zofx = torch.ops.zofx
+
+PROBED = "quantize-frozen{format=int8-row}, insert-perturbation{noise=rademacher}, stack-probes"
+EPS = 1e-3
+HEADS = 3
+
+
+class Attends(Toy):
+    """x attends to itself; three heads share the values, which a layer makes."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.fc = nn.Linear(4, VOCABULARY)
+
+    def logits(self, x: Tensor) -> Any:
+        turned = x[:, None].expand(-1, HEADS, -1, -1)
+        made = self.fc(x)[:, None].expand(-1, HEADS, -1, -1)
+        return functional.scaled_dot_product_attention(turned, turned, made).sum(1)
+
+
+class Keys(Attends):
+    """What a layer makes is turned into queries and keys, and only looked at."""
+
+    def logits(self, x: Tensor) -> Any:
+        made = self.fc(x)
+        return functional.scaled_dot_product_attention(made, made, made.relu())
+
+
+class Fused(Toy):
+    """One layer for queries, keys and values, which are taken apart."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.fc = nn.Linear(4, 3 * VOCABULARY)
+
+    def logits(self, x: Tensor) -> Any:
+        query, key, made = self.fc(x).split(VOCABULARY, dim=-1)
+        return functional.scaled_dot_product_attention(query, key, made + made)
+
+
+def probed(toy: type[nn.Module]) -> Program:
+    """Its embedding trains, its layer is in int8-row."""
+    before, _ = apply(PROBED, dense(toy, "embed", integers=False))
+    return before
+
+
+def activations(program: Program, inputs: dict[str, Tensor]) -> Tensor:
+    """What the layer multiplies: f32[P, N, T, D]."""
+    (table,) = program.graph.find_nodes(op="call_function", target=zofx.probe_embedding.default)
+    x = values(program, inputs)[table]
+    return x.view(len(inputs["coefficients"]), -1, *x.shape[1:])
+
+
+def test_values_take_a_second_product() -> None:
+    """What the first rounding left, in steps of 1/254 of the first ones."""
+    after, remarks = apply("round-activations", probed(Attends))
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical, perturbed, quantized, sliced, stacked
+  input   input_ids         i64[N, T]
+  input   attention_mask    i64[N, T]
+  input   positions         i64[N, S]
+  input   targets           i64[N, S, C]
+  input   keys              i64[Q, 2]
+  input   coefficients      f32[P, Q]
+  slice   embed.weight      f32[7, 4]
+  frozen  fc.bias           f32[7]
+  frozen  fc.weight.codes   i8[4, 7]      int8-row of fc.weight
+  frozen  fc.weight.scales  f32[7]        int8-row of fc.weight
+body
+  %0 = zofx.direction(keys, None, embed.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
+  %1 = zofx.perturb(embed.weight, %0, coefficients)   : f32[P, 7, 4]
+  %2 = zofx.replicate(input_ids, coefficients)   : i64[P*N, T]
+  %3 = zofx.probe_embedding(%1, %2)   : f32[P*N, T, 4]
+  %4 = aten.unsqueeze(%3, 1)   : f32[P*N, 1, T, 4]
+  %5 = aten.expand(%4, [-1, 3, -1, -1])   : f32[P*N, 3, T, 4]
+  %6 = zofx.difference_probes(%3, coefficients)   : f32[P*N, T, 4]
+  %7 = zofx.row_scales(%6)   : f32[P*N, T, 1]
+  %8 = zofx.round_rows(%6, %7)   : u8[P*N, T, 4]
+  %9 = zofx.linear_rounded(%8, %7, fc.weight.codes, fc.weight.scales)   : f32[P*N, T, 7]
+  %10 = zofx.left_over(%6, %8, %7)   : f32[P*N, T, 4]
+  %11 = aten.mul.Tensor(%7, 0.003937007874015748)   : f32[P*N, T, 1]
+  %12 = zofx.round_rows(%10, %11)   : u8[P*N, T, 4]
+  %13 = zofx.linear_rounded(%12, %11, fc.weight.codes, fc.weight.scales)   : f32[P*N, T, 7]
+  %14 = aten.add.Tensor(%9, %13)   : f32[P*N, T, 7]
+  %15 = zofx.sum_probes(%14, coefficients)   : f32[P*N, T, 7]
+  %16 = aten.add.Tensor(%15, fc.bias)   : f32[P*N, T, 7]
+  %17 = aten.unsqueeze(%16, 1)   : f32[P*N, 1, T, 7]
+  %18 = aten.expand(%17, [-1, 3, -1, -1])   : f32[P*N, 3, T, 7]
+  %19 = aten.scaled_dot_product_attention(%5, %5, %18)   : f32[P*N, 3, T, 7]
+  %20 = aten.sum.dim_IntList(%19, [1])   : f32[P*N, T, 7]
+  %21 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
+  %22 = zofx.select_positions(%20, %21)   : f32[P*N, S, 7]
+  %23 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
+  %24 = zofx.score_targets(%22, %23)   : f32[P*N, C]
+  %25 = zofx.split_probes(%24, coefficients)   : f32[P, N, C]
+  return %25
+remarks
+  applied  linears   1 products of 1 rounded activations, 1 of them in two terms
+""",
+    )
+
+
+@pytest.mark.parametrize("probes", [1, 2, 3])
+def test_values_are_off_by_half_a_finer_step(probes: int) -> None:
+    """Σ |Ŵ| · max |v| / 254² for the base and the difference, whatever attention weighs them by.
+
+    Weights of an attention are positive and add up to one, so what its values are off by bounds
+    what it makes. With one term the same bound does not hold.
+    """
+    before = probed(Attends)
+    (after, _), (once, _) = (
+        apply(f"round-activations{{values={terms}}}", before) for terms in (2, 1)
+    )
+    table = [[EPS], [-EPS], [2 * EPS]][:probes]
+    inputs = batch(coefficients=table)
+    x = activations(before, inputs)
+    stored = (before.load(f"fc.weight.{part}") for part in ("codes", "scales"))
+    weight, bias = quant.dequantize_rows(quant.Rows(*stored)), before.load("fc.bias")
+    parts = torch.cat((x[:1], x[1:] - x[:1]))
+    steps = parts.abs().amax(-1).double() / 254**2  # half steps of the second term
+    off = steps[0] + torch.where(torch.arange(probes)[:, None, None] > 0, steps, 0)
+    rounding = 4 * summation_bound(x, weight, bias)
+    reach = off[..., None] * weight.abs().double().sum(1) + rounding
+    bound = HEADS * reach.amax(2, keepdim=True)
+    exact = logits(before, inputs).double()
+    for made, held in ((after, True), (once, False)):
+        error = (logits(made, inputs).double() - exact).abs().view(probes, *x.shape[1:2], -1, 7)
+        assert bool((error <= bound).all()) is held
+
+
+@pytest.mark.parametrize(("toy", "found"), [(Attends, 1), (Fused, 1), (Keys, 0), (OneLinear, 0)])
+def test_finds_what_is_added_up_to_values(toy: type[nn.Module], found: int) -> None:
+    """Through moves and sums, and not past anything else."""
+    before = probed(toy)
+    assert len(values_of(before.graph)) == found
+    after, remarks = apply("round-activations", before)
+    calls = after.graph.find_nodes(op="call_function", target=zofx.linear_rounded.default)
+    assert len(calls) == 1 + found
+    assert ("in two terms" in str(remarks[-1])) is bool(found)
+
+
+def test_its_text_reads_back() -> None:
+    """Two terms unless it says one; there is no third."""
+    for text, terms in (("round-activations", 2), ("round-activations{values=1}", 1)):
+        (made,) = Pipeline.parse(text, PASSES).passes
+        assert made == RoundActivations(terms)
+        assert str(made) == text
+    with pytest.raises(UsageError, match="values of an attention has 1 or 2 terms"):
+        Pipeline.parse("round-activations{values=3}", PASSES)
+    with pytest.raises(PipelineError, match="round-activations has no option 'bits'"):
+        Pipeline.parse("round-activations{bits=4}", PASSES)
