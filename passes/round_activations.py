@@ -2,14 +2,14 @@
 
     linear_int8(x, Ŵ, b)   →   y_0 = Q(x_0)·Ŵᵀ,   y_p = y_0 + Q(x_p − x_0)·Ŵᵀ,   + b
     Q(v) = s·round(v / s),   s = max |v| / 127 of each row of v
-    values of an attention:   Q(v) + Q′(v − Q(v)) in place of Q(v),   Q′ of step s / 254
+    values of an attention:   y_0 = Q(x_0)·Ŵᵀ + Q′(x_0 − Q(x_0))·Ŵᵀ,   Q′ of step s / 254
 
 Meaning is approximate: |Q(v) − v| ≤ max |v| / 254 elementwise, ≤ max |v| / 254² with both terms.
 Rounded on their own, two probes differ by rounding errors as large as x, and ε·z drowns in them.
 Here the base is rounded once for all probes and the difference in steps of its own size, so the
 error of y_p − y_0 is relative to the difference itself: the network is a rounded one, and its
-slopes survive (benchmarks/precision.py). They suffer most from what becomes values: that has two
-terms, by a second product with a matrix that is small where heads share it.
+slopes survive (benchmarks/precision.py). They suffer most from the base of what becomes values:
+that has two terms, by a second product with a matrix that is small where heads share it.
 Products of 8-bit integers are several times faster than those of floats where the processor has
 instructions for them (VNNI). x meets the graph in f32, so slices, norms and attention stay whole.
 Skips, with a remark: a product whose input has its probes elsewhere than in its first axis.
@@ -17,7 +17,6 @@ Source: rounding by rows, Yao et al. 2022 (ZeroQuant), arXiv 2206.01861; differe
 and the second term are zofx's own.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -114,40 +113,46 @@ class _Rounding:
         """Round, multiply, add up."""
         x, codes, scales, bias = linear.args
         assert isinstance(x, fx.Node)
-        call = self._edit.call
-        products = (
-            call(linear, zofx.linear_rounded.default, *term, codes, scales)
-            for term in self._terms(x, linear)
-        )
-        y = next(products)
-        for finer in products:
-            y = call(linear, aten.add.Tensor, y, finer)
-        if self.axes_of_probes(x):
+        call, stacked = self._edit.call, bool(self.axes_of_probes(x))
+
+        def product(term: Term) -> fx.Node:
+            return call(linear, zofx.linear_rounded.default, *term, codes, scales)
+
+        if x not in self.rounded:
+            self.rounded[x] = self._first(x, linear, stacked)
+        y = product(self.rounded[x][1])
+        if stacked:
             y = call(linear, zofx.sum_probes.default, y, self._coefficients)
+        if linear in self._twice:
+            if x not in self.finer:
+                self.finer[x] = self._second(*self.rounded[x], linear, stacked)
+            left = product(self.finer[x])
+            if stacked:
+                left = call(linear, zofx.replicate.default, left, self._coefficients)
+            y = call(linear, aten.add.Tensor, y, left)
         if bias is not None:
             y = call(linear, aten.add.Tensor, y, bias)
         self._edit.replace(linear, y)
 
-    def _terms(self, x: fx.Node, linear: fx.Node) -> Iterator[Term]:
-        """Of what a product reads."""
+    def _first(self, x: fx.Node, before: fx.Node, stacked: bool) -> tuple[fx.Node, Term]:
+        """Of every probe."""
         call = self._edit.call
-        if x not in self.rounded:
-            whole = x
-            if self.axes_of_probes(x):
-                whole = call(linear, zofx.difference_probes.default, x, self._coefficients)
-            steps = call(linear, zofx.row_scales.default, whole)
-            self.rounded[x] = whole, self._rounded(whole, steps, linear)
-        whole, (codes, steps) = self.rounded[x]
-        yield codes, steps
-        if linear in self._twice:
-            if x not in self.finer:
-                left = call(linear, zofx.left_over.default, whole, codes, steps)
-                steps = call(linear, aten.mul.Tensor, steps, FINER)
-                self.finer[x] = self._rounded(left, steps, linear)
-            yield self.finer[x]
+        if stacked:
+            x = call(before, zofx.difference_probes.default, x, self._coefficients)
+        steps = call(before, zofx.row_scales.default, x)
+        return x, (call(before, zofx.round_rows.default, x, steps), steps)
 
-    def _rounded(self, x: fx.Node, steps: fx.Node, before: fx.Node) -> Term:
-        return self._edit.call(before, zofx.round_rows.default, x, steps), steps
+    def _second(self, x: fx.Node, term: Term, before: fx.Node, stacked: bool) -> Term:
+        """Of probe 0, which all others have added."""
+        call = self._edit.call
+        base: tuple[fx.Node, ...] = (x, *term)
+        if stacked:
+            base = tuple(
+                call(before, zofx.first_probe.default, value, self._coefficients) for value in base
+            )
+        left = call(before, zofx.left_over.default, *base)
+        steps = call(before, aten.mul.Tensor, base[-1], FINER)
+        return call(before, zofx.round_rows.default, left, steps), steps
 
     def axes_of_probes(self, x: fx.Node) -> list[int]:
         """Where a size counts P: none above the first slice, the rows below it."""

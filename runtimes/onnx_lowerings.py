@@ -115,6 +115,11 @@ def replicate(x: Any, coefficients: Any) -> Any:
     return op.Tile(x, probes if ones is None else op.Concat(probes, ones, axis=0))
 
 
+def first_probe(x: Any, coefficients: Any) -> Any:
+    """The first of P parts."""
+    return op.Slice(x, ints(0), op.Div(head(x, 1), head(coefficients, 1)), ints(0))
+
+
 def probe_rows(values: Any, rows: Any, dims: int) -> Any:
     """Every probe's values N times, with axes of 1 to meet the activations'."""
     shape = op.Shape(values, start=1)
@@ -162,6 +167,7 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     zofx.linear_int.default: frozen.linear_int,
     zofx.linear_int8.default: frozen.linear_int8,
     zofx.linear_nf4.default: frozen.linear_nf4,
+    zofx.first_probe.default: first_probe,
     zofx.left_over.default: frozen.left_over,
     zofx.linear_rounded.default: frozen.linear_rounded,
     zofx.mask_small.default: mask_small,

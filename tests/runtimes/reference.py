@@ -345,6 +345,11 @@ def replicate(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
     return torch.cat([x] * len(coefficients))
 
 
+def first_probe(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
+    """Bits, so nothing is rounded."""
+    return x[: len(x) // len(coefficients)]
+
+
 def split_probes(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
     """The probes as an axis."""
     return torch.stack(x.chunk(len(coefficients)))
@@ -435,6 +440,7 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     zofx.difference_probes.default: difference_probes,
     zofx.dequantize_int.default: dequantize_int,
     zofx.direction.default: direction,
+    zofx.first_probe.default: first_probe,
     zofx.linear_codebook.default: linear_codebook,
     zofx.linear_int.default: linear_int,
     zofx.linear_int8.default: linear_int8,

@@ -172,6 +172,16 @@ def test_differences_and_sums_have_the_same_bits(probes: int, rest: tuple[int, .
     same(zofx.sum_probes(zofx.difference_probes(whole, table), table), whole)
 
 
+@pytest.mark.parametrize("probes", [1, 2, 3])
+def test_the_rows_of_the_first_probe_are_its_own(probes: int) -> None:
+    """What its replicas begin with, of numbers, steps and codes."""
+    table = torch.zeros(probes, 2)
+    for x in (normal(3, 4, 5), normal(3, 4, 1), normal(3, 4).abs().mul(50).to(torch.uint8)):
+        whole = torch.cat((x, *[x.flip(1)] * (probes - 1)))
+        same(zofx.first_probe(whole, table), x)
+        same(on_ort(zofx.first_probe.default, whole, table), x)
+
+
 @pytest.mark.parametrize("op", [zofx.difference_probes, zofx.sum_probes], ids=str)
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 @pytest.mark.parametrize("probe", [0, 1, 2])

@@ -16,6 +16,17 @@ def _(x: Tensor, coefficients: Tensor) -> Tensor:
     return x.new_empty((coefficients.shape[0] * x.shape[0], *x.shape[1:]))
 
 
+@custom_op("zofx::first_probe", mutates_args=())
+def first_probe(x: Tensor, coefficients: Tensor) -> Tensor:
+    """The rows of probe 0: [P·N, …], f32[P, Q] → [N, …]."""
+    return x[: x.shape[0] // coefficients.shape[0]].clone()
+
+
+@first_probe.register_fake
+def _(x: Tensor, coefficients: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0] // coefficients.shape[0], *x.shape[1:]))
+
+
 @custom_op("zofx::probe_rows", mutates_args=())
 def probe_rows(values: Tensor, rows: int, dims: int) -> Tensor:
     """Give each row of a batch its probe's values: [P, *k] → [P·N, 1, …, 1, *k].
