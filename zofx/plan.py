@@ -206,8 +206,8 @@ def _comes(
 ) -> Iterator[Part]:
     """What is held within a step."""
     note = "values between weights and result"
-    if cost.engine.order != 1:
-        note += f", {cost.engine.order:g} times the peak of the graph's order"
+    if cost.order != 1:
+        note += f", {cost.order:g} times the peak of the graph's order"
     yield Part("forward", cost.forward(), note)
     if recipe.tensors is not None:
         largest = max(spec.nbytes for spec in cost.program.slices)

@@ -301,7 +301,7 @@ memory  94.8 MB
   directions         3.1 kB    0.0%   z, Q = 1
   state of rules     0 B       0.0%
   then the larger of
-  forward  78.9 kB  0.1%  values between weights and result, 1.8 times the peak of the graph's order
+  forward  74.5 kB  0.1%  values between weights and result, 1.7 times the peak of the graph's order
 a step  0.00165 s, 0.0 GFLOP
   products    0.000254 s  15.4%  matrix products
   directions  0.00078 s   47.2%  drawn once
