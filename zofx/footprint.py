@@ -7,9 +7,10 @@ a process has before it opens an artifact, and how much more than the peak of th
 (`zofx.liveness`) the engine's order of ops keeps.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import fx
@@ -24,26 +25,37 @@ zofx = torch.ops.zofx
 
 MIB: Final = 1 << 20
 
-EXPANDED: Final = (zofx.linear_codebook.default, zofx.linear_int8.default)
-"""Products that ONNX Runtime has no kernel for: their weights are f32 after loading."""
-
 
 @dataclass(frozen=True)
 class Engine:
-    """What is measured of a runtime.
+    """What is known of a runtime, the first three by measuring.
 
     Attributes:
         process: bytes of a process that has run a forward of a model without weights.
         order: how much more than the graph's order its own order of ops keeps.
         rounded: the same of programs that round activations.
+        scratch: bytes taken within an op.
+        views: ops whose result is in the memory of their first operand.
+        expanded: products it has no kernel for: their weights are f32 after loading.
+        fed: whether z is drawn outside the graph and fed.
     """
 
     process: int
     order: float
     rounded: float
+    scratch: Callable[[fx.Node, Shapes], int]
+    views: frozenset[Any]
+    expanded: frozenset[Any]
+    fed: bool
 
 
-ENGINES: Final = {"ort": Engine(90 * MIB, 1.7, 2.45), "torch": Engine(330 * MIB, 1.5, 1.5)}
+ENGINES: Final = {
+    "ort": Engine(
+        90 * MIB, 1.7, 2.45, ort_scratch, RESHAPES,
+        frozenset({zofx.linear_codebook.default, zofx.linear_int8.default}), fed=True,
+    ),
+    "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, VIEWS, frozenset(), fed=False),
+}  # fmt: skip
 
 
 class Footprint:
@@ -60,7 +72,7 @@ class Footprint:
     """
 
     def __init__(self, program: Program, shapes: Shapes, runtime: str) -> None:
-        self.program, self.shapes, self.runtime = program, shapes, runtime
+        self.program, self.shapes = program, shapes
         self.engine = ENGINES[runtime]
         self.calls = [node for node in program.graph.nodes if node.op == "call_function"]
         self.multiply_adds = sum(products(node, shapes) for node in self.calls)
@@ -76,18 +88,18 @@ class Footprint:
         )
 
     def copies(self) -> int:
-        """Bytes held beside the file's own: codes ONNX Runtime has no kernel for become f32.
+        """Bytes held beside the file's own: codes that no kernel reads become f32.
 
         Of a matrix that is packed for its products the original is dropped: that is no copy.
         """
-        if self.runtime != "ort":
-            return 0
         total = 0
         for node in placeholders(self.program.graph):
             spec = self.program.tensors.get(str(node.target))
             if spec is None or spec.role in MOVING:
                 continue
-            if spec.name.endswith(".codes") and any(u.target in EXPANDED for u in node.users):
+            if spec.name.endswith(".codes") and any(
+                u.target in self.engine.expanded for u in node.users
+            ):
                 total += F32 * prod(spec.origin_shape or ()) - spec.nbytes
         return total
 
@@ -98,18 +110,17 @@ class Footprint:
         return self.shapes.of(keys)[0]
 
     def size(self, node: fx.Node) -> int:
-        """Bytes of a result; draws are fed to ONNX Runtime."""
-        return 0 if self.runtime == "ort" and node.target in DRAWS else self.shapes.bytes(node)
+        """Bytes of a result; what is fed is none."""
+        return 0 if self.engine.fed and node.target in DRAWS else self.shapes.bytes(node)
 
     def scratch(self, node: fx.Node) -> int:
         """Bytes taken within an op."""
-        within = ort_scratch if self.runtime == "ort" else torch_scratch
-        return within(node, self.shapes)
+        return self.engine.scratch(node, self.shapes)
 
     def forward(self) -> int:
         """The most that a forward takes."""
-        views = RESHAPES if self.runtime == "ort" else VIEWS
-        return round(self.order * peak(self.program, self.size, self.scratch, views))
+        most = peak(self.program, self.size, self.scratch, self.engine.views)
+        return round(self.order * most)
 
     def moved(self) -> int:
         """Bytes that ops other than products read and write, beside tensors of the table."""

@@ -119,9 +119,8 @@ def forecast(
     axes = Axes(rows, tokens, scored, alternatives, probes, directions, known)
     shapes = Shapes(program, axes)
     whole = Footprint(program, shapes, runtime)
-    cost = Footprint(
-        split(program)[1], shapes, runtime
-    )  # what is below a cut is computed only once
+    # What is below a cut is computed once, before the first step.
+    cost = Footprint(split(program)[1], shapes, runtime)
     moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
     trained = sum(spec.nbytes for spec in program.slices)
     state = _state_bytes(recipe, program)
@@ -172,9 +171,9 @@ def _stays(
 def _held_directions(cost: Footprint, trained: int) -> int:
     """Bytes of z between the forward and the move: as drawn, and stacked where there are several.
 
-    PyTorch draws within its graph, slice by slice.
+    An engine that is not fed draws within its graph, slice by slice.
     """
-    if cost.runtime == "torch":
+    if not cost.engine.fed:
         return 0
     return trained * cost.queries * (1 if cost.queries == 1 else 2)
 
@@ -218,7 +217,7 @@ def _comes(
 def _step(cost: Footprint, rates: Rates, forwards: float, trained: int) -> Iterator[Part]:
     """Seconds of a step."""
     drawn = cost.queries * trained / F32
-    kept = cost.runtime == "ort" and keeps(cost.queries, trained)
+    kept = cost.engine.fed and keeps(cost.queries, trained)
     weights = cost.still(*STILL)
     yield Part("products", forwards * 2 * cost.multiply_adds / rates.flops, "matrix products")
     yield Part(

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from tests.golden import KEY, apply, assert_same_meaning, batch, run, values
 from tests.passes.toys import canonical
+from zofx import quant
 from zofx.directions import directions_of, noise_of
 from zofx.program import Program
 from zofx.zo.types import FloatArray, Key, Ray, key_words
 from zofx.zo.update import apply_rays
 
 PERTURB = "insert-perturbation{noise=rademacher}"
+IN_ROWS = f"quantize-frozen{{format=int8-row}}, {PERTURB}, stack-probes"
+"""Up to where round-activations can begin."""
 
 
 def dense(toy: type[nn.Module], match: str = ".", *, integers: bool = True) -> Program:
@@ -48,6 +51,12 @@ def assert_a_probe_is_a_move(before: Program, after: Program, coefficient: float
     assert_same_meaning(by_hand, after, inputs)
     assert not torch.equal(run(after, inputs), run(before, inputs))
     assert_same_meaning(before, after, batch(coefficients=[0.0]))
+
+
+def frozen_rows(program: Program, name: str = "fc.weight") -> Tensor:
+    """Ŵ of a matrix in int8-row: f32[out, in]."""
+    stored = (program.load(f"{name}.{part}") for part in ("codes", "scales"))
+    return quant.dequantize_rows(quant.Rows(*stored))
 
 
 def never() -> Tensor:

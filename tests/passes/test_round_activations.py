@@ -20,9 +20,8 @@ from tests.golden import (
     summation_bound,
     values,
 )
-from tests.passes.probing import dense, never
+from tests.passes.probing import IN_ROWS, dense, frozen_rows, never
 from tests.passes.toys import VOCABULARY, OneLinear, Toy, TwoLinears
-from zofx import quant
 from zofx.errors import PipelineError, UsageError
 from zofx.passes import PASSES
 from zofx.pipeline import Pipeline
@@ -31,7 +30,6 @@ from zofx.program import Program
 
 zofx = torch.ops.zofx
 
-PROBED = "quantize-frozen{format=int8-row}, insert-perturbation{noise=rademacher}, stack-probes"
 EPS = 1e-3
 
 
@@ -60,26 +58,20 @@ class Turned(TwoLinears):
 @pytest.fixture(scope="module")
 def embedded() -> Program:
     """x = θ + ε·z, then a linear [7, 4] with a bias, so that x is the same with and without."""
-    before, _ = apply(PROBED, dense(OneLinear, "embed", integers=False))
+    before, _ = apply(IN_ROWS, dense(OneLinear, "embed", integers=False))
     return before
 
 
 def probed(toy: Toy, **places: list[int]) -> Program:
     """Matrices in int8-row, and P probes of slices chosen by hand."""
     chosen = selected(captured(toy, integers=False), **places)
-    before, _ = apply(f"split-sparse, {PROBED}", chosen)
+    before, _ = apply(f"split-sparse, {IN_ROWS}", chosen)
     return before
 
 
 def half_steps(values: Tensor) -> Tensor:
     """The docstring's bound on |Q(v) − v|: [..., k] → f64[..., 1]."""
     return values.abs().amax(-1, keepdim=True).double() / 254
-
-
-def frozen(program: Program, name: str = "fc.weight") -> Tensor:
-    """Ŵ: f32[out, in]."""
-    stored = (program.load(f"{name}.{part}") for part in ("codes", "scales"))
-    return quant.dequantize_rows(quant.Rows(*stored))
 
 
 def read(program: Program, inputs: dict[str, Tensor]) -> Tensor:
@@ -179,7 +171,7 @@ def test_an_activation_above_the_slices_is_off_by_half_a_step() -> None:
     inputs = batch()
     inputs["coefficients"] = torch.tensor([[0.25]])
     x = before.load("embed.weight")[inputs["input_ids"].gather(1, inputs["positions"])]
-    weight, bias = frozen(before), before.load("fc.bias")
+    weight, bias = frozen_rows(before), before.load("fc.bias")
     stated = half_steps(x) * weight.abs().double().sum(1)
     whole = weight.abs() + 1  # the slice is beside it
     assert_same_meaning(before, after, inputs, stated + 2 * summation_bound(x, whole, bias))
@@ -194,7 +186,7 @@ def test_probes_are_off_by_the_steps_of_base_and_difference(embedded: Program, p
     table = [[EPS], [-EPS], [2 * EPS]][:probes]
     inputs = batch(coefficients=table)
     x = read(embedded, inputs)
-    weight, bias = frozen(embedded), embedded.load("fc.bias")
+    weight, bias = frozen_rows(embedded), embedded.load("fc.bias")
     rounding = 2 * summation_bound(x, weight, bias)
     sums = weight.abs().double().sum(1)
     error = by_probe(after, inputs) - by_probe(embedded, inputs)
@@ -212,7 +204,7 @@ def test_differences_survive_where_rounding_each_probe_loses_them(
     after, _ = apply("round-activations", embedded)
     inputs = batch(coefficients=[[eps], [-eps]])
     x = read(embedded, inputs)
-    weight, bias = frozen(embedded), embedded.load("fc.bias")
+    weight, bias = frozen_rows(embedded), embedded.load("fc.bias")
     reach = (x[1] - x[0]).abs().amax(-1, keepdim=True).double() * weight.abs().double().sum(1)
     rounding = 4 * summation_bound(x, weight, bias).amax(0)
     (one, two), (plus, minus) = by_probe(embedded, inputs), by_probe(after, inputs)
@@ -246,13 +238,13 @@ def test_a_row_of_zeros_is_one(embedded: Program) -> None:
 
 def test_integers_up_to_127_are_exact() -> None:
     """Rows whose largest entry is 127 have steps of one: every bit of the result is kept."""
-    before, _ = apply(PROBED, dense(OneLinear, "embed"))
+    before, _ = apply(IN_ROWS, dense(OneLinear, "embed"))
     table = before.load("embed.weight").clone()
     table[:, 0] = 127
     before = before.with_(data={**before.data, "embed.weight": table.clone})
     after, _ = apply("round-activations", before)
     inputs = batch(coefficients=[[0.0], [0.0]])
-    x, weight = table[inputs["input_ids"]], frozen(before)
+    x, weight = table[inputs["input_ids"]], frozen_rows(before)
     bound = 2 * UNIT * (x.abs() @ weight.abs().t()).max() * weight.shape[1]
     assert (logits(after, inputs) - logits(before, inputs)).abs().max() <= bound
 
@@ -283,7 +275,7 @@ def test_leaves_the_program_it_started_from_alone(embedded: Program) -> None:
 def test_needs_a_format_with_a_scale_per_row(form: str) -> None:
     """Anything else has no product of integers; the error says what to set."""
     chosen = selected(captured(OneLinear(64), integers=False), fc_weight=[1])
-    text = f"split-sparse, {PROBED}".replace("int8-row", form)
+    text = f"split-sparse, {IN_ROWS}".replace("int8-row", form)
     before, _ = apply(text, chosen)
     with pytest.raises(UsageError) as caught:
         apply("round-activations", before)

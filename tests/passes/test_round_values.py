@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.golden import apply, assert_golden, batch, logits, summation_bound, values
-from tests.passes.probing import dense
+from tests.passes.probing import IN_ROWS, dense, frozen_rows
 from tests.passes.toys import VOCABULARY, OneLinear, Toy
-from zofx import quant
 from zofx.errors import PipelineError, UsageError
 from zofx.passes import PASSES
 from zofx.passes.round_activations import RoundActivations, values_of
@@ -21,7 +20,6 @@ from zofx.program import Program
 
 zofx = torch.ops.zofx
 
-PROBED = "quantize-frozen{format=int8-row}, insert-perturbation{noise=rademacher}, stack-probes"
 EPS = 1e-3
 HEADS = 3
 
@@ -61,7 +59,7 @@ class Fused(Toy):
 
 def probed(toy: type[nn.Module]) -> Program:
     """Its embedding trains, its layer is in int8-row."""
-    before, _ = apply(PROBED, dense(toy, "embed", integers=False))
+    before, _ = apply(IN_ROWS, dense(toy, "embed", integers=False))
     return before
 
 
@@ -141,8 +139,7 @@ def test_values_are_off_by_half_a_finer_step(probes: int) -> None:
     table = [[EPS], [-EPS], [2 * EPS]][:probes]
     inputs = batch(coefficients=table)
     x = activations(before, inputs)
-    stored = (before.load(f"fc.weight.{part}") for part in ("codes", "scales"))
-    weight, bias = quant.dequantize_rows(quant.Rows(*stored)), before.load("fc.bias")
+    weight, bias = frozen_rows(before), before.load("fc.bias")
     off = x[0].abs().amax(-1).double() / 254**2 + (x - x[0]).abs().amax(-1).double() / 254
     rounding = 4 * summation_bound(x, weight, bias)
     reach = off[..., None] * weight.abs().double().sum(1) + rounding
