@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from zofx import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.program import Program, Role, is_call, placeholders
 
 if TYPE_CHECKING:
     from zofx.pipeline import Remarker
 
 aten = torch.ops.aten
+zofx = torch.ops.zofx
 
 ELEMENTWISE = frozenset(
     {
@@ -32,7 +34,7 @@ MOVES = frozenset(
         aten.cat.default, aten.expand.default, aten.flatten.using_ints, aten.permute.default,
         aten.reshape.default, aten.select.int, aten.slice.Tensor, aten.split.Tensor,
         aten.split_with_sizes.default, aten.squeeze.dim, aten.transpose.int, aten.unbind.int,
-        aten.unsqueeze.default, aten.view.default, getitem, torch.ops.zofx.replicate.default,
+        aten.unsqueeze.default, aten.view.default, getitem, zofx.replicate.default,
     }
 )  # fmt: skip
 """Ops that put entries elsewhere."""
