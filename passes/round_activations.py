@@ -9,7 +9,7 @@ Rounded on their own, two probes differ by rounding errors as large as x, and ε
 Here the base is rounded once for all probes and the difference in steps of its own size, so the
 error of y_p − y_0 is relative to the difference itself: the network is a rounded one, and its
 slopes survive (benchmarks/precision.py). They suffer most from the base of what becomes values:
-that has two terms, by a second product with a matrix that is small where heads share it.
+that has two terms, which costs as many rows again as the base has, in that product alone.
 Products of 8-bit integers are several times faster than those of floats where the processor has
 instructions for them (VNNI). x meets the graph in f32, so slices, norms and attention stay whole.
 Skips, with a remark: a product whose input has its probes elsewhere than in its first axis.
@@ -18,6 +18,7 @@ and the second term are zofx's own.
 """
 
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -28,7 +29,7 @@ from zofx.facts import QUANTIZED, STACKED
 from zofx.matching import summands
 from zofx.ops.rounding import FINER
 from zofx.pipeline import Pass, Remarker
-from zofx.program import COEFFICIENTS, Program, shape_of
+from zofx.program import COEFFICIENTS, Program, placeholders, shape_of
 from zofx.rewrite import Editor
 
 aten = torch.ops.aten
@@ -106,33 +107,42 @@ class _Rounding:
         self.rounded: dict[fx.Node, tuple[fx.Node, Term]] = {}
         self.finer: dict[fx.Node, Term] = {}
         self._edit, self._twice = edit, twice
-        self._coefficients = edit.placeholder(COEFFICIENTS)
-        (self._probes,) = shape_of(self._coefficients)[0].node.expr.free_symbols
+        found = (n for n in placeholders(edit.graph) if n.target == COEFFICIENTS)
+        self._coefficients = next(found, None)
 
     def rewrite(self, linear: fx.Node) -> None:
         """Round, multiply, add up."""
         x, codes, scales, bias = linear.args
         assert isinstance(x, fx.Node)
         call, stacked = self._edit.call, bool(self.axes_of_probes(x))
-
-        def product(term: Term) -> fx.Node:
-            return call(linear, zofx.linear_rounded.default, *term, codes, scales)
-
-        if x not in self.rounded:
-            self.rounded[x] = self._first(x, linear, stacked)
-        y = product(self.rounded[x][1])
+        terms = self._terms(x, linear, stacked)
         if stacked:
-            y = call(linear, zofx.sum_probes.default, y, self._coefficients)
-        if linear in self._twice:
-            if x not in self.finer:
-                self.finer[x] = self._second(*self.rounded[x], linear, stacked)
-            left = product(self.finer[x])
-            if stacked:
-                left = call(linear, zofx.replicate.default, left, self._coefficients)
-            y = call(linear, aten.add.Tensor, y, left)
+            term = terms[0] if len(terms) == 1 else self._joined(terms, linear)
+            y = call(linear, zofx.linear_rounded.default, *term, codes, scales)
+            y = call(linear, zofx.sum_probes.default, y, self._coefficients, len(terms))
+        else:
+            each = (call(linear, zofx.linear_rounded.default, *t, codes, scales) for t in terms)
+            y = reduce(partial(call, linear, aten.add.Tensor), each)
         if bias is not None:
             y = call(linear, aten.add.Tensor, y, bias)
         self._edit.replace(linear, y)
+
+    def _terms(self, x: fx.Node, linear: fx.Node, stacked: bool) -> list[Term]:
+        """What this product multiplies: all probes, and what is left of probe 0 if it has two."""
+        if x not in self.rounded:
+            self.rounded[x] = self._first(x, linear, stacked)
+        if linear not in self._twice:
+            return [self.rounded[x][1]]
+        if x not in self.finer:
+            self.finer[x] = self._second(*self.rounded[x], linear, stacked)
+        return [self.rounded[x][1], self.finer[x]]
+
+    def _joined(self, terms: list[Term], before: fx.Node) -> Term:
+        """As rows of one product."""
+        codes, steps = (
+            self._edit.call(before, aten.cat.default, part) for part in zip(*terms, strict=True)
+        )
+        return codes, steps
 
     def _first(self, x: fx.Node, before: fx.Node, stacked: bool) -> tuple[fx.Node, Term]:
         """Of every probe."""
@@ -155,9 +165,15 @@ class _Rounding:
         return call(before, zofx.round_rows.default, left, steps), steps
 
     def axes_of_probes(self, x: fx.Node) -> list[int]:
-        """Where a size counts P: none above the first slice, the rows below it."""
+        """Where a size counts P: none above the first slice, the rows below it.
+
+        A program without probes has none anywhere (benchmarks/step measures inference so).
+        """
+        if self._coefficients is None:
+            return []
+        (probes,) = shape_of(self._coefficients)[0].node.expr.free_symbols
         return [
             axis
             for axis, size in enumerate(shape_of(x))
-            if isinstance(size, torch.SymInt) and self._probes in size.node.expr.free_symbols
+            if isinstance(size, torch.SymInt) and probes in size.node.expr.free_symbols
         ]

@@ -8,13 +8,12 @@ difference_, sum_…   MatMul over the axis of probes
 aten.linear          com.microsoft.FusedMatMul, so that W stays [out, in] for both runtimes
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import onnx
 from onnxscript import opset21 as op
 
-from zofx.ops.rounding import ROW_STEP, ROW_ZERO
+from zofx.ops.rounding import ROW_STEP, ROW_ZERO, SMALLEST
 from zofx.runtimes.onnx_basics import add_bias, head, ints, leading, ms
 
 NF4 = 1  # MatMulBnb4's number for it
@@ -46,15 +45,14 @@ def linear_int8(x: Any, codes: Any, scales: Any, bias: Any) -> Any:
 def row_scales(x: Any) -> Any:
     """The larger of max x and −min x is max |x|: two reads and nothing written.
 
-    ONNX Runtime's largest and smallest pass over a NaN, so 0·Σx is added, which does not. A row
-    whose sum is beyond f32 is no number either.
+    ONNX Runtime's largest and smallest of a row pass over a NaN, so 0·Σx is among what the step is
+    the largest of: that op does not. A row whose sum is beyond f32 is no number either.
     """
     axis = ints(-1)
-    largest = op.Max(op.ReduceMax(x, axis), op.Neg(op.ReduceMin(x, axis)))
-    step = op.Mul(largest, op.Constant(value_float=ROW_STEP))
-    zero = op.Constant(value_float=0.0)
-    step = op.Where(op.Equal(largest, zero), op.Constant(value_float=1.0), step)
-    return op.Add(step, op.Mul(op.ReduceSum(x, axis), zero))
+    nan = op.Mul(op.ReduceSum(x, axis), op.Constant(value_float=0.0))
+    least = op.Constant(value_float=SMALLEST)
+    largest = op.Max(op.ReduceMax(x, axis), op.Neg(op.ReduceMin(x, axis)), nan, least)
+    return op.Mul(largest, op.Constant(value_float=ROW_STEP))
 
 
 def round_rows(x: Any, scales: Any) -> Any:
@@ -64,9 +62,9 @@ def round_rows(x: Any, scales: Any) -> Any:
 
 
 def left_over(x: Any, codes: Any, steps: Any) -> Any:
-    """The kernel reads codes and writes f32 in one pass."""
-    zeros = op.Expand(_zero(), op.Shape(steps))
-    return op.Sub(x, op.DequantizeLinear(codes, steps, zeros, axis=-1, block_size=x.shape[-1]))
+    """Steps come after: the kernel that reads them row by row takes four times as long."""
+    levels = op.DequantizeLinear(codes, op.Constant(value_float=1.0), _zero())
+    return op.Sub(x, op.Mul(levels, steps))
 
 
 def linear_rounded(x: Any, steps: Any, codes: Any, scales: Any) -> Any:
@@ -81,28 +79,38 @@ def _zero() -> Any:
 
 def difference_probes(x: Any, coefficients: Any) -> Any:
     """Row p of the matrix is e_p − e_0."""
-    return _times_probes(x, coefficients, op.Sub)
-
-
-def sum_probes(x: Any, coefficients: Any) -> Any:
-    """Row p of the matrix is e_p + e_0."""
-    return _times_probes(x, coefficients, op.Add)
-
-
-def _times_probes(x: Any, coefficients: Any, join: Callable[[Any, Any], Any]) -> Any:
-    """A product from the left over the axis of probes; row 0 of its matrix is e_0.
-
-    Of its P terms two are not zero, and what these are multiplied by is ±1: one rounding, that of
-    their sum. What is no number in one probe is none in the others.
-    """
-    probes = head(coefficients, 1)
-    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
-    number = op.Unsqueeze(op.Range(zero, op.Squeeze(probes), one), ints(0))
-    row = op.Transpose(number)
+    zero, row, number = _numbers(coefficients, 1)
     base = op.And(op.Equal(number, zero), op.Greater(row, zero))
-    matrix = join(_float(op.Equal(row, number)), _float(base))
-    flat = op.Reshape(x, op.Concat(probes, ints(-1), axis=0))
-    return op.Reshape(op.MatMul(matrix, flat), op.Shape(x))
+    return _times_parts(op.Sub(_float(op.Equal(row, number)), _float(base)), x)
+
+
+def sum_probes(x: Any, coefficients: Any, terms: int) -> Any:
+    """Row p of the matrix is e_p + e_0, plus e_P and so on where there are further terms."""
+    zero, row, number = _numbers(coefficients, terms)
+    every = op.Equal(number, zero)
+    if terms > 1:
+        every = op.Or(every, op.GreaterOrEqual(number, op.Squeeze(head(coefficients, 1))))
+    return _times_parts(_float(op.Or(op.Equal(row, number), every)), x)
+
+
+def _numbers(coefficients: Any, terms: int) -> tuple[Any, Any, Any]:
+    """0, the numbers of the probes as a column, and of the parts that they are made of as a row."""
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    probes = op.Squeeze(head(coefficients, 1))
+    row = op.Unsqueeze(op.Range(zero, probes, one), ints(1))
+    parts = op.Range(zero, op.Add(probes, op.Constant(value_int=terms - 1)), one)
+    return zero, row, op.Unsqueeze(parts, ints(0))
+
+
+def _times_parts(matrix: Any, x: Any) -> Any:
+    """A product from the left over the axis of parts.
+
+    All but two of its terms (three, with a further one) are zero, and what these are multiplied by
+    is ±1: their sum is rounded as in `zofx.ops`. What is no number in one probe is none in the
+    others.
+    """
+    flat = op.Reshape(x, op.Concat(op.Shape(matrix, start=1), ints(-1), axis=0))
+    return op.Reshape(op.MatMul(matrix, flat), op.Concat(ints(-1), op.Shape(x, start=1), axis=0))
 
 
 def _float(x: Any) -> Any:

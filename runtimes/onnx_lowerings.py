@@ -64,13 +64,12 @@ def _times_block(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
     All but the values depends on `index` alone: the engine folds it at load.
     """
     touched, _, inverse, _ = op.Unique(column, sorted=1)
-    place = op.Unsqueeze(op.Add(op.Mul(inverse, ints(out)), row), ints(0))
-    block = op.ConstantOfShape(
-        op.Concat(head(values, 1), op.Mul(op.Shape(touched), ints(out)), axis=0)
-    )
+    count = op.Shape(touched)
+    place = op.Unsqueeze(op.Add(op.Mul(row, count), inverse), ints(0))
+    block = op.ConstantOfShape(op.Concat(head(values, 1), op.Mul(count, ints(out)), axis=0))
     block = op.ScatterElements(block, op.Expand(place, op.Shape(values)), values, axis=1)
-    block = op.Reshape(block, op.Concat(head(values, 1), ints(-1, out), axis=0))
-    return op.MatMul(op.Gather(x, touched, axis=2), block)
+    block = op.Reshape(block, op.Concat(head(values, 1), ints(out), ints(-1), axis=0))
+    return ms.FusedMatMul(op.Gather(x, touched, axis=2), block, transB=1)
 
 
 def _times_entries(x: Any, values: Any, index: Any, deepest: int, width: int, out: int) -> Any:

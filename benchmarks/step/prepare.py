@@ -1,8 +1,8 @@
 """What contestants need on disk; made once, kept in --work, by folder of the model.
 
     MODEL ─rank─▶ scores.safetensors ─compile─▶ METHOD-QUANT/       zofx
-          ─frozen, quantized, no slices──────▶ plain-QUANT/         inference; 8-bit activations
-                                                                    where the format is int8-row
+          ─frozen, quantized, no slices──────▶ plain-QUANT/         inference; integers are rounded
+                                                                    as the default method does
           ─f32───────────────────────────────▶ float32/             peers on PyTorch
 
 torch and transformers are imported only where something is missing.
@@ -156,26 +156,21 @@ def write_plain(checkpoint: "Checkpoint", pipeline: str, folder: Path) -> None:
     model = build_on_meta(checkpoint.config, checkpoint.architecture)
     causal = checkpoint.architecture == "causal-lm"
     program = capture(model, checkpoint.resolve(model), causal=causal)
-    plain = rounded_rows(Pipeline.parse(pipeline, PASSES).run(program))
+    plain = rounded(Pipeline.parse(pipeline, PASSES).run(program))
     with artifact.new_folder(folder) as made:
         _write_onnx(plain, made)
 
 
-def rounded_rows(program: "Program") -> "Program":
-    """Products with int8-row matrices as inference has them: every row rounded on its own."""
+def rounded(program: "Program") -> "Program":
+    """Matrices in int8-row meet integers, as in an artifact; without probes, rows are all."""
     import torch
 
-    from zofx.rewrite import Editor
+    from zofx.passes.round_activations import RoundActivations
 
-    aten, zofx = torch.ops.aten, torch.ops.zofx
-    edit = Editor(program)
-    for linear in edit.graph.find_nodes(op="call_function", target=zofx.linear_int8.default):
-        x, codes, scales, bias = linear.args
-        steps = edit.call(linear, zofx.row_scales.default, x)
-        whole = edit.call(linear, zofx.round_rows.default, x, steps)
-        y = edit.call(linear, zofx.linear_rounded.default, whole, steps, codes, scales)
-        edit.replace(linear, y if bias is None else edit.call(linear, aten.add.Tensor, y, bias))
-    return edit.done()
+    integers = torch.ops.zofx.linear_int8.default
+    if not program.graph.find_nodes(op="call_function", target=integers):
+        return program
+    return RoundActivations().run(program, lambda *_: None)
 
 
 def _write_onnx(program: "Program", folder: Path) -> None:

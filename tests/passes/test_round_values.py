@@ -70,8 +70,8 @@ def activations(program: Program, inputs: dict[str, Tensor]) -> Tensor:
     return x.view(len(inputs["coefficients"]), -1, *x.shape[1:])
 
 
-def test_values_take_a_second_product() -> None:
-    """What the first rounding left, in steps of 1/254 of the first ones."""
+def test_values_take_a_second_term() -> None:
+    """What the first rounding left, in steps of 1/254 of the first ones: rows of one product."""
     after, remarks = apply("round-activations", probed(Attends))
     assert_golden(
         show(after, remarks),
@@ -97,28 +97,27 @@ body
   %6 = zofx.difference_probes(%3, coefficients)   : f32[P*N, T, 4]
   %7 = zofx.row_scales(%6)   : f32[P*N, T, 1]
   %8 = zofx.round_rows(%6, %7)   : u8[P*N, T, 4]
-  %9 = zofx.linear_rounded(%8, %7, fc.weight.codes, fc.weight.scales)   : f32[P*N, T, 7]
-  %10 = zofx.sum_probes(%9, coefficients)   : f32[P*N, T, 7]
-  %11 = zofx.first_probe(%6, coefficients)   : f32[N, T, 4]
-  %12 = zofx.first_probe(%8, coefficients)   : u8[N, T, 4]
-  %13 = zofx.first_probe(%7, coefficients)   : f32[N, T, 1]
-  %14 = zofx.left_over(%11, %12, %13)   : f32[N, T, 4]
-  %15 = aten.mul.Tensor(%13, 0.003937007874015748)   : f32[N, T, 1]
-  %16 = zofx.round_rows(%14, %15)   : u8[N, T, 4]
-  %17 = zofx.linear_rounded(%16, %15, fc.weight.codes, fc.weight.scales)   : f32[N, T, 7]
-  %18 = zofx.replicate(%17, coefficients)   : f32[P*N, T, 7]
-  %19 = aten.add.Tensor(%10, %18)   : f32[P*N, T, 7]
-  %20 = aten.add.Tensor(%19, fc.bias)   : f32[P*N, T, 7]
-  %21 = aten.unsqueeze(%20, 1)   : f32[P*N, 1, T, 7]
-  %22 = aten.expand(%21, [-1, 3, -1, -1])   : f32[P*N, 3, T, 7]
-  %23 = aten.scaled_dot_product_attention(%5, %5, %22)   : f32[P*N, 3, T, 7]
-  %24 = aten.sum.dim_IntList(%23, [1])   : f32[P*N, T, 7]
-  %25 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
-  %26 = zofx.select_positions(%24, %25)   : f32[P*N, S, 7]
-  %27 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
-  %28 = zofx.score_targets(%26, %27)   : f32[P*N, C]
-  %29 = zofx.split_probes(%28, coefficients)   : f32[P, N, C]
-  return %29
+  %9 = zofx.first_probe(%6, coefficients)   : f32[N, T, 4]
+  %10 = zofx.first_probe(%8, coefficients)   : u8[N, T, 4]
+  %11 = zofx.first_probe(%7, coefficients)   : f32[N, T, 1]
+  %12 = zofx.left_over(%9, %10, %11)   : f32[N, T, 4]
+  %13 = aten.mul.Tensor(%11, 0.003937007874015748)   : f32[N, T, 1]
+  %14 = zofx.round_rows(%12, %13)   : u8[N, T, 4]
+  %15 = aten.cat([%8, %14])   : u8[N*P + N, T, 4]
+  %16 = aten.cat([%7, %13])   : f32[N*P + N, T, 1]
+  %17 = zofx.linear_rounded(%15, %16, fc.weight.codes, fc.weight.scales)   : f32[N*P + N, T, 7]
+  %18 = zofx.sum_probes(%17, coefficients, 2)   : f32[P*N, T, 7]
+  %19 = aten.add.Tensor(%18, fc.bias)   : f32[P*N, T, 7]
+  %20 = aten.unsqueeze(%19, 1)   : f32[P*N, 1, T, 7]
+  %21 = aten.expand(%20, [-1, 3, -1, -1])   : f32[P*N, 3, T, 7]
+  %22 = aten.scaled_dot_product_attention(%5, %5, %21)   : f32[P*N, 3, T, 7]
+  %23 = aten.sum.dim_IntList(%22, [1])   : f32[P*N, T, 7]
+  %24 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
+  %25 = zofx.select_positions(%23, %24)   : f32[P*N, S, 7]
+  %26 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
+  %27 = zofx.score_targets(%25, %26)   : f32[P*N, C]
+  %28 = zofx.split_probes(%27, coefficients)   : f32[P, N, C]
+  return %28
 remarks
   applied  linears   1 products of 1 rounded activations, 1 of them in two terms
 """,
@@ -156,8 +155,8 @@ def test_finds_what_is_added_up_to_values(toy: type[nn.Module], found: int) -> N
     before = probed(toy)
     assert len(values_of(before.graph)) == found
     after, remarks = apply("round-activations", before)
-    calls = after.graph.find_nodes(op="call_function", target=zofx.linear_rounded.default)
-    assert len(calls) == 1 + found
+    left = after.graph.find_nodes(op="call_function", target=zofx.left_over.default)
+    assert len(left) == found
     assert ("in two terms" in str(remarks[-1])) is bool(found)
 
 

@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from zofx import artifact, quant
 from zofx.graphfile import load_graph
+from zofx.ops.rounding import SMALLEST
 from zofx.program import output_node
 from zofx.runtime import Batch
 from zofx.zo.noise import Stream, sample, sample_words
@@ -212,9 +213,8 @@ def linear_int8(
 
 
 def row_scales(rounding: Note, x: Tensor) -> Tensor:
-    """The largest of a row in 127 steps, and one for a row of zeros."""
-    largest = x.abs().amax(-1, keepdim=True)
-    step = torch.where(largest == 0, 1, largest / 127)
+    """The largest of a row in 127 steps; of a row of nothing else, the least that there is."""
+    step = x.abs().amax(-1, keepdim=True).clamp(min=SMALLEST) / 127
     return rounding(step, step, 2)
 
 
@@ -241,11 +241,15 @@ def difference_probes(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor
     return rounding(value, value.abs(), 1)
 
 
-def sum_probes(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
-    """Probe 0 to all others."""
-    base, *others = x.chunk(len(coefficients))
+def sum_probes(rounding: Note, x: Tensor, coefficients: Tensor, terms: int) -> Tensor:
+    """Probe 0 to all others, and further terms to every one."""
+    count = len(coefficients)
+    base, *others = x.chunk(count + terms - 1)
+    others, further = others[: count - 1], others[count - 1 :]
     value = torch.cat([base, *(other + base for other in others)])
-    return rounding(value, value.abs(), 1)
+    for term in further:
+        value = value + torch.cat([term] * count)
+    return rounding(value, value.abs() + sum(term.abs().max() for term in further), terms)
 
 
 def linear_codebook(

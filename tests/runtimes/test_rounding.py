@@ -36,7 +36,7 @@ from zofx.export_hf import export_hf
 from zofx.graphfile import load_graph
 from zofx.merge import merged_tensors
 from zofx.methods import METHODS
-from zofx.ops.rounding import FINER
+from zofx.ops.rounding import FINER, SMALLEST
 from zofx.prepare import Request, prepare
 from zofx.program import is_call
 from zofx.run_folder import RunFolder
@@ -54,6 +54,12 @@ MATRIX = np.array([[EPS, 0], [-EPS, 0], [0, EPS]], np.float32)
 ASKED = Load("three probes", batch(3, 9, 2, 3), MATRIX)
 UPSTREAM = 2.0**-18
 """By how much of the largest entry an activation may be off: 64 roundings, most far smaller."""
+DIFFERENCES = zofx.difference_probes.default
+
+
+def sums_of(x: Tensor, coefficients: Tensor) -> Any:
+    """Of a base in one term."""
+    return zofx.sum_probes(x, coefficients, 1)
 
 
 # --- op by op -------------------------------------------------------------------------------------
@@ -98,12 +104,14 @@ def same(found: Tensor, wanted: Tensor) -> None:
 def test_steps_have_the_same_bits() -> None:
     """Rows of many sizes, a row of zeros, one of −0, one of a single entry, tiny and huge ones."""
     x = normal(9, 4, 40) * normal(9, 4, 1, seed=1).mul(20).exp2()
-    x[0, 0], x[1, 1], x[2, 2, 1:], x[3], x[4] = 0, -0.0, 0, 1e-30, 1e35
+    x[0, 0], x[1, 1], x[2, 2, 1:], x[3], x[4] = 0, -0.0, 0, 1e-35, 1e35
     wanted = zofx.row_scales(x)
     same(on_ort(zofx.row_scales.default, x), wanted)
-    assert (wanted[0, 0], wanted[1, 1]) == (1, 1)
-    exact = x.abs().amax(-1, keepdim=True).double() / 127
-    assert ((wanted - exact).abs() <= 2 * UNIT * exact)[x.abs().amax(-1) > 0].all()
+    least = x.new_tensor(SMALLEST)
+    assert (wanted[0, 0], wanted[1, 1]) == (least / 127, least / 127)
+    exact = x.abs().amax(-1, keepdim=True).clamp(min=least).double() / 127
+    assert ((wanted - exact).abs() <= 2 * UNIT * exact).all()
+    assert (wanted * FINER >= torch.finfo(torch.float32).tiny).all()
 
 
 @pytest.mark.parametrize("place", [0, 17, 39])
@@ -165,11 +173,25 @@ def test_differences_and_sums_have_the_same_bits(probes: int, rest: tuple[int, .
     parts = x.view(probes, 3, *rest)
     differences = torch.cat((parts[:1], parts[1:] - parts[0])).view_as(x)
     sums = torch.cat((parts[:1], parts[1:] + parts[0])).view_as(x)
-    for op, wanted in ((zofx.difference_probes, differences), (zofx.sum_probes, sums)):
+    for op, wanted in ((DIFFERENCES, differences), (sums_of, sums)):
         same(op(x, table), wanted)
-        same(on_ort(op.default, x, table), wanted + 0.0)
+        same(on_ort(op, x, table), wanted + 0.0)
     whole = (x * 8).round() + 0.0
-    same(zofx.sum_probes(zofx.difference_probes(whole, table), table), whole)
+    same(sums_of(DIFFERENCES(whole, table), table), whole)
+
+
+@pytest.mark.parametrize("probes", [1, 2, 3])
+@pytest.mark.parametrize("terms", [2, 3])
+def test_further_terms_are_of_every_probe(probes: int, terms: int) -> None:
+    """After the differences, added last and in their order."""
+    x, table = normal((probes + terms - 1) * 3, 4, 5), torch.zeros(probes, 2)
+    parts = x.view(probes + terms - 1, 3, 4, 5)
+    wanted = torch.cat((parts[:1], parts[1:probes] + parts[0]))
+    for term in parts[probes:]:
+        wanted = wanted + term
+    found = zofx.sum_probes(x, table, terms)
+    same(found, wanted.view(-1, 4, 5))
+    same(on_ort(zofx.sum_probes.default, x, table, terms), found)
 
 
 @pytest.mark.parametrize("probes", [1, 2, 3])
@@ -182,14 +204,14 @@ def test_the_rows_of_the_first_probe_are_its_own(probes: int) -> None:
         same(on_ort(zofx.first_probe.default, whole, table), x)
 
 
-@pytest.mark.parametrize("op", [zofx.difference_probes, zofx.sum_probes], ids=str)
+@pytest.mark.parametrize("op", [DIFFERENCES, sums_of], ids=["differences", "sums"])
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 @pytest.mark.parametrize("probe", [0, 1, 2])
 def test_what_is_no_number_in_a_probe_stays_none(op: Any, wrong: float, probe: int) -> None:
     """In its place; no other place sees it."""
     x, table = normal(3 * 2, 4), torch.zeros(3, 1)
     x[2 * probe, 1] = wrong
-    for found in (op(x, table), on_ort(op.default, x, table)):
+    for found in (op(x, table), on_ort(op, x, table)):
         finite = found.isfinite().view(3, 2, 4)
         assert not finite[probe, 0, 1]
         finite[:, 0, 1] = True

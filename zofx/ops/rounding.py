@@ -18,13 +18,15 @@ ROW_ZERO: Final = 128
 ROW_STEP: Final = 1 / ROW_TOP
 FINER: Final = 1 / (2 * ROW_TOP)
 """What is left is at most half a step, and is rounded in steps of its own: this part of a step."""
+SMALLEST: Final = 1e-30
+"""A row below it, as one of zeros, is rounded in steps of this one: they and finer ones are normal
+numbers of f32."""
 
 
 @custom_op("zofx::row_scales", mutates_args=())
 def row_scales(x: Tensor) -> Tensor:
-    """Each row's step of rounding, max |x| / 127, or 1 for a row of zeros: [..., k] → [..., 1]."""
-    largest = x.abs().amax(-1, keepdim=True)
-    return torch.where(largest == 0, torch.ones_like(largest), largest * ROW_STEP)
+    """Each row's step of rounding, max |x| / 127 and never 0: [..., k] → [..., 1]."""
+    return x.abs().amax(-1, keepdim=True).clamp(min=SMALLEST) * ROW_STEP
 
 
 @row_scales.register_fake
@@ -88,12 +90,24 @@ def _(x: Tensor, coefficients: Tensor) -> Tensor:
 
 
 @custom_op("zofx::sum_probes", mutates_args=())
-def sum_probes(x: Tensor, coefficients: Tensor) -> Tensor:
-    """The inverse of `difference_probes`, up to rounding."""
-    parts = x.reshape(coefficients.shape[0], -1, *x.shape[1:])
-    return torch.cat((parts[:1], parts[1:] + parts[:1])).reshape(x.shape)
+def sum_probes(x: Tensor, coefficients: Tensor, terms: int) -> Tensor:
+    """The inverse of `difference_probes`, up to rounding: [(P + terms − 1)·N, …] → [P·N, …].
+
+    Args:
+        x: probe 0, what the others differ by, then further terms of what all of them are.
+        coefficients: f32[P, Q].
+        terms: of probe 0, 1 or more.
+    """
+    probes = coefficients.shape[0]
+    parts = x.reshape(probes + terms - 1, -1, *x.shape[1:])
+    sums = torch.cat((parts[:1], parts[1:probes] + parts[:1]))
+    for further in parts[probes:]:
+        sums = sums + further
+    return sums.reshape(-1, *x.shape[1:])
 
 
 @sum_probes.register_fake
-def _(x: Tensor, coefficients: Tensor) -> Tensor:
-    return torch.empty_like(x)
+def _(x: Tensor, coefficients: Tensor, terms: int) -> Tensor:
+    probes = coefficients.shape[0]
+    rows = x.shape[0] if terms == 1 else x.shape[0] // (probes + terms - 1) * probes
+    return x.new_empty((rows, *x.shape[1:]))
