@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.golden import apply, assert_golden, batch, logits, summation_bound, values
+from tests.golden import apply, assert_golden, batch, logits, run, summation_bound, values
 from tests.passes.probing import IN_ROWS, dense, frozen_rows
-from tests.passes.toys import VOCABULARY, OneLinear, Toy
+from tests.passes.toys import VOCABULARY, OneLinear, Toy, canonical
 from zofx.errors import PipelineError, UsageError
 from zofx.passes import PASSES
 from zofx.passes.round_activations import RoundActivations, values_of
@@ -147,6 +147,18 @@ def test_values_are_off_by_half_a_finer_step(probes: int) -> None:
     for made, held in ((after, True), (once, False)):
         error = (logits(made, inputs).double() - exact).abs().view(probes, *x.shape[1:2], -1, 7)
         assert bool((error <= bound).all()) is held
+
+
+def test_without_probes_rows_are_those_of_probe_0() -> None:
+    """Inference in the precision of an artifact: bit for bit what it scores where ε is 0."""
+    plain, _ = apply("quantize-frozen{format=int8-row}", canonical(Attends, integers=False))
+    said: list[object] = []
+    alone = RoundActivations().run(plain, lambda *remark: said.append(remark))
+    after, remarks = apply("round-activations", probed(Attends))
+    assert said == [(one.subject, one.verdict, one.why) for one in remarks]
+    inputs = batch(coefficients=[[0.0]])
+    (scores,) = run(after, inputs)
+    assert torch.equal(run(alone, inputs), scores)
 
 
 @pytest.mark.parametrize(("toy", "found"), [(Attends, 1), (Fused, 1), (Keys, 0), (OneLinear, 0)])
