@@ -15,7 +15,7 @@ import onnx
 import torch
 from onnxscript import opset21 as op
 
-from zofx.ops.sparse import as_block
+from zofx.ops.sparse import as_block, rows_at_once
 from zofx.runtimes import onnx_frozen as frozen
 from zofx.runtimes.onnx_basics import head, ints, leading, ms
 
@@ -45,7 +45,7 @@ def sparse_linear(x: Any, values: Any, index: Any, out: int, columns: int, deepe
     values = values if len(values.shape) == 2 else op.Unsqueeze(values, ints(0))
     parts = op.Reshape(x, op.Concat(head(values, 1), ints(-1, width), axis=0))
     if as_block(entries, columns, deepest, out, width):
-        y = _times_block(parts, values, *_places(index, width), out)
+        y = _times_block(parts, values, index, columns, width, out)
     else:
         y = _times_entries(parts, values, index, deepest, width, out)
     return op.Reshape(y, op.Concat(leading(x), ints(out), axis=0))
@@ -58,18 +58,38 @@ def _places(index: Any, width: int) -> tuple[Any, Any]:
     return row, op.Sub(position, op.Mul(row, ints(width)))
 
 
-def _times_block(x: Any, values: Any, row: Any, column: Any, out: int) -> Any:
-    """[P, M, in] → [P, M, out] by a dense product over the columns with entries.
+def _times_block(x: Any, values: Any, index: Any, columns: int, width: int, out: int) -> Any:
+    """[P, M, in] → [P, M, out] by dense products over the columns with entries.
 
-    All but the values depends on `index` alone: the engine folds it at load.
+    Some rows of S at a time, and these have entries that follow each other. All but the values
+    depends on `index` alone: the engine folds it at load.
     """
+    row, column = _places(index, width)
     touched, _, inverse, _ = op.Unique(column, sorted=1)
     count = op.Shape(touched)
-    place = op.Unsqueeze(op.Add(op.Mul(row, count), inverse), ints(0))
-    block = op.ConstantOfShape(op.Concat(head(values, 1), op.Mul(count, ints(out)), axis=0))
-    block = op.ScatterElements(block, op.Expand(place, op.Shape(values)), values, axis=1)
-    block = op.Reshape(block, op.Concat(head(values, 1), ints(out), ints(-1), axis=0))
-    return ms.FusedMatMul(op.Gather(x, touched, axis=2), block, transB=1)
+    place = op.Add(op.Mul(row, count), inverse)
+    picked, step = op.Gather(x, touched, axis=2), rows_at_once(columns, out)
+    parts = []
+    for start in range(0, out, step):
+        end, own, first = min(start + step, out), values, place
+        if step < out:
+            entries = _below(row, start), _below(row, end)
+            first = op.Sub(op.Slice(place, *entries, ints(0)), op.Mul(count, ints(start)))
+            own = op.Slice(values, *entries, ints(1))
+        block = op.ConstantOfShape(
+            op.Concat(head(values, 1), op.Mul(count, ints(end - start)), axis=0)
+        )
+        where = op.Expand(op.Unsqueeze(first, ints(0)), op.Shape(own))
+        block = op.ScatterElements(block, where, own, axis=1)
+        block = op.Reshape(block, op.Concat(head(values, 1), ints(end - start), ints(-1), axis=0))
+        parts.append(ms.FusedMatMul(picked, block, transB=1))
+    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-1)
+
+
+def _below(row: Any, limit: int) -> Any:
+    """How many entries are in rows before this one: i64[1]."""
+    before = op.Cast(op.Less(row, op.Constant(value_int=limit)), to=onnx.TensorProto.INT64)
+    return op.ReduceSum(before, ints(0), keepdims=1)
 
 
 def _times_entries(x: Any, values: Any, index: Any, deepest: int, width: int, out: int) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from zofx import ops  # noqa: F401  # registers torch.ops.zofx
-from zofx.ops.sparse import as_block
+from zofx.ops.sparse import as_block, rows_at_once
 from zofx.program import COEFFICIENTS, INPUTS, KEYS, VOCABULARY, Program, placeholders
 
 aten = torch.ops.aten
@@ -190,7 +190,9 @@ def ort_scratch(node: fx.Node, shapes: Shapes) -> int:
     if node.target is SPARSE:
         s = _Sparse(node, shapes)
         if s.block:  # x at the columns, and the block before and after its entries are in
-            return F32 * (s.rows * s.columns + 2 * s.probes * s.columns * s.out)
+            step = rows_at_once(s.columns, s.out)
+            parts = s.rows * s.out if step < s.out else 0
+            return F32 * (s.rows * s.columns + 2 * s.probes * s.columns * step + parts)
         # one entry of every row at a time
         x, gathered, y = s.rows * s.width, s.rows * s.entries // s.deepest, s.rows * s.out
         return F32 * (x + gathered + y)

@@ -21,11 +21,14 @@ from zofx.artifact import read_manifest
 from zofx.capture import capture
 from zofx.compile import write_program
 from zofx.facts import SELECTED
+from zofx.ops import sparse
 from zofx.passes import PASSES
 from zofx.pipeline import Pipeline
 from zofx.program import INPUTS, VOCABULARY, Program
+from zofx.runtimes.onnx_basics import ms
 from zofx.runtimes.onnx_export import OPSET, translate
 from zofx.runtimes.onnx_fusions import sizes
+from zofx.zo.types import FloatArray
 
 zofx = torch.ops.zofx
 
@@ -116,6 +119,43 @@ def test_entries_that_share_rows_are_added_by_threads_that_do_not(tmp_path: Path
     assert (torch.from_numpy(found[0]) - exact).abs().le((deepest + 1) * 2**-24 * size).all()
     scatters = [node for node in model.graph if node.op_type == "ScatterND"]
     assert len(scatters) == deepest > 10
+
+
+@pytest.mark.parametrize(("at_once", "parts"), [(1, 60), (8 * 7, 9), (8 * 59, 2), (8 * 60, 1)])
+def test_a_block_that_is_made_in_parts_has_the_same_bits(
+    at_once: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 rows over 8 columns, some rows at a time; rows 7 to 20 have no entries."""
+    rng = np.random.default_rng(5)
+    place = [(r, c) for r in range(60) if not 7 <= r < 21 for c in range(8) if rng.random() < 0.6]
+    row, column = np.array(place).T
+    index = torch.from_numpy((row * 40 + 5 * column).astype(np.int32))
+    deepest = int(np.bincount(row).max())
+    x = torch.from_numpy(rng.standard_normal((2, 3, 40)).astype(np.float32))
+    values = torch.from_numpy(rng.standard_normal((2, len(index))).astype(np.float32))
+
+    def call(x: Tensor, values: Tensor, index: Tensor) -> Tensor:
+        return zofx.sparse_linear(x, values, index, 60, 8, deepest)
+
+    def scored() -> tuple[FloatArray, int]:
+        model = translate(torch.export.export(Call(call), (x, values, index)))
+        model.opset_imports.update({"": OPSET, ms.domain: ms.version})
+        engine = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+        names = [value.name for value in engine.get_inputs()]
+        feeds = dict(zip(names, (v.numpy() for v in (x, values, index)), strict=True))
+        products = [node for node in model.graph if node.op_type == "FusedMatMul"]
+        return engine.run(None, feeds)[0], len(products)
+
+    whole, one = scored()
+    monkeypatch.setattr(sparse, "BLOCK_ENTRIES", at_once)
+    found, many = scored()
+    assert (one, many) == (1, parts)
+    np.testing.assert_array_equal(found, whole)
+    dense = torch.zeros(2, 60 * 40, dtype=torch.float64)
+    dense[:, index.long()] = values.double()
+    exact = x.double() @ dense.view(2, 60, 40).mT
+    size = x.double().abs() @ dense.abs().view(2, 60, 40).mT
+    assert (torch.from_numpy(found) - exact).abs().le((8 + 1) * 2**-24 * size).all()
 
 
 def test_a_size_is_read_once(tmp_path: Path) -> None:
