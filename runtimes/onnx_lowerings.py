@@ -62,26 +62,26 @@ def _times_block(x: Any, values: Any, index: Any, columns: int, width: int, out:
     """[P, M, in] → [P, M, out] by dense products over the columns with entries.
 
     Some rows of S at a time, and these have entries that follow each other. All but the values
-    depends on `index` alone: the engine folds it at load.
+    depends on `index` alone: the engine folds it at load. How many probes there are is read from x,
+    so that a block is not made before x is there: ONNX Runtime makes first what needs no other
+    node, and would keep the blocks of all layers.
     """
     row, column = _places(index, width)
     touched, _, inverse, _ = op.Unique(column, sorted=1)
     count = op.Shape(touched)
     place = op.Add(op.Mul(row, count), inverse)
     picked, step = op.Gather(x, touched, axis=2), rows_at_once(columns, out)
-    parts = []
+    probes, parts = head(picked, 1), []
     for start in range(0, out, step):
         end, own, first = min(start + step, out), values, place
         if step < out:
             entries = _below(row, start), _below(row, end)
             first = op.Sub(op.Slice(place, *entries, ints(0)), op.Mul(count, ints(start)))
             own = op.Slice(values, *entries, ints(1))
-        block = op.ConstantOfShape(
-            op.Concat(head(values, 1), op.Mul(count, ints(end - start)), axis=0)
-        )
-        where = op.Expand(op.Unsqueeze(first, ints(0)), op.Shape(own))
+        block = op.ConstantOfShape(op.Concat(probes, op.Mul(count, ints(end - start)), axis=0))
+        where = op.Expand(op.Unsqueeze(first, ints(0)), op.Concat(probes, ints(1), axis=0))
         block = op.ScatterElements(block, where, own, axis=1)
-        block = op.Reshape(block, op.Concat(head(values, 1), ints(end - start), ints(-1), axis=0))
+        block = op.Reshape(block, op.Concat(probes, ints(end - start), ints(-1), axis=0))
         parts.append(ms.FusedMatMul(picked, block, transB=1))
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-1)
 
