@@ -2,7 +2,7 @@
 
     zofx:: op            lowering
     linear_…             `onnx_frozen`: a kernel per frozen format
-    sparse_linear        MatMul over the columns it touches, or Gather · Mul · ScatterND(add)
+    sparse_linear        products over the columns it touches, or Gather · Mul · ScatterND(add)
 
 Functions take ONNX values and the op's own attributes, and return a value; shapes are those of
 `zofx.ops`. The other aten ops have torch.onnx's functions.

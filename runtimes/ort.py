@@ -7,7 +7,9 @@ shared by the forward and the move. CPU provider; the CUDA provider is chosen by
 the wheel has it. CUDA was never run on the machine this was written on.
 """
 
+import ctypes
 import os
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,12 +68,14 @@ class OrtSession(EngineSession):
             options.add_session_config_entry(*entry)
         if self._threads:
             options.intra_op_num_threads = self._threads
-        return onnxruntime.InferenceSession(
+        engine = onnxruntime.InferenceSession(
             self._folder / file,
             options,
             providers=[PROVIDERS[self._device]],
             provider_options=[PROVIDER_OPTIONS[self._device]],
         )
+        _give_back()
+        return engine
 
     def _start_below(self) -> Compute:
         engine = self._open(artifact.BELOW_ONNX)
@@ -140,6 +144,17 @@ class OrtRuntime:
         if reasons:
             raise UnsupportedError(f"the ort runtime cannot load {folder}", reasons)
         return OrtSession(folder, artifact.read_manifest(folder), device, threads)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where the C library would rather keep it.
+
+    Folding constants and packing matrices leave half a GB of a model of 7 billion weights.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+        if trim is not None:
+            trim(0)
 
 
 def _rounds(folder: Path) -> bool:
