@@ -19,7 +19,7 @@ and the second term are zofx's own.
 
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import fx
@@ -109,6 +109,7 @@ class _Rounding:
         self._edit, self._twice = edit, twice
         found = (n for n in placeholders(edit.graph) if n.target == COEFFICIENTS)
         self._coefficients = next(found, None)
+        self._probes = set() if self._coefficients is None else _symbols(self._coefficients, 0)
 
     def rewrite(self, linear: fx.Node) -> None:
         """Round, multiply, add up."""
@@ -165,15 +166,11 @@ class _Rounding:
         return call(before, zofx.round_rows.default, left, steps), steps
 
     def axes_of_probes(self, x: fx.Node) -> list[int]:
-        """Where a size counts P: none above the first slice, the rows below it.
+        """Where a size counts P: none above the first slice or without probes, the rows below."""
+        return [axis for axis in range(len(shape_of(x))) if self._probes & _symbols(x, axis)]
 
-        A program without probes has none anywhere (benchmarks/step measures inference so).
-        """
-        if self._coefficients is None:
-            return []
-        (probes,) = shape_of(self._coefficients)[0].node.expr.free_symbols
-        return [
-            axis
-            for axis, size in enumerate(shape_of(x))
-            if isinstance(size, torch.SymInt) and probes in size.node.expr.free_symbols
-        ]
+
+def _symbols(x: fx.Node, axis: int) -> set[Any]:
+    """What the size of an axis is made of, numbers aside."""
+    size = shape_of(x)[axis]
+    return set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()

@@ -79,27 +79,27 @@ def _zero() -> Any:
 
 def difference_probes(x: Any, coefficients: Any) -> Any:
     """Row p of the matrix is e_p − e_0."""
-    zero, row, number = _numbers(coefficients, 1)
-    base = op.And(op.Equal(number, zero), op.Greater(row, zero))
+    row, number = _numbers(coefficients, 1)
+    base = op.And(op.Equal(number, ints(0)), op.Greater(row, ints(0)))
     return _times_parts(op.Sub(_float(op.Equal(row, number)), _float(base)), x)
 
 
 def sum_probes(x: Any, coefficients: Any, terms: int) -> Any:
     """Row p of the matrix is e_p + e_0, plus e_P and so on where there are further terms."""
-    zero, row, number = _numbers(coefficients, terms)
-    every = op.Equal(number, zero)
+    row, number = _numbers(coefficients, terms)
+    every = op.Equal(number, ints(0))
     if terms > 1:
-        every = op.Or(every, op.GreaterOrEqual(number, op.Squeeze(head(coefficients, 1))))
+        every = op.Or(every, op.GreaterOrEqual(number, head(coefficients, 1)))
     return _times_parts(_float(op.Or(op.Equal(row, number), every)), x)
 
 
-def _numbers(coefficients: Any, terms: int) -> tuple[Any, Any, Any]:
-    """0, the numbers of the probes as a column, and of the parts that they are made of as a row."""
+def _numbers(coefficients: Any, terms: int) -> tuple[Any, Any]:
+    """Of the probes as a column i64[P, 1], of what they are sums of as a row."""
     zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
     probes = op.Squeeze(head(coefficients, 1))
     row = op.Unsqueeze(op.Range(zero, probes, one), ints(1))
     parts = op.Range(zero, op.Add(probes, op.Constant(value_int=terms - 1)), one)
-    return zero, row, op.Unsqueeze(parts, ints(0))
+    return row, op.Unsqueeze(parts, ints(0))
 
 
 def _times_parts(matrix: Any, x: Any) -> Any:

@@ -71,19 +71,24 @@ def _times_block(x: Any, values: Any, index: Any, columns: int, width: int, out:
     count = op.Shape(touched)
     place = op.Add(op.Mul(row, count), inverse)
     picked, step = op.Gather(x, touched, axis=2), rows_at_once(columns, out)
-    probes, parts = head(picked, 1), []
+    probes, products = head(picked, 1), []
     for start in range(0, out, step):
-        end, own, first = min(start + step, out), values, place
-        if step < out:
-            entries = _below(row, start), _below(row, end)
-            first = op.Sub(op.Slice(place, *entries, ints(0)), op.Mul(count, ints(start)))
+        rows, own, at = min(step, out - start), values, place
+        if rows < out:
+            entries = _below(row, start), _below(row, start + rows)
             own = op.Slice(values, *entries, ints(1))
-        block = op.ConstantOfShape(op.Concat(probes, op.Mul(count, ints(end - start)), axis=0))
-        where = op.Expand(op.Unsqueeze(first, ints(0)), op.Concat(probes, ints(1), axis=0))
-        block = op.ScatterElements(block, where, own, axis=1)
-        block = op.Reshape(block, op.Concat(probes, ints(end - start), ints(-1), axis=0))
-        parts.append(ms.FusedMatMul(picked, block, transB=1))
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=-1)
+            at = op.Sub(op.Slice(place, *entries, ints(0)), op.Mul(count, ints(start)))
+        block = _block(own, at, probes, rows, count)
+        products.append(ms.FusedMatMul(picked, block, transB=1))
+    return products[0] if len(products) == 1 else op.Concat(*products, axis=-1)
+
+
+def _block(values: Any, place: Any, probes: Any, rows: int, columns: Any) -> Any:
+    """f32[P, k] at flat places i64[k] of f32[P, rows, columns], which is zero elsewhere."""
+    zeros = op.ConstantOfShape(op.Concat(probes, op.Mul(columns, ints(rows)), axis=0))
+    every = op.Expand(op.Unsqueeze(place, ints(0)), op.Concat(probes, ints(1), axis=0))
+    flat = op.ScatterElements(zeros, every, values, axis=1)
+    return op.Reshape(flat, op.Concat(probes, ints(rows), ints(-1), axis=0))
 
 
 def _below(row: Any, limit: int) -> Any:

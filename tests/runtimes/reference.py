@@ -247,9 +247,11 @@ def sum_probes(rounding: Note, x: Tensor, coefficients: Tensor, terms: int) -> T
     base, *others = x.chunk(count + terms - 1)
     others, further = others[: count - 1], others[count - 1 :]
     value = torch.cat([base, *(other + base for other in others)])
+    size = value.abs()
     for term in further:
         value = value + torch.cat([term] * count)
-    return rounding(value, value.abs() + sum(term.abs().max() for term in further), terms)
+        size = size + value.abs()
+    return rounding(value, size, 1)
 
 
 def linear_codebook(

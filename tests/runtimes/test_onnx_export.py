@@ -158,6 +158,22 @@ def test_a_block_that_is_made_in_parts_has_the_same_bits(
     assert (torch.from_numpy(found) - exact).abs().le((8 + 1) * 2**-24 * size).all()
 
 
+def test_a_block_is_made_when_its_product_is_due(tmp_path: Path) -> None:
+    """It waits for the tokens: what does not, ONNX Runtime makes first, for all layers."""
+    write_program(compiled(CLUSTERED), tmp_path)
+    (made,) = (n for n in ir.load(tmp_path / "graph.onnx").graph if n.op_type == "ScatterElements")
+    zeros, places, values = made.inputs
+    for value, waits in ((zeros, True), (places, True), (values, False)):
+        assert ("input_ids" in read_by(value)) is waits
+
+
+def read_by(value: ir.Value | None) -> set[str | None]:
+    """Names of the inputs that a value is made of."""
+    if value is None or (node := value.producer()) is None:
+        return set() if value is None else {value.name}
+    return {name for operand in node.inputs for name in read_by(operand)}
+
+
 def test_a_size_is_read_once(tmp_path: Path) -> None:
     """And a node says nothing of where it came from, which ONNX Runtime would keep."""
     write_program(compiled(CLUSTERED), tmp_path)

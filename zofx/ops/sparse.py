@@ -15,12 +15,11 @@ from torch.library import custom_op
 # costs 1: fitted to ONNX Runtime on a CPU (8.7e-12 s against 1.2e-9 s per row of x).
 BLOCK_COST = 1 / 138
 
-
-BLOCK_ENTRIES = 1 << 22
-"""Of a dense block that is there at a time, for each probe."""
-
 DEEPEST = 64
 """Entries by entry are taken one of every row at a time: at most so many times."""
+
+BLOCK_ENTRIES = 1 << 22
+"""The most that a dense block has for each probe, if a row has no more."""
 
 
 def as_block(entries: int, columns: int, deepest: int, out: int, width: int) -> bool:
@@ -34,10 +33,10 @@ def as_block(entries: int, columns: int, deepest: int, out: int, width: int) -> 
 
 
 def rows_at_once(columns: int, out: int) -> int:
-    """How many rows of S: [out, width] an engine makes a dense block of at a time, for memory.
+    """Of how many rows of S: [out, width] ONNX Runtime makes a dense block at a time.
 
     A mask of 0.1 % of a model of 7 billion weights may touch most columns of a matrix with 11,008
-    rows: two probes of it take 334 MB.
+    rows: its blocks for two probes would take 334 MB.
     """
     return max(1, min(out, BLOCK_ENTRIES // columns))
 
