@@ -37,6 +37,7 @@ class Engine:
         scratch: bytes taken within an op.
         views: ops whose result is in the memory of their first operand.
         expanded: products it has no kernel for: their weights are f32 after loading.
+        integers: products it has kernels of 8-bit integers for.
         fed: whether z is drawn outside the graph and fed.
     """
 
@@ -46,15 +47,17 @@ class Engine:
     scratch: Callable[[fx.Node, Shapes], int]
     views: frozenset[Any]
     expanded: frozenset[Any]
+    integers: frozenset[Any]
     fed: bool
 
 
 ENGINES: Final = {
     "ort": Engine(
         90 * MIB, 1.7, 2.45, ort_scratch, RESHAPES,
-        frozenset({zofx.linear_codebook.default, zofx.linear_int8.default}), fed=True,
+        frozenset({zofx.linear_codebook.default, zofx.linear_int8.default}),
+        frozenset({zofx.linear_rounded.default}), fed=True,
     ),
-    "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, VIEWS, frozenset(), fed=False),
+    "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, VIEWS, frozenset(), frozenset(), fed=False),
 }  # fmt: skip
 
 
@@ -68,6 +71,7 @@ class Footprint:
 
     Attributes:
         multiply_adds: of the products of a forward.
+        integer: how many of these are of 8-bit integers.
         order: what the engine's order of ops keeps, of the peak of the graph's own.
     """
 
@@ -76,6 +80,8 @@ class Footprint:
         self.engine = ENGINES[runtime]
         self.calls = [node for node in program.graph.nodes if node.op == "call_function"]
         self.multiply_adds = sum(products(node, shapes) for node in self.calls)
+        integers = (node for node in self.calls if node.target in self.engine.integers)
+        self.integer = sum(products(node, shapes) for node in integers)
         rounds = any(node.target is zofx.round_rows.default for node in self.calls)
         self.order = self.engine.rounded if rounds else self.engine.order
 

@@ -5,12 +5,13 @@
     comes    = max(forward, update)
     forward  = order · peak of the graph                                     `zofx.liveness`
     update   = θ, and temporaries of the largest slice, where a rule on tensors makes them
-    time     = 2 · multiply-adds / rate + normals / rate + bytes moved / bandwidth
+    time     = 2 · multiply-adds / rates + normals / rate + bytes moved / bandwidth
 
 Sizes are exact where they are of the program: it is captured and rewritten as `compile` does it,
 and never written. Measured instead are an engine's own share (`zofx.footprint`), a tokenizer's
-bytes per token, and how many temporaries rules make. Time is a rough figure: all products run at
-one rate. Rows are N · T rectangles; `zofx tune` cuts padding, so rows of mixed length take less.
+bytes per token, and how many temporaries rules make. Time is a rough figure: products run at
+two rates, that of floats and that of integers. Rows are N · T rectangles; `zofx tune` cuts padding,
+so rows of mixed length take less.
 """
 
 from collections.abc import Iterator
@@ -219,7 +220,9 @@ def _step(cost: Footprint, rates: Rates, forwards: float, trained: int) -> Itera
     drawn = cost.queries * trained / F32
     kept = cost.engine.fed and keeps(cost.queries, trained)
     weights = cost.still(*STILL)
-    yield Part("products", forwards * 2 * cost.multiply_adds / rates.flops, "matrix products")
+    floats = cost.multiply_adds - cost.integer
+    yield Part("products", forwards * 2 * floats / rates.flops, "of matrices of floats")
+    yield Part("integers", forwards * 2 * cost.integer / rates.integers, "of matrices of integers")
     yield Part(
         "directions",
         drawn * (1 if kept else 2) / rates.normals,

@@ -3,15 +3,19 @@
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests import tiny
+from tests import loads, tiny
 from tests.artifacts import CASES, FRACTION, Case, Family, made_up_scores
 from tests.golden import assert_golden
 from zofx import artifact, rates
@@ -27,9 +31,11 @@ from zofx.methods import METHODS
 from zofx.plan import Forecast, forecast
 from zofx.program import STILL, VOCABULARY, Program, output_node
 from zofx.rates import Rates
+from zofx.runtimes import RUNTIMES
 from zofx.spread import without_scores
+from zofx.zo.types import Key
 
-RATES = Rates(flops=1e9, normals=1e6, bandwidth=1e9)
+RATES = Rates(flops=1e9, integers=4e9, normals=1e6, bandwidth=1e9)
 AXES = Axes(rows=3, tokens=7, scored=2, alternatives=5, probes=2, directions=1, vocabulary=11)
 SCALED = ["quantize-frozen.format=int8"]
 OTHERS = {
@@ -268,10 +274,40 @@ def test_the_step_is_work_over_rates(llama: Path) -> None:
     assert tried.flops == pytest.approx(2.5 * found.flops, rel=1e-6)
 
 
+class Counter(TorchDispatchMode):
+    """Adds up the multiply-adds of rounded products that are done while it is on."""
+
+    done = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.zofx.linear_rounded.default:
+            self.done += made.numel() * args[0].shape[-1]
+        return made
+
+
+def test_products_of_integers_have_a_rate_of_their_own(llama: Path, tmp_path: Path) -> None:
+    """As many as a forward does; PyTorch does them in floats."""
+    options, chosen = Options("int8-row", "int8", fraction=FRACTION), METHODS["senszoq"]
+    checkpoint = open_checkpoint(str(llama))
+    scores = made_up_scores(checkpoint)
+    compile_model(checkpoint, chosen, tmp_path / "art", scores=scores, options=options)
+    with closing(RUNTIMES["torch"].load(tmp_path / "art")) as session, Counter() as counter:
+        session.evaluate(loads.batch(3, 7, 1, 1), [Key(0, 0)], np.float32([[1], [-1]]))
+    made, settings = program(llama, "senszoq", options, ranked=True), chosen.settings
+    settings = settings.with_given(batch_size=3)
+    for engine, integer in (("ort", 2 * counter.done), ("torch", 0)):
+        found = forecast(made, settings, tokens=7, runtime=engine, rates=RATES)
+        seconds = {part.name: part.amount for part in found.step}
+        assert seconds["integers"] == pytest.approx(integer / RATES.integers)
+        assert seconds["products"] == pytest.approx((found.flops - integer) / RATES.flops)
+    assert 0 < 2 * counter.done < found.flops
+
+
 def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What `zofx plan` prints on a machine of known rates; an error, if it ends with one."""
     monkeypatch.setattr(
-        rates, "measured", lambda threads, flops: replace(RATES, flops=flops or 1e9)
+        rates, "measured", lambda threads, flops, *, integers: replace(RATES, flops=flops or 1e9)
     )
     monkeypatch.setattr(sys, "argv", ["zofx", "plan", *words])
     with pytest.raises(SystemExit) as ended:
@@ -303,7 +339,8 @@ memory  94.8 MB
   then the larger of
   forward  74.5 kB  0.1%  values between weights and result, 1.7 times the peak of the graph's order
 a step  0.00165 s, 0.0 GFLOP
-  products    0.000254 s  15.4%  matrix products
+  products    0.000254 s  15.4%  of matrices of floats
+  integers    0 s         0.0%   of matrices of integers
   directions  0.00078 s   47.2%  drawn once
   values      0.00034 s   20.6%  read and written by other ops
   weights     0.000279 s  16.9%  read once a forward

@@ -82,7 +82,7 @@ def plan(  # noqa: PLR0913  a verb has many options
     threads: Threads = None,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", metavar="GFLOPS", help="Of products; measured here if absent."),
+        typer.Option("--rate", metavar="GFLOPS", help="Of all products; measured here if absent."),
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -103,6 +103,7 @@ def plan(  # noqa: PLR0913  a verb has many options
     say("loading torch and transformers")
     from zofx.assembly import Options
     from zofx.checkpoint import open_checkpoint
+    from zofx.footprint import ENGINES
     from zofx.plan import forecast, require_known
     from zofx.rates import measured
 
@@ -120,7 +121,7 @@ def plan(  # noqa: PLR0913  a verb has many options
         alternatives=alternatives,
         vocabulary=checkpoint.tokenizer.get_vocab_size() if checkpoint.tokenization else 0,
         runtime=runtime,
-        rates=measured(threads, rate and rate * 1e9),
+        rates=measured(threads, rate and rate * 1e9, integers=bool(ENGINES[runtime].integers)),
     )
     said = {
         "model": model,
