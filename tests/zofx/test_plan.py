@@ -307,7 +307,7 @@ def test_products_of_integers_have_a_rate_of_their_own(llama: Path, tmp_path: Pa
 def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What `zofx plan` prints on a machine of known rates; an error, if it ends with one."""
     monkeypatch.setattr(
-        rates, "measured", lambda threads, flops, *, integers: replace(RATES, flops=flops or 1e9)
+        rates, "measured", lambda threads, flops, runtime: replace(RATES, flops=flops or 1e9)
     )
     monkeypatch.setattr(sys, "argv", ["zofx", "plan", *words])
     with pytest.raises(SystemExit) as ended:

@@ -1,7 +1,5 @@
 """What a machine's rates are of: the work of a run, over the time of the median one."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -20,21 +18,34 @@ def test_the_median_run_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rates._times(work) == pytest.approx(10)
 
 
-def test_integers_are_multiplied_by_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is timed is the whole product of 1 − 128 and 1, and its rate is its work over that."""
-    product = rates._product_of_integers(1)
-    assert product is not None
-    (made,) = product()
-    np.testing.assert_array_equal(made, np.full((ROWS, WIDTH), WIDTH * (1 - 128), np.float32))
-    monkeypatch.setattr(rates, "_times", lambda work: 2.0)
-    assert measured(integers=True).integers == 2 * OPERATIONS
+@pytest.mark.parametrize(("kind", "term"), [(np.float32, 1), (np.uint8, 1 - 128)])
+def test_what_is_timed_is_the_whole_product(kind: type[np.float32 | np.uint8], term: int) -> None:
+    """Every element is the sum of as many terms as x is wide."""
+    (made,) = rates.ort_product(kind, 1)()
+    np.testing.assert_array_equal(made, np.full((ROWS, WIDTH), WIDTH * term, np.float32))
+
+
+def test_each_engine_has_rates_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch multiplies floats in place of integers; without ONNX Runtime it stands in."""
+    asked: list[object] = []
+
+    def product(kind: type, threads: int | None) -> object:
+        asked.append((kind, threads))
+        return kind
+
+    speed = {np.float32: 3.0, np.uint8: 5.0}
+    monkeypatch.setattr(rates, "ort_product", product)
+    monkeypatch.setattr(rates, "_times", lambda work: speed.get(work, 2.0))
+    of = {runtime: measured(None, None, runtime) for runtime in ("torch", "ort")}
+    assert asked == [(np.float32, None), (np.uint8, None)]
+    assert of["torch"].flops == of["torch"].integers == 2 * OPERATIONS
+    assert (of["ort"].flops, of["ort"].integers) == (3 * OPERATIONS, 5 * OPERATIONS)
+    monkeypatch.setattr(rates, "find_spec", lambda name: None)
+    assert measured(None, None, "ort") == of["torch"]
 
 
 def test_a_rate_that_is_given_is_that_of_all_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And so is that of floats, where ONNX Runtime is not there."""
+    """And none is measured."""
     monkeypatch.setattr(rates, "_times", lambda work: 2.0)
-    given = measured(flops=5e9, integers=True)
+    given = measured(None, 5e9, "ort")
     assert (given.flops, given.integers) == (5e9, 5e9)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    found = measured(integers=True)
-    assert found.integers == found.flops == 2 * OPERATIONS

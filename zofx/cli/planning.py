@@ -103,7 +103,6 @@ def plan(  # noqa: PLR0913  a verb has many options
     say("loading torch and transformers")
     from zofx.assembly import Options
     from zofx.checkpoint import open_checkpoint
-    from zofx.footprint import ENGINES
     from zofx.plan import forecast, require_known
     from zofx.rates import measured
 
@@ -121,7 +120,7 @@ def plan(  # noqa: PLR0913  a verb has many options
         alternatives=alternatives,
         vocabulary=checkpoint.tokenizer.get_vocab_size() if checkpoint.tokenization else 0,
         runtime=runtime,
-        rates=measured(threads, rate and rate * 1e9, integers=bool(ENGINES[runtime].integers)),
+        rates=measured(threads, rate and rate * 1e9, runtime),
     )
     said = {
         "model": model,
