@@ -8,6 +8,7 @@ row per token are cut to the batch's tokens, where that does (`vocabulary`).
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ from zofx.activations import Activations
 from zofx.artifact import Manifest
 from zofx.runtime import Batch
 from zofx.runtimes.below import Below, Compute, processor
-from zofx.runtimes.grouping import by_length, overhead
+from zofx.runtimes.grouping import Prices, by_length, overhead
 from zofx.runtimes.slices import HostSession, artifact_slices
 from zofx.runtimes.vocabulary import BFLOAT16, Vocabulary
 from zofx.zo.types import FloatArray, Key
@@ -35,21 +36,24 @@ class EngineSession(HostSession):
         folder: the artifact.
         manifest: its description.
         engine: what the bits of a forward depend on beside the artifact, as text.
+        spill: what a position costs more for every other one in its forward, under every probe.
 
     Attributes:
         below: what is below the cut; None if the program has none.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, engine: str) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, engine: str, *, spill: float = 0.0
+    ) -> None:
         slices = artifact_slices(folder, manifest)
         super().__init__(slices)
         frozen = (folder / artifact.WEIGHTS).stat().st_size
-        self._overhead = overhead(slices.bytes, frozen)
         owner = f"{manifest.hash} {engine} {processor()}"
         roles = {row.name: row.role for row in manifest.tensors}
         self._vocabulary = Vocabulary(folder / artifact.WEIGHTS, roles)
         # A product takes time as its matrix takes bytes: integers are smaller, and faster.
-        self._head = self._vocabulary.head / max(1, frozen - self._vocabulary.head)
+        head = self._vocabulary.head / max(1, frozen - self._vocabulary.head)
+        self._prices = Prices(overhead(slices.bytes, frozen), head, spill)
         self.below = Below(self._start_below, owner) if manifest.cut else None
 
     def keep_activations(self, activations: Activations) -> None:
@@ -60,8 +64,10 @@ class EngineSession(HostSession):
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes; rows of about the same length share a forward."""
         feeds = self._feeds(keys, coefficients)
-        head = 0.0 if batch.relative else self._head
-        groups = list(by_length(batch, self._overhead, head))
+        prices = replace(self._prices, spill=self._prices.spill * len(coefficients))
+        if batch.relative:
+            prices = replace(prices, head=0.0)
+        groups = list(by_length(batch, prices))
         scores = [self._forward(self._inputs(part), feeds) for _, part in groups]
         back = np.argsort(np.concatenate([rows for rows, _ in groups]))
         return np.concatenate(scores, axis=1)[:, back]

@@ -25,6 +25,7 @@ from zofx.runtime import Support
 from zofx.runtimes import ort_integers
 from zofx.runtimes.below import Compute
 from zofx.runtimes.engine import Arrays, EngineSession, Feeds
+from zofx.runtimes.grouping import SPILL
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
@@ -49,12 +50,14 @@ class OrtSession(EngineSession):
         import onnxruntime
 
         self._folder, self._device, self._threads = folder, device, threads
-        self._kernels = (ort_integers.kernels() or ()) if _rounds(folder) else ()
+        rounds = _rounds(folder)
+        self._kernels = (ort_integers.kernels() or ()) if rounds else ()
         self._engine = self._open(artifact.ONNX)
         self._reads = {value.name for value in self._engine.get_inputs()}
         self._reads |= {value.name for value in self._engine.get_overridable_initializers()}
         parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
-        super().__init__(folder, manifest, " ".join(map(str, parts)))
+        spill = SPILL if rounds and device == "cpu" else 0.0
+        super().__init__(folder, manifest, " ".join(map(str, parts)), spill=spill)
 
     def _open(self, file: str) -> Any:
         import onnxruntime

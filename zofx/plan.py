@@ -3,7 +3,7 @@
     memory   = what stays + the most that comes and goes
     stays    = process + tokenizer + weights + copies of them + slices + directions + rules' state
     comes    = max(forward, update)
-    forward  = order · peak of the graph                                     `zofx.liveness`
+    forward  = order · peak of the graph, of the rows that share a forward   `zofx.liveness`
     update   = θ, and temporaries of the largest slice, where a rule on tensors makes them
     time     = 2 · multiply-adds / rates + normals / rate + bytes moved / bandwidth
 
@@ -15,7 +15,7 @@ so rows of mixed length take less.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,9 +24,10 @@ from zofx.costs import F32, Axes, Shapes
 from zofx.cutting import split
 from zofx.directions import noise_of
 from zofx.errors import UsageError
-from zofx.footprint import ENGINES, Footprint
+from zofx.footprint import ENGINES, Footprint, rounds
 from zofx.program import MOVING, STILL, VOCABULARY, Program, Role
 from zofx.rates import Rates
+from zofx.runtimes.grouping import SPILL, Prices, cuts, overhead
 from zofx.runtimes.slices import keeps
 from zofx.settings import Settings
 from zofx.zo.recipe import Recipe
@@ -60,13 +61,15 @@ class Forecast:
     """What a step will take.
 
     Attributes:
-        axes: of its forward.
+        rows: of its batch.
+        axes: of its largest forward.
         stays: bytes held from step to step.
         comes: bytes held within a step, one after the other.
         step: seconds.
         flops: of all products of a step; two per multiply-add.
     """
 
+    rows: int
     axes: Axes
     stays: tuple[Part, ...]
     comes: tuple[Part, ...]
@@ -115,24 +118,41 @@ def forecast(
     settings = settings.fitted(noise_of(program))
     recipe = settings.recipe()
     probes, directions = recipe.estimator.probes(0, 0).matrix.shape
-    rows = settings.batch_size
+    batch = settings.batch_size
+    groups = _groups(program, runtime, batch, tokens, probes)
+    rows = max(groups)
     known = _vocabulary(program, rows * tokens, rows * scored * alternatives, alternatives > 1)
     axes = Axes(rows, tokens, scored, alternatives, probes, directions, known)
     shapes = Shapes(program, axes)
     whole = Footprint(program, shapes, runtime)
     # What is below a cut is computed once, before the first step.
-    cost = Footprint(split(program)[1], shapes, runtime)
+    above = split(program)[1]
+    cost = Footprint(above, shapes, runtime)
+    work = Footprint(above, Shapes(program, replace(axes, rows=batch)), runtime)
     moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
     trained = sum(spec.nbytes for spec in program.slices)
     state = _state_bytes(recipe, program)
-    forwards = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
+    evaluations = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
     return Forecast(
+        batch,
         axes,
         tuple(_stays(whole, vocabulary, moving, trained, state)),
         tuple(_comes(cost, recipe, moving, trained, state)),
-        tuple(_step(cost, rates, forwards, trained)),
-        round(2 * forwards * cost.multiply_adds),
+        tuple(_step(work, rates, evaluations, len(groups), trained)),
+        round(2 * evaluations * work.multiply_adds),
     )
+
+
+def _groups(program: Program, runtime: str, batch: int, tokens: int, probes: int) -> list[int]:
+    """How many rows of T tokens go through the engine together, forward by forward."""
+    moving, still = (
+        sum(spec.nbytes for spec in program.tensors.values() if spec.role in roles)
+        for roles in (MOVING, STILL)
+    )
+    spill = SPILL * probes if rounds(program) and ENGINES[runtime].integers else 0.0
+    prices = Prices(overhead(moving, still), spill=spill)
+    found = cuts(np.full(batch, tokens), np.ones(batch, np.int64), prices)
+    return [end - start for start, end in found]
 
 
 def require_known(runtime: str) -> None:
@@ -215,18 +235,23 @@ def _comes(
         yield Part("update", moving + within, "a copy of θ; gradient, step, state of a slice")
 
 
-def _step(cost: Footprint, rates: Rates, forwards: float, trained: int) -> Iterator[Part]:
-    """Seconds of a step."""
-    drawn = cost.queries * trained / F32
-    kept = cost.engine.fed and keeps(cost.queries, trained)
-    weights = cost.still(*STILL)
-    floats = cost.multiply_adds - cost.integer
-    yield Part("products", forwards * 2 * floats / rates.flops, "of matrices of floats")
-    yield Part("integers", forwards * 2 * cost.integer / rates.integers, "of matrices of integers")
+def _step(
+    work: Footprint, rates: Rates, evaluations: float, forwards: int, trained: int
+) -> Iterator[Part]:
+    """Seconds of a step: `work` is that of its whole batch."""
+    drawn = work.queries * trained / F32
+    kept = work.engine.fed and keeps(work.queries, trained)
+    weights = forwards * work.still(*STILL)
+    floats = work.multiply_adds - work.integer
+    yield Part("products", evaluations * 2 * floats / rates.flops, "of matrices of floats")
+    integers = evaluations * 2 * work.integer / rates.integers
+    yield Part("integers", integers, "of matrices of integers")
     yield Part(
         "directions",
         drawn * (1 if kept else 2) / rates.normals,
         f"drawn {'once' if kept else 'for the forward and for the move'}",
     )
-    yield Part("values", forwards * cost.moved() / rates.bandwidth, "read and written by other ops")
-    yield Part("weights", forwards * weights / rates.bandwidth, "read once a forward")
+    moved = evaluations * work.moved() / rates.bandwidth
+    yield Part("values", moved, "read and written by other ops")
+    often = "once a forward" if forwards == 1 else f"in each of {forwards} forwards"
+    yield Part("weights", evaluations * weights / rates.bandwidth, f"read {often}")

@@ -1,7 +1,9 @@
 """Groups of rows: every row once, nothing of it lost, at the least cost, and the same scores."""
 
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -9,11 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.artifacts import Case, Family
-from tests.loads import Load, batch
+from tests.artifacts import Case, Family, made_up_scores
+from tests.loads import LOADS, Load, batch
 from tests.runtimes import reference
+from zofx.checkpoint import open_checkpoint
+from zofx.compile import compile_model
+from zofx.methods import METHODS
 from zofx.runtime import IGNORED, Batch, Session
-from zofx.runtimes.grouping import FORWARD, MULTIPLE, PERTURBING, by_length, overhead
+from zofx.runtimes import RUNTIMES, engine
+from zofx.runtimes.grouping import (
+    FORWARD,
+    MULTIPLE,
+    PERTURBING,
+    SPILL,
+    Prices,
+    by_length,
+    overhead,
+)  # fmt: skip
 from zofx.zo.types import IntArray
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=7)
@@ -35,17 +49,18 @@ class Rows:
 
     lengths: list[int]
     scored: list[int]
-    more: float
-    head: float
+    prices: Prices
 
     def cost(self, groups: list[list[int]]) -> float:
-        """Positions that are computed, and what the forwards cost beside them."""
-        return sum(len(group) * self.row(group) + self.more for group in groups)
+        """Of all forwards."""
+        return sum(map(self.forward, groups))
 
-    def row(self, group: list[int]) -> float:
-        """Every one is as long as the longest, and has as many scored as the one with most."""
-        longest = max(-(-self.lengths[i] // MULTIPLE) * MULTIPLE for i in group)
-        return longest + self.head * max(self.scored[i] for i in group)
+    def forward(self, group: list[int]) -> float:
+        """Every row is as long as the longest, and has as many scored as the one with most."""
+        tokens = len(group) * max(-(-self.lengths[i] // MULTIPLE) * MULTIPLE for i in group)
+        scored = len(group) * max(self.scored[i] for i in group)
+        price = self.prices
+        return tokens + price.head * scored + price.spill * tokens**2 + price.forward
 
 
 def cheapest(rows: Rows) -> float:
@@ -61,14 +76,15 @@ def cheapest(rows: Rows) -> float:
 @given(
     LENGTHS, st.lists(st.integers(1, 4), min_size=7, max_size=7),
     st.sampled_from([0.0, 5.0, 32.0, 200.0]), st.sampled_from([0.0, 1.0, 9.0]),
+    st.sampled_from([0.0, 0.001, 0.1]),
 )  # fmt: skip
 def test_every_row_is_in_one_group_whole_and_no_cut_is_cheaper(
-    lengths: list[int], scored: list[int], more: float, head: float
+    lengths: list[int], scored: list[int], forward: float, head: float, spill: float
 ) -> None:
     """What is cut off is padding alone, of tokens and of scored positions."""
-    paid = Rows(lengths, scored[: len(lengths)], more, head)
+    paid = Rows(lengths, scored[: len(lengths)], Prices(forward, head, spill))
     whole = ragged(lengths, scored=paid.scored)
-    groups = list(by_length(whole, more, head))
+    groups = list(by_length(whole, paid.prices))
     assert sorted(np.concatenate([rows for rows, _ in groups]).tolist()) == [*range(len(lengths))]
     for rows, part in groups:
         kept = part.input_ids.shape[1]
@@ -90,7 +106,7 @@ def test_padding_on_the_left_stays() -> None:
     mask = np.zeros((2, 24), np.int64)
     mask[0, 20:], mask[1, :3] = 1, 1
     scored = np.array([[23], [9]])
-    groups = list(by_length(Batch(mask, mask, scored, scored[..., None]), 0))
+    groups = list(by_length(Batch(mask, mask, scored, scored[..., None]), Prices(0)))
     assert [(rows.tolist(), part.input_ids.shape[1]) for rows, part in groups] == [
         ([1], 16),
         ([0], 24),
@@ -111,8 +127,8 @@ def test_scores_are_the_same_in_groups(
     """Within the bound of any forward, and in the order of the rows."""
     asked = Load("ragged", batch(6, 24, 1, 3, padding), np.array([[0.02], [-0.02]], np.float32))
     wanted, bound = reference.evaluate(family.artifact(case), asked.batch, asked.keys, asked.matrix)
-    with mock.patch.object(session, "_overhead", 0.0):
-        assert len(list(by_length(asked.batch, 0.0))) == (2 if padding == "right" else 1)
+    with mock.patch.object(session, "_prices", Prices(0.0)):
+        assert len(list(by_length(asked.batch, Prices(0.0)))) == (2 if padding == "right" else 1)
         assert (np.abs(asked.on(session) - wanted) <= bound).all()
 
 
@@ -123,5 +139,34 @@ def rows_of(groups: list[tuple[IntArray, Batch]]) -> list[list[int]]:
 
 def test_equal_rows_are_one_forward() -> None:
     """Also when a forward costs next to nothing; and a batch of one row is one."""
-    assert rows_of(list(by_length(ragged([9, 16, 12]), 1.0))) == [[0, 1, 2]]
-    assert rows_of(list(by_length(ragged([9]), 0.0))) == [[0]]
+    assert rows_of(list(by_length(ragged([9, 16, 12]), Prices(1.0)))) == [[0, 1, 2]]
+    assert rows_of(list(by_length(ragged([9]), Prices(0.0)))) == [[0]]
+
+
+def test_equal_rows_are_split_where_values_leave_the_caches() -> None:
+    """8 rows of 16 cost 128 + 128²/128 + 40 = 296 in one forward, 2·(64 + 64²/128 + 40) in two."""
+    groups = rows_of(list(by_length(ragged([16] * 8), Prices(40.0, spill=1 / 128))))
+    assert groups == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(("activations", "spill"), [("none", 0.0), ("int8", SPILL)])
+def test_rounded_programs_are_split_for_the_caches(
+    tmp_path: Path, family: Family, activations: str, spill: float
+) -> None:
+    """By how many probes there are: each has its values. On PyTorch none is."""
+    case = Case("tiny_llama", "int8-row", "gaussian")
+    checkpoint = open_checkpoint(str(family.checkpoint(case)))
+    options = replace(case.options, activations=activations)
+    compile_model(
+        checkpoint, METHODS["senszoq"], tmp_path / "art",
+        scores=made_up_scores(checkpoint), options=options,
+    )  # fmt: skip
+    for name, price in (("ort", spill), ("torch", 0.0)):
+        with (
+            closing(RUNTIMES[name].load(tmp_path / "art", threads=1)) as opened,
+            mock.patch.object(engine, "by_length", wraps=by_length) as cut,
+        ):
+            for load in LOADS:
+                load.on(opened)
+        asked = [call.args[1].spill for call in cut.call_args_list]
+        assert asked == [price * len(load.matrix) for load in LOADS]

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests import loads, tiny
 from tests.artifacts import CASES, FRACTION, Case, Family, made_up_scores
 from tests.golden import assert_golden
-from zofx import artifact, rates
+from zofx import artifact, plan, rates
 from zofx.assembly import Options, pipeline_for
 from zofx.checkpoint import open_checkpoint
 from zofx.cli import main
@@ -302,6 +302,28 @@ def test_products_of_integers_have_a_rate_of_their_own(llama: Path, tmp_path: Pa
         assert seconds["integers"] == pytest.approx(integer / RATES.integers)
         assert seconds["products"] == pytest.approx((found.flops - integer) / RATES.flops)
     assert 0 < 2 * counter.done < found.flops
+
+
+def test_rows_that_share_no_forward_are_not_in_memory_together(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rounded, 16 rows of 64 tokens go 4 or 5 at a time; products are those of all rows."""
+    made = program(llama, "senszoq", Options("int8-row", "int8", fraction=FRACTION))
+    settings = METHODS["senszoq"].settings.with_given(batch_size=16)
+    split = forecast(made, settings, tokens=64, rates=RATES)
+    monkeypatch.setattr(plan, "SPILL", 0.0)
+    whole = forecast(made, settings, tokens=64, rates=RATES)
+    assert (split.rows, whole.rows, whole.axes.rows) == (16, 16, 16)
+    assert split.axes.rows in (4, 5, 6)
+    assert split.flops == whole.flops
+    share = amounts(split)["forward"] / amounts(whole)["forward"]
+    assert share == pytest.approx(split.axes.rows / 16, rel=0.1)
+    monkeypatch.undo()
+    monkeypatch.chdir(llama.parent)
+    words = ("llama", "--fraction", "0.05", "--tokens", "64", "--batch-size", "16")
+    assert f"16 rows of 64 tokens under 2 probes, {split.axes.rows} rows at a time" in said(
+        monkeypatch, capsys, *words
+    )
 
 
 def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:

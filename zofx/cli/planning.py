@@ -188,8 +188,8 @@ def _text(said: dict[str, Any], found: "Forecast") -> str:
     lines = [
         f"{said['model']}: {said['architecture']}, {said['layers']} layers of {said['width']}, "
         f"{said['heads']} heads",
-        f"{said['method']} on {said['runtime']}: {axes.rows} rows of {axes.tokens} tokens under "
-        f"{axes.probes} probes",
+        f"{said['method']} on {said['runtime']}: {found.rows} rows of {axes.tokens} tokens under "
+        f"{axes.probes} probes{_at_most(found)}",
         f"memory  {size(found.memory)}",
         _shares(found.stays, found.memory, size),
         "  then the larger of",
@@ -200,6 +200,11 @@ def _text(said: dict[str, Any], found: "Forecast") -> str:
     if said["assumed"]:
         lines.append(f"without --sensitivity, {said['assumed']}")
     return "\n".join(lines)
+
+
+def _at_most(found: "Forecast") -> str:
+    """Where not all rows share a forward."""
+    return "" if found.axes.rows == found.rows else f", {found.axes.rows} rows at a time"
 
 
 def _shares(parts: "tuple[Part, ...]", whole: float, written: Callable[[Any], str]) -> str:
