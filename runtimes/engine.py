@@ -8,6 +8,7 @@ row per token are cut to the batch's tokens, where that does (`vocabulary`).
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,14 +37,21 @@ class EngineSession(HostSession):
         folder: the artifact.
         manifest: its description.
         engine: what the bits of a forward depend on beside the artifact, as text.
-        spill: what a position costs more for every other one in its forward, under every probe.
+        spill: what a position costs more for every other one that is in work, under every probe.
+        lanes: how many forwards the engine does at a time, each on a thread of its own.
 
     Attributes:
         below: what is below the cut; None if the program has none.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, engine: str, *, spill: float = 0.0
+        self,
+        folder: Path,
+        manifest: Manifest,
+        engine: str,
+        *,
+        spill: float = 0.0,
+        lanes: int = 1,
     ) -> None:
         slices = artifact_slices(folder, manifest)
         super().__init__(slices)
@@ -53,7 +61,10 @@ class EngineSession(HostSession):
         self._vocabulary = Vocabulary(folder / artifact.WEIGHTS, roles)
         # A product takes time as its matrix takes bytes: integers are smaller, and faster.
         head = self._vocabulary.head / max(1, frozen - self._vocabulary.head)
-        self._prices = Prices(overhead(slices.bytes, frozen), head, spill)
+        # A lane has as many positions to itself as all threads would have, and does them alone.
+        self._prices = Prices(overhead(slices.bytes, frozen) / lanes, head, spill * lanes)
+        self._lanes = lanes
+        self._pool = ThreadPoolExecutor(lanes) if lanes > 1 else None
         self.below = Below(self._start_below, owner) if manifest.cut else None
 
     def keep_activations(self, activations: Activations) -> None:
@@ -67,8 +78,11 @@ class EngineSession(HostSession):
         prices = replace(self._prices, spill=self._prices.spill * len(coefficients))
         if batch.relative:
             prices = replace(prices, head=0.0)
-        groups = list(by_length(batch, prices))
-        scores = [self._forward(self._inputs(part), feeds) for _, part in groups]
+        groups = list(by_length(batch, prices, self._lanes))
+        forwards = map if self._pool is None else self._pool.map
+        scores = list(
+            forwards(lambda part: self._forward(self._inputs(part), feeds), [g[1] for g in groups])
+        )
         back = np.argsort(np.concatenate([rows for rows, _ in groups]))
         return np.concatenate(scores, axis=1)[:, back]
 
@@ -81,7 +95,9 @@ class EngineSession(HostSession):
         return named if self.below is None else {**named, artifact.HIDDEN: self.below(batch)}
 
     def close(self) -> None:
-        """Release what is below the cut; engines release the rest."""
+        """Release what is below the cut, and the lanes; engines release the rest."""
+        if self._pool is not None:
+            self._pool.shutdown()
         if self.below is not None:
             self.below.close()
 
@@ -99,4 +115,7 @@ class EngineSession(HostSession):
 
     @abstractmethod
     def _forward(self, inputs: Feeds, feeds: Feeds) -> FloatArray:
-        """f32[P, N, C] of rows that are all computed to the length of the longest."""
+        """f32[P, N, C] of rows that are all computed to the length of the longest.
+
+        Where there are lanes, several threads ask at a time.
+        """

@@ -2,24 +2,31 @@
 
     batch [N, T], [N, S]   →   groups [n_g, T_g], [n_g, S_g]
 
-    Σ n_g·(T_g + head·S_g) + spill·(n_g·T_g)² + forward·groups   smallest
+    cost of a group   n_g·(T_g + head·S_g) + spill·(n_g·T_g)² + forward
+    in one lane       Σ cost smallest;   in several: the time until the last of them is done
 
-Rows are sorted by length, so groups are intervals and the best cut is found exactly. What is cut
-off is padding to the right of every row of a group, which no other position sees, and places of
-scored positions that no row of it has: scores stay what they were, up to the rounding of a product
-of another shape. A TREC batch of 16 short questions loses a quarter of its positions. Long rows are
-split for the caches: the more positions a forward has, the further away its values are.
+Rows are sorted by length, so groups are intervals and the best cut is found exactly; for several
+lanes, the best of those that cap the largest group. What is cut off is padding to the right of
+every row of a group, which no other position sees, and places of scored positions that no row of it
+has: scores stay what they were, up to the rounding of a product of another shape. A TREC batch of
+16 short questions loses a quarter of its positions. Long rows are split for the caches: the more
+positions a forward has, the further away its values are. A lane is a thread that does whole
+forwards: it waits for no other, and has all it made itself in its own caches.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from heapq import heapreplace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zofx.runtime import IGNORED, Batch
 from zofx.zo.types import IntArray
+
+Costs: TypeAlias = NDArray[np.float64]
 
 MULTIPLE = 8  # few lengths, so few shapes for an engine to plan for
 # What another forward costs, in positions of a row: streaming and unpacking the weights once more.
@@ -30,6 +37,9 @@ PERTURBING = 160
 # products are fast there, and the sweeps over values beside them wait for memory. Fitted to 128 to
 # 1,536 positions of two models (benchmarks/README.md); with products of floats it is about none.
 SPILL = 1.5e-4
+# Products of integers are so fast that threads which share every op wait for each other's values:
+# with so many rows for each, they do forwards of their own (docs/speed.md).
+ROWS_OF_A_LANE = 4
 
 
 @dataclass(frozen=True)
@@ -57,19 +67,31 @@ def overhead(slices: int, frozen: int) -> float:
     return FORWARD + PERTURBING * slices / max(1, slices + frozen)
 
 
-def by_length(batch: Batch, prices: Prices) -> Iterator[tuple[IntArray, Batch]]:
-    """The cheapest groups of rows.
+def lanes_of(rows: int, threads: int | None) -> int:
+    """How many forwards are done at a time where activations are rounded.
+
+    Args:
+        rows: of a batch, as a rule.
+        threads: of the engine; None stands for all processors.
+    """
+    count = threads or os.cpu_count() or 1
+    return count if rows >= ROWS_OF_A_LANE * count else 1
+
+
+def by_length(batch: Batch, prices: Prices, lanes: int = 1) -> Iterator[tuple[IntArray, Batch]]:
+    """The cheapest groups of rows, the costliest of them first.
 
     Args:
         batch: N rows.
         prices: of their forwards.
+        lanes: how many forwards are done at a time.
 
     Yields:
         Which rows, i64[n], and these rows, T and S as short as they allow.
     """
     lengths, scored = _lengths(batch), _scored(batch)
     order = np.lexsort((scored, lengths))
-    for start, end in cuts(lengths[order], scored[order], prices):
+    for start, end in cuts(lengths[order], scored[order], prices, lanes):
         rows = order[start:end]
         length, count = lengths[rows[-1]], scored[rows].max()
         part = batch.rows(rows)
@@ -102,26 +124,64 @@ def _scored(batch: Batch) -> IntArray:
 
 
 def cuts(
-    lengths: NDArray[np.integer[Any]], scored: NDArray[np.integer[Any]], prices: Prices
+    lengths: NDArray[np.integer[Any]],
+    scored: NDArray[np.integer[Any]],
+    prices: Prices,
+    lanes: int = 1,
 ) -> list[tuple[int, int]]:
-    """Intervals of rows, by dynamic programming over where the last one starts.
+    """Intervals of rows, the costliest first.
 
     Args:
         lengths: [N], ascending.
         scored: positions of each, [N].
         prices: of their forwards.
+        lanes: how many forwards are done at a time.
     """
-    cost, start_of = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=np.int64)
-    for end in range(1, len(lengths) + 1):
-        rows = end - np.arange(end)
-        widest = np.maximum.accumulate(scored[:end][::-1])[::-1]
-        positions = rows * lengths[end - 1]
-        last = positions + rows * prices.head * widest + prices.spill * positions.astype(float) ** 2
-        total = cost[:end] + last + prices.forward
+    costs = _costs(lengths, scored, prices)
+    caps = _caps(costs, 4 * lanes) if lanes > 1 else [np.inf]
+    found = (_cheapest(np.where(costs <= cap, costs, np.inf)) for cap in caps)
+    ordered = (sorted(cut, key=lambda ends: -costs[ends]) for cut in found)
+    return min(ordered, key=lambda cut: _until_done([costs[ends] for ends in cut], lanes))
+
+
+def _costs(
+    lengths: NDArray[np.integer[Any]], scored: NDArray[np.integer[Any]], prices: Prices
+) -> Costs:
+    """Of rows a to b − 1 as one group: f64[N, N + 1] at [a, b], infinite where there are none."""
+    ends = np.arange(1, len(lengths) + 1)
+    rows = ends - np.arange(len(lengths))[:, None]
+    widest = np.maximum.accumulate(np.where(rows > 0, scored, 0), axis=1)
+    positions = (rows * lengths).astype(np.float64)
+    cost = positions + prices.head * rows * widest + prices.spill * positions**2 + prices.forward
+    return np.pad(np.where(rows > 0, cost, np.inf), ((0, 0), (1, 0)), constant_values=np.inf)
+
+
+def _cheapest(costs: Costs) -> list[tuple[int, int]]:
+    """The intervals of the least sum, by dynamic programming over where the last one starts."""
+    count = len(costs)
+    least, start_of = np.zeros(count + 1), np.zeros(count + 1, np.int64)
+    for end in range(1, count + 1):
+        total = least[:end] + costs[:end, end]
         start_of[end] = total.argmin()
-        cost[end] = total[start_of[end]]
-    found, end = [], len(lengths)
+        least[end] = total[start_of[end]]
+    found, end = [], count
     while end:
         found.append((int(start_of[end]), end))
         end = found[-1][0]
     return found[::-1]
+
+
+def _caps(costs: Costs, most: int) -> Iterator[float]:
+    """The least that the largest of 1, 2, … groups can cost, likewise."""
+    largest = costs[0]
+    for _ in range(min(most, len(costs))):
+        yield float(largest[-1])
+        largest = np.maximum(largest[:-1, None], costs).min(0)
+
+
+def _until_done(costs: Sequence[float], lanes: int) -> float:
+    """When the last group is done, if the lane that is free first takes the next."""
+    free = [0.0] * lanes
+    for cost in costs:
+        heapreplace(free, free[0] + cost)
+    return max(free)

@@ -25,7 +25,7 @@ from zofx.runtime import Support
 from zofx.runtimes import ort_integers
 from zofx.runtimes.below import Compute
 from zofx.runtimes.engine import Arrays, EngineSession, Feeds
-from zofx.runtimes.grouping import SPILL
+from zofx.runtimes.grouping import SPILL, lanes_of
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
@@ -44,20 +44,26 @@ class OrtSession(EngineSession):
         manifest: its description.
         device: "cpu" or "cuda".
         threads: of the engine; None lets it choose.
+        rows: of a batch, as a rule.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int | None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, device: str, threads: int | None, rows: int
+    ) -> None:
         import onnxruntime
 
-        self._folder, self._device, self._threads = folder, device, threads
         rounds = _rounds(folder)
+        here = rounds and device == "cpu"
+        lanes = lanes_of(rows, threads) if here and not manifest.cut else 1
+        self._folder, self._device = folder, device
+        self._threads = threads if lanes == 1 else 1
         self._kernels = (ort_integers.kernels() or ()) if rounds else ()
         self._engine = self._open(artifact.ONNX)
         self._reads = {value.name for value in self._engine.get_inputs()}
         self._reads |= {value.name for value in self._engine.get_overridable_initializers()}
         parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
-        spill = SPILL if rounds and device == "cpu" else 0.0
-        super().__init__(folder, manifest, " ".join(map(str, parts)), spill=spill)
+        spill = SPILL if here else 0.0
+        super().__init__(folder, manifest, " ".join(map(str, parts)), spill=spill, lanes=lanes)
 
     def _open(self, file: str) -> Any:
         import onnxruntime
@@ -136,7 +142,9 @@ class OrtRuntime:
             reasons.append(ort_integers.SATURATED)
         return Support(tuple(reasons))
 
-    def load(self, folder: Path, *, device: str = "cpu", threads: int | None = None) -> OrtSession:
+    def load(
+        self, folder: Path, *, device: str = "cpu", threads: int | None = None, rows: int = 1
+    ) -> OrtSession:
         """Open a session.
 
         Raises:
@@ -146,7 +154,7 @@ class OrtRuntime:
         reasons = list(self.support(folder).reasons) or _provider_missing(device)
         if reasons:
             raise UnsupportedError(f"the ort runtime cannot load {folder}", reasons)
-        return OrtSession(folder, artifact.read_manifest(folder), device, threads)
+        return OrtSession(folder, artifact.read_manifest(folder), device, threads, rows)
 
 
 def _give_back() -> None:

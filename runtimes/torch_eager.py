@@ -208,9 +208,9 @@ class TorchRuntime:
         return Support(tuple(reasons))
 
     def load(
-        self, folder: Path, *, device: str = "cpu", threads: int | None = None
+        self, folder: Path, *, device: str = "cpu", threads: int | None = None, rows: int = 1
     ) -> TorchSession:
-        """Open a session.
+        """Open a session, the same for any number of rows.
 
         Raises:
             UnsupportedError: every reason why not.

@@ -148,8 +148,10 @@ def default_runtime() -> str:
     return "ort" if find_spec("onnxruntime") else "torch"
 
 
-def open_session(model: Model, runtime: str, device: str, threads: int | None) -> Session:
-    """Load the artifact on a runtime; every file of it is checked.
+def open_session(
+    model: Model, runtime: str, device: str, threads: int | None, rows: int = 1
+) -> Session:
+    """Load the artifact on a runtime, for batches of so many rows; every file of it is checked.
 
     Raises:
         UsageError: no such runtime.
@@ -163,4 +165,4 @@ def open_session(model: Model, runtime: str, device: str, threads: int | None) -
             f"the {runtime} runtime is not installed",
             [f"{error}; run pip install 'zofx[{runtime}]'"],
         ) from error
-    return engine.load(model.folder, device=device, threads=threads)
+    return engine.load(model.folder, device=device, threads=threads, rows=rows)

@@ -27,7 +27,7 @@ from zofx.errors import UsageError
 from zofx.footprint import ENGINES, Footprint, rounds
 from zofx.program import MOVING, STILL, VOCABULARY, Program, Role
 from zofx.rates import Rates
-from zofx.runtimes.grouping import SPILL, Prices, cuts, overhead
+from zofx.runtimes.grouping import SPILL, Prices, cuts, lanes_of, overhead
 from zofx.runtimes.slices import keeps
 from zofx.settings import Settings
 from zofx.zo.recipe import Recipe
@@ -62,7 +62,7 @@ class Forecast:
 
     Attributes:
         rows: of its batch.
-        axes: of its largest forward.
+        axes: of what is in work at a time: its largest forward, or that of each lane.
         stays: bytes held from step to step.
         comes: bytes held within a step, one after the other.
         step: seconds.
@@ -88,7 +88,7 @@ class Forecast:
         return sum(part.amount for part in self.step)
 
 
-def forecast(
+def forecast(  # noqa: PLR0913  a step has many conditions
     program: Program,
     settings: Settings,
     *,
@@ -97,6 +97,7 @@ def forecast(
     alternatives: int = 1,
     vocabulary: int = 0,
     runtime: str = "ort",
+    threads: int | None = None,
     rates: Rates,
 ) -> Forecast:
     """Predict a step.
@@ -109,6 +110,7 @@ def forecast(
         alternatives: C; where there are several, only their differences count.
         vocabulary: of the tokenizer.
         runtime: "ort" or "torch".
+        threads: of the engine; None stands for all processors.
         rates: of the machine.
 
     Raises:
@@ -119,14 +121,15 @@ def forecast(
     recipe = settings.recipe()
     probes, directions = recipe.estimator.probes(0, 0).matrix.shape
     batch = settings.batch_size
-    groups = _groups(program, runtime, batch, tokens, probes)
-    rows = max(groups)
+    below, above = split(program)  # what is below a cut is computed once, before the first step
+    apart = ENGINES[runtime].integers and rounds(program) and below is None
+    lanes = lanes_of(batch, threads) if apart else 1
+    groups = _groups(program, runtime, batch, tokens, probes, lanes)
+    rows = sum(groups[:lanes])  # a forward of each lane, at once
     known = _vocabulary(program, rows * tokens, rows * scored * alternatives, alternatives > 1)
     axes = Axes(rows, tokens, scored, alternatives, probes, directions, known)
     shapes = Shapes(program, axes)
     whole = Footprint(program, shapes, runtime)
-    # What is below a cut is computed once, before the first step.
-    above = split(program)[1]
     cost = Footprint(above, shapes, runtime)
     work = Footprint(above, Shapes(program, replace(axes, rows=batch)), runtime)
     moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
@@ -143,15 +146,17 @@ def forecast(
     )
 
 
-def _groups(program: Program, runtime: str, batch: int, tokens: int, probes: int) -> list[int]:
-    """How many rows of T tokens go through the engine together, forward by forward."""
+def _groups(
+    program: Program, runtime: str, batch: int, tokens: int, probes: int, lanes: int
+) -> list[int]:
+    """How many rows of T tokens go through the engine together, the most first."""
     moving, still = (
         sum(spec.nbytes for spec in program.tensors.values() if spec.role in roles)
         for roles in (MOVING, STILL)
     )
     spill = SPILL * probes if rounds(program) and ENGINES[runtime].integers else 0.0
-    prices = Prices(overhead(moving, still), spill=spill)
-    found = cuts(np.full(batch, tokens), np.ones(batch, np.int64), prices)
+    prices = Prices(overhead(moving, still) / lanes, spill=spill * lanes)
+    found = cuts(np.full(batch, tokens), np.ones(batch, np.int64), prices, lanes)
     return [end - start for start, end in found]
 
 

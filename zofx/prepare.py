@@ -93,7 +93,9 @@ class Prepared:
 
     def session(self) -> Session:
         """The artifact on the plan's runtime, at its initial θ."""
-        return open_session(self.model, self.plan.runtime, self.plan.device, self.plan.threads)
+        rows = self.workload.rows(self.plan.settings.batch_size)
+        plan = self.plan
+        return open_session(self.model, plan.runtime, plan.device, plan.threads, rows)
 
 
 def prepare(artifact: Path, request: Request) -> Prepared:

@@ -154,8 +154,17 @@ class Runtime(Protocol):
         """Ask before loading: are the libraries here, is what the engine needs in the artifact."""
         ...
 
-    def load(self, artifact: Path, *, device: str = "cpu", threads: int | None = None) -> Session:
-        """Open a session on an artifact folder."""
+    def load(
+        self, artifact: Path, *, device: str = "cpu", threads: int | None = None, rows: int = 1
+    ) -> Session:
+        """Open a session on an artifact folder.
+
+        Args:
+            artifact: the folder.
+            device: "cpu" or "cuda".
+            threads: of the engine; None lets it choose.
+            rows: of a batch, as a rule. Any batch may have more or fewer; this is for speed.
+        """
         ...
 
 

@@ -116,6 +116,10 @@ class Workload:
         """Whether greedy text is compared with references; a masked model can write none."""
         return self.task.kind == "generation" and not self.model.masked
 
+    def rows(self, batch_size: int) -> int:
+        """How many rows an engine is given at a time: answers are written one by one."""
+        return 1 if self.generates else batch_size
+
     @cached_property
     def decoder(self) -> Decoder:
         """How answers are written.

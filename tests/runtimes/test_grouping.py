@@ -108,8 +108,8 @@ def test_padding_on_the_left_stays() -> None:
     scored = np.array([[23], [9]])
     groups = list(by_length(Batch(mask, mask, scored, scored[..., None]), Prices(0)))
     assert [(rows.tolist(), part.input_ids.shape[1]) for rows, part in groups] == [
-        ([1], 16),
         ([0], 24),
+        ([1], 16),
     ]
 
 

@@ -95,7 +95,7 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     judged = workload.objective(named)
     engine = runtime or (folder.plan.runtime if folder else default_runtime())
     say(f"loading {artifact} on {engine}, every file checked")
-    session = open_session(model, engine, device or "cpu", threads)
+    session = open_session(model, engine, device or "cpu", threads, workload.rows(batch_size))
     try:
         if theta is not None:
             session.write(theta[1])

@@ -120,6 +120,7 @@ def plan(  # noqa: PLR0913  a verb has many options
         alternatives=alternatives,
         vocabulary=checkpoint.tokenizer.get_vocab_size() if checkpoint.tokenization else 0,
         runtime=runtime,
+        threads=threads,
         rates=measured(threads, rate and rate * 1e9, runtime),
     )
     said = {
