@@ -1,8 +1,10 @@
 """Groups of rows: every row once, nothing of it lost, at the least cost, and the same scores."""
 
+import os
+import threading
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +20,8 @@ from zofx.checkpoint import open_checkpoint
 from zofx.compile import compile_model
 from zofx.methods import METHODS
 from zofx.runtime import IGNORED, Batch, Session
-from zofx.runtimes import RUNTIMES, engine
+from zofx.runtimes import RUNTIMES, engine, ort
+from zofx.runtimes.engine import Feeds
 from zofx.runtimes.grouping import (
     FORWARD,
     MULTIPLE,
@@ -26,9 +29,10 @@ from zofx.runtimes.grouping import (
     SPILL,
     Prices,
     by_length,
+    lanes_of,
     overhead,
-)  # fmt: skip
-from zofx.zo.types import IntArray
+)
+from zofx.zo.types import FloatArray, IntArray
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=7)
 
@@ -101,6 +105,45 @@ def test_every_row_is_in_one_group_whole_and_no_cut_is_cheaper(
     assert found == pytest.approx(cheapest(paid))
 
 
+def until_done(costs: list[float], lanes: int) -> float:
+    """The costliest first, each in the lane that is free first."""
+    free = [0.0] * lanes
+    for cost in sorted(costs, reverse=True):
+        free[free.index(min(free))] += cost
+    return max(free)
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=6), st.sampled_from([2, 3]),
+    st.sampled_from([0.0, 16.0, 200.0]), st.sampled_from([0.0, 0.01]),
+)  # fmt: skip
+def test_lanes_are_done_as_soon_as_under_the_best_cap(
+    lengths: list[int], lanes: int, forward: float, spill: float
+) -> None:
+    """For every number of groups, the least that the largest can cost; of the cuts with no group
+    above that, the cheapest; of these, the one that is done first."""
+    paid = Rows(lengths, [1] * len(lengths), Prices(forward, spill=spill))
+    order = sorted(range(len(lengths)), key=lambda i: -(-lengths[i] // MULTIPLE))
+    inner = range(1, len(order))
+    cuts = [c for size in range(len(order)) for c in combinations(inner, size)]
+    priced = [
+        [paid.forward(order[a:b]) for a, b in pairwise((0, *cut, len(order)))] for cut in cuts
+    ]
+    times = []
+    for count in range(1, len(order) + 1):
+        cap = min(max(costs) for costs in priced if len(costs) == count)
+        least = min(sum(costs) for costs in priced if max(costs) <= cap)
+        times.append(
+            {until_done(c, lanes) for c in priced if max(c) <= cap and sum(c) <= least + 1e-9}
+        )
+    groups = [rows.tolist() for rows, _ in by_length(ragged(lengths), paid.prices, lanes)]
+    costs = [paid.forward(group) for group in groups]
+    assert costs == sorted(costs, reverse=True)
+    assert sorted(chain(*groups)) == [*range(len(lengths))]
+    found = until_done(costs, lanes)
+    assert min(map(min, times)) - 1e-9 <= found <= min(map(max, times)) + 1e-9
+
+
 def test_padding_on_the_left_stays() -> None:
     """A row ends at its last token, wherever it begins; also at a scored position beyond that."""
     mask = np.zeros((2, 24), np.int64)
@@ -149,24 +192,59 @@ def test_equal_rows_are_split_where_values_leave_the_caches() -> None:
     assert groups == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+def rounded(family: Family, case: Case, folder: Path, activations: str = "int8") -> Path:
+    """The artifact of a case, its activations rounded."""
+    checkpoint = open_checkpoint(str(family.checkpoint(case)))
+    options = replace(case.options, activations=activations)
+    scores = made_up_scores(checkpoint)
+    compile_model(checkpoint, METHODS["senszoq"], folder, scores=scores, options=options)
+    return folder
+
+
 @pytest.mark.parametrize(("activations", "spill"), [("none", 0.0), ("int8", SPILL)])
 def test_rounded_programs_are_split_for_the_caches(
     tmp_path: Path, family: Family, activations: str, spill: float
 ) -> None:
     """By how many probes there are: each has its values. On PyTorch none is."""
     case = Case("tiny_llama", "int8-row", "gaussian")
-    checkpoint = open_checkpoint(str(family.checkpoint(case)))
-    options = replace(case.options, activations=activations)
-    compile_model(
-        checkpoint, METHODS["senszoq"], tmp_path / "art",
-        scores=made_up_scores(checkpoint), options=options,
-    )  # fmt: skip
+    folder = rounded(family, case, tmp_path / "art", activations)
     for name, price in (("ort", spill), ("torch", 0.0)):
         with (
-            closing(RUNTIMES[name].load(tmp_path / "art", threads=1)) as opened,
+            closing(RUNTIMES[name].load(folder, threads=1)) as opened,
             mock.patch.object(engine, "by_length", wraps=by_length) as cut,
         ):
             for load in LOADS:
                 load.on(opened)
         asked = [call.args[1].spill for call in cut.call_args_list]
         assert asked == [price * len(load.matrix) for load in LOADS]
+
+
+def test_lanes_have_enough_rows_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four; where threads are not given, all processors count."""
+    assert [lanes_of(rows, 2) for rows in (1, 7, 8, 64)] == [1, 1, 2, 2]
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert [lanes_of(rows, None) for rows in (11, 12)] == [1, 3]
+
+
+def test_lanes_do_forwards_at_a_time(tmp_path: Path, family: Family) -> None:
+    """Scores are those of one lane, within the bound of both; what is not rounded has one lane."""
+    case = Case("tiny_llama", "int8-row", "gaussian")
+    folder = rounded(family, case, tmp_path / "art")
+    asked = Load("ragged", batch(9, 24, 1, 3, "right"), np.array([[0.02], [-0.02]], np.float32))
+    wanted, bound = reference.evaluate(folder, asked.batch, asked.keys, asked.matrix)
+    both = threading.Barrier(2, timeout=60)
+    with closing(ort.RUNTIME.load(folder, threads=2, rows=8)) as opened:
+        forward, waited = opened._forward, []
+
+        def together(inputs: Feeds, feeds: Feeds) -> FloatArray:
+            if len(waited) < 2:
+                waited.append(both.wait())  # broken, if no other forward begins
+            return forward(inputs, feeds)
+
+        with mock.patch.object(opened, "_forward", together):
+            assert (np.abs(asked.on(opened) - wanted) <= bound).all()
+        assert sorted(waited) == [0, 1]
+    for other, rows in ((folder, 7), (family.artifact(case), 8)):
+        with closing(ort.RUNTIME.load(other, threads=2, rows=rows)) as opened:
+            assert opened._pool is None
+            assert opened._threads == 2

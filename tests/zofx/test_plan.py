@@ -310,17 +310,24 @@ def test_rows_that_share_no_forward_are_not_in_memory_together(
     """Rounded, 16 rows of 64 tokens go 4 or 5 at a time; products are those of all rows."""
     made = program(llama, "senszoq", Options("int8-row", "int8", fraction=FRACTION))
     settings = METHODS["senszoq"].settings.with_given(batch_size=16)
-    split = forecast(made, settings, tokens=64, rates=RATES)
+    split = forecast(made, settings, tokens=64, threads=1, rates=RATES)
+    both = forecast(made, settings, tokens=64, threads=2, rates=RATES)
     monkeypatch.setattr(plan, "SPILL", 0.0)
-    whole = forecast(made, settings, tokens=64, rates=RATES)
+    whole = forecast(made, settings, tokens=64, threads=1, rates=RATES)
     assert (split.rows, whole.rows, whole.axes.rows) == (16, 16, 16)
     assert split.axes.rows in (4, 5, 6)
     assert split.flops == whole.flops
     share = amounts(split)["forward"] / amounts(whole)["forward"]
     assert share == pytest.approx(split.axes.rows / 16, rel=0.1)
+    # Two forwards at a time, one on each thread.
+    assert (both.axes.rows, both.flops) == (6, whole.flops)
+    share = amounts(both)["forward"] / amounts(whole)["forward"]
+    assert share == pytest.approx(6 / 16, rel=0.1)
     monkeypatch.undo()
     monkeypatch.chdir(llama.parent)
-    words = ("llama", "--fraction", "0.05", "--tokens", "64", "--batch-size", "16")
+    words = (
+        "llama", "--fraction", "0.05", "--tokens", "64", "--batch-size", "16", "--threads", "1"
+    )  # fmt: skip
     assert f"16 rows of 64 tokens under 2 probes, {split.axes.rows} rows at a time" in said(
         monkeypatch, capsys, *words
     )
