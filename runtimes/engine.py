@@ -42,6 +42,7 @@ class EngineSession(HostSession):
 
     Attributes:
         below: what is below the cut; None if the program has none.
+        lanes: how many forwards are done at a time.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class EngineSession(HostSession):
         head = self._vocabulary.head / max(1, frozen - self._vocabulary.head)
         # A lane has as many positions to itself as all threads would have, and does them alone.
         self._prices = Prices(overhead(slices.bytes, frozen) / lanes, head, spill * lanes)
-        self._lanes = lanes
+        self.lanes = lanes
         self._pool = ThreadPoolExecutor(lanes) if lanes > 1 else None
         self.below = Below(self._start_below, owner) if manifest.cut else None
 
@@ -78,7 +79,7 @@ class EngineSession(HostSession):
         prices = replace(self._prices, spill=self._prices.spill * len(coefficients))
         if batch.relative:
             prices = replace(prices, head=0.0)
-        groups = list(by_length(batch, prices, self._lanes))
+        groups = list(by_length(batch, prices, self.lanes))
         forwards = map if self._pool is None else self._pool.map
         scores = list(
             forwards(lambda part: self._forward(self._inputs(part), feeds), [g[1] for g in groups])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.compiled import ROOT, environment
+from tests.compiled import ROOT, environment, run_zofx
 from zofx.checkpoint import open_checkpoint
 from zofx.cli.ranking import measured
 from zofx.scores import load_scores
@@ -250,3 +250,33 @@ def test_starting_is_timed_and_may_be_too_slow(
     assert not said["within"]
     assert 0 < bare["processor_seconds"] < help_["processor_seconds"]
     assert 0 < bare["wall_seconds"] < help_["wall_seconds"]
+
+
+def test_forwards_side_by_side_and_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+    assets: Path,
+    artifact: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every way is timed, scores agree or it fails, and an artifact with one lane is refused."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import lanes
+
+    rounded = ("compile", "llama", "--fraction", "0.05", "--calibration", "text.txt")
+    made = run_zofx(*rounded, "-o", tmp_path / "art", cwd=assets)
+    assert made.returncode == 0, made.stderr
+    asked = ["--rows", "4", "--tokens", "5", "9", "--rounds", "2"]
+    line = [str(tmp_path / "art"), *asked, "-o", str(tmp_path / "result.json")]
+    assert lanes.main(line) == 0
+    results = json.loads((tmp_path / "result.json").read_bytes())
+    assert [row["tokens"] for row in results["result"]] == [5, 9]
+    for row in results["result"]:
+        ways = [(way["lanes"], way["forwards"]) for way in row["ways"]]
+        assert ways == [(1, 1), (1, 2), (1, 4), (2, 2), (2, 4)]
+        assert all(way["median"] > 0 for way in row["ways"])
+    monkeypatch.setattr(lanes, "TOLERANCE", -1.0)
+    assert lanes.main(line) == 1
+    assert "SCORES DIFFER" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="rounds no activations"):
+        lanes.main([str(artifact), *asked])

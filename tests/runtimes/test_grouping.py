@@ -246,5 +246,4 @@ def test_lanes_do_forwards_at_a_time(tmp_path: Path, family: Family) -> None:
         assert sorted(waited) == [0, 1]
     for other, rows in ((folder, 7), (family.artifact(case), 8)):
         with closing(ort.RUNTIME.load(other, threads=2, rows=rows)) as opened:
-            assert opened._pool is None
-            assert opened._threads == 2
+            assert (opened.lanes, opened._threads) == (1, 2)
