@@ -113,9 +113,9 @@ class OrtSession(EngineSession):
         return scores
 
     def close(self) -> None:
-        """Drop the engine and its memory."""
-        del self._engine
+        """Drop the engine and its memory, after the last forward."""
         super().close()
+        del self._engine
 
 
 class OrtRuntime:
