@@ -33,10 +33,11 @@ MULTIPLE = 8  # few lengths, so few shapes for an engine to plan for
 FORWARD = 32
 # The same, if all weights are slices: every probe's own weights are made once more.
 PERTURBING = 160
-# What a position costs more for every other one under every probe, where activations are rounded:
-# products are fast there, and the sweeps over values beside them wait for memory. Fitted to 128 to
-# 1,536 positions of two models (benchmarks/README.md); with products of floats it is about none.
-SPILL = 1.5e-4
+# What a position costs more for every other one under every probe, as the sweeps over values then
+# wait for memory; where activations are rounded, products are faster, and sweeps more. Fitted to
+# 128 to 1,536 positions of two models (benchmarks/README.md).
+SPILL = 2.5e-5
+SPILL_ROUNDED = 1.5e-4
 # Products of integers are so fast that threads which share every op wait for each other's values:
 # with so many rows for each, they do forwards of their own (docs/speed.md).
 ROWS_OF_A_LANE = 4

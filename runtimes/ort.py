@@ -25,7 +25,7 @@ from zofx.runtime import Support
 from zofx.runtimes import ort_integers
 from zofx.runtimes.below import Compute
 from zofx.runtimes.engine import Arrays, EngineSession, Feeds
-from zofx.runtimes.grouping import SPILL, lanes_of
+from zofx.runtimes.grouping import SPILL, SPILL_ROUNDED, lanes_of
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
@@ -53,8 +53,8 @@ class OrtSession(EngineSession):
         import onnxruntime
 
         rounds = _rounds(folder)
-        here = rounds and device == "cpu"
-        lanes = lanes_of(rows, threads) if here and not manifest.cut else 1
+        apart = rounds and device == "cpu" and not manifest.cut
+        lanes = lanes_of(rows, threads) if apart else 1
         self._folder, self._device = folder, device
         self._threads = threads if lanes == 1 else 1
         self._kernels = (ort_integers.kernels() or ()) if rounds else ()
@@ -62,7 +62,7 @@ class OrtSession(EngineSession):
         self._reads = {value.name for value in self._engine.get_inputs()}
         self._reads |= {value.name for value in self._engine.get_overridable_initializers()}
         parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
-        spill = SPILL if here else 0.0
+        spill = (SPILL_ROUNDED if rounds else SPILL) if device == "cpu" else 0.0
         super().__init__(folder, manifest, " ".join(map(str, parts)), spill=spill, lanes=lanes)
 
     def _open(self, file: str) -> Any:

@@ -27,7 +27,7 @@ from zofx.errors import UsageError
 from zofx.footprint import ENGINES, Footprint, rounds
 from zofx.program import MOVING, STILL, VOCABULARY, Program, Role
 from zofx.rates import Rates
-from zofx.runtimes.grouping import SPILL, Prices, cuts, lanes_of, overhead
+from zofx.runtimes.grouping import SPILL, SPILL_ROUNDED, Prices, cuts, lanes_of, overhead
 from zofx.runtimes.slices import keeps
 from zofx.settings import Settings
 from zofx.zo.recipe import Recipe
@@ -39,6 +39,9 @@ TEMPORARIES: Final = 5
 
 TOKEN: Final = 850
 """Bytes of a tokenizer per token of its vocabulary."""
+
+SPILLS: Final = {"ort": (SPILL, SPILL_ROUNDED), "torch": (0.0, 0.0)}
+"""What a position costs more for every other one: of floats, of rounded activations."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _groups(
         sum(spec.nbytes for spec in program.tensors.values() if spec.role in roles)
         for roles in (MOVING, STILL)
     )
-    spill = SPILL * probes if rounds(program) and ENGINES[runtime].integers else 0.0
+    spill = probes * SPILLS[runtime][rounds(program)]
     prices = Prices(overhead(moving, still) / lanes, spill=spill * lanes)
     found = cuts(np.full(batch, tokens), np.ones(batch, np.int64), prices, lanes)
     return [end - start for start, end in found]

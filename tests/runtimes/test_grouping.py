@@ -27,6 +27,7 @@ from zofx.runtimes.grouping import (
     MULTIPLE,
     PERTURBING,
     SPILL,
+    SPILL_ROUNDED,
     Prices,
     by_length,
     lanes_of,
@@ -201,11 +202,11 @@ def rounded(family: Family, case: Case, folder: Path, activations: str = "int8")
     return folder
 
 
-@pytest.mark.parametrize(("activations", "spill"), [("none", 0.0), ("int8", SPILL)])
-def test_rounded_programs_are_split_for_the_caches(
+@pytest.mark.parametrize(("activations", "spill"), [("none", SPILL), ("int8", SPILL_ROUNDED)])
+def test_programs_are_split_for_the_caches(
     tmp_path: Path, family: Family, activations: str, spill: float
 ) -> None:
-    """By how many probes there are: each has its values. On PyTorch none is."""
+    """By how many probes there are: each has its values. On PyTorch none is split."""
     case = Case("tiny_llama", "int8-row", "gaussian")
     folder = rounded(family, case, tmp_path / "art", activations)
     for name, price in (("ort", spill), ("torch", 0.0)):

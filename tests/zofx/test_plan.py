@@ -312,7 +312,7 @@ def test_rows_that_share_no_forward_are_not_in_memory_together(
     settings = METHODS["senszoq"].settings.with_given(batch_size=16)
     split = forecast(made, settings, tokens=64, threads=1, rates=RATES)
     both = forecast(made, settings, tokens=64, threads=2, rates=RATES)
-    monkeypatch.setattr(plan, "SPILL", 0.0)
+    monkeypatch.setitem(plan.SPILLS, "ort", (0.0, 0.0))
     whole = forecast(made, settings, tokens=64, threads=1, rates=RATES)
     assert (split.rows, whole.rows, whole.axes.rows) == (16, 16, 16)
     assert split.axes.rows in (4, 5, 6)
