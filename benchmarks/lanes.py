@@ -38,7 +38,7 @@ def main(line: Sequence[str] | None = None) -> int:
         lanes: ort.RUNTIME.load(given.artifact, threads=given.threads, rows=rows)
         for lanes, rows in ((1, 1), (given.threads, ROWS_OF_A_LANE * given.threads))
     }
-    if len({session.lanes for session in sessions.values()}) < len(sessions):
+    if len({session.pace.lanes for session in sessions.values()}) < len(sessions):
         raise SystemExit(f"error: {given.artifact} rounds no activations, or --threads is 1")
     words = Tokenizer.from_file(str(given.artifact / "tokenizer.json")).get_vocab_size()
     batches = [_batch(given.rows, tokens, words) for tokens in given.tokens]
@@ -85,9 +85,7 @@ class _Cut:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def __call__(
-        self, batch: Batch, prices: Prices, lanes: int
-    ) -> Iterator[tuple[IntArray, Batch]]:
+    def __call__(self, batch: Batch, prices: Prices) -> Iterator[tuple[IntArray, Batch]]:
         for rows in np.array_split(np.arange(len(batch.input_ids)), self._count):
             yield rows, batch.rows(rows)
 

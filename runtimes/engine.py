@@ -9,7 +9,6 @@ row per token are cut to the batch's tokens, where that does (`vocabulary`).
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +20,7 @@ from zofx.activations import Activations
 from zofx.artifact import Manifest
 from zofx.runtime import Batch
 from zofx.runtimes.below import Below, Compute, processor
-from zofx.runtimes.grouping import Prices, by_length, overhead
+from zofx.runtimes.grouping import Pace, by_length
 from zofx.runtimes.slices import HostSession, artifact_slices
 from zofx.runtimes.vocabulary import BFLOAT16, Vocabulary
 from zofx.zo.types import FloatArray, Key
@@ -37,35 +36,26 @@ class EngineSession(HostSession):
         folder: the artifact.
         manifest: its description.
         engine: what the bits of a forward depend on beside the artifact, as text.
-        spill: what a position costs more for every other one that is in work, under every probe.
-        lanes: how many forwards the engine does at a time, each on a thread of its own.
+        pace: how the engine gets through a batch.
 
     Attributes:
         below: what is below the cut; None if the program has none.
-        lanes: how many forwards are done at a time.
+        pace: as it was given.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        engine: str,
-        *,
-        spill: float = 0.0,
-        lanes: int = 1,
+        self, folder: Path, manifest: Manifest, engine: str, pace: Pace | None = None
     ) -> None:
         slices = artifact_slices(folder, manifest)
         super().__init__(slices)
-        frozen = (folder / artifact.WEIGHTS).stat().st_size
+        self._frozen = (folder / artifact.WEIGHTS).stat().st_size
         owner = f"{manifest.hash} {engine} {processor()}"
         roles = {row.name: row.role for row in manifest.tensors}
         self._vocabulary = Vocabulary(folder / artifact.WEIGHTS, roles)
         # A product takes time as its matrix takes bytes: integers are smaller, and faster.
-        head = self._vocabulary.head / max(1, frozen - self._vocabulary.head)
-        # A lane has as many positions to itself as all threads would have, and does them alone.
-        self._prices = Prices(overhead(slices.bytes, frozen) / lanes, head, spill * lanes)
-        self.lanes = lanes
-        self._pool = ThreadPoolExecutor(lanes) if lanes > 1 else None
+        self._head = self._vocabulary.head / max(1, self._frozen - self._vocabulary.head)
+        self.pace = pace or Pace()
+        self._pool = ThreadPoolExecutor(self.pace.lanes) if self.pace.lanes > 1 else None
         self.below = Below(self._start_below, owner) if manifest.cut else None
 
     def keep_activations(self, activations: Activations) -> None:
@@ -76,15 +66,12 @@ class EngineSession(HostSession):
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes; rows of about the same length share a forward."""
         feeds = self._feeds(keys, coefficients)
-        prices = replace(self._prices, spill=self._prices.spill * len(coefficients))
-        if batch.relative:
-            prices = replace(prices, head=0.0)
-        groups = list(by_length(batch, prices, self.lanes))
+        head = 0.0 if batch.relative else self._head
+        prices = self.pace.prices(self._slices.bytes, self._frozen, len(coefficients), head)
+        rows, parts = zip(*by_length(batch, prices), strict=True)
         forwards = map if self._pool is None else self._pool.map
-        scores = list(
-            forwards(lambda part: self._forward(self._inputs(part), feeds), [g[1] for g in groups])
-        )
-        back = np.argsort(np.concatenate([rows for rows, _ in groups]))
+        scores = list(forwards(lambda part: self._forward(self._inputs(part), feeds), parts))
+        back = np.argsort(np.concatenate(rows))
         return np.concatenate(scores, axis=1)[:, back]
 
     def _inputs(self, batch: Batch) -> Feeds:

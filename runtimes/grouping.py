@@ -51,48 +51,70 @@ class Prices:
         forward: another one.
         head: the logits of a scored position.
         spill: a position, for every other one in its forward.
+        lanes: how many forwards are done at a time.
     """
 
     forward: float
     head: float = 0.0
     spill: float = 0.0
+    lanes: int = 1
 
 
-def overhead(slices: int, frozen: int) -> float:
-    """What another forward costs, in positions.
+@dataclass(frozen=True)
+class Pace:
+    """How an engine gets through a batch.
 
-    Args:
-        slices: bytes of what trains.
-        frozen: bytes of what does not.
+    Attributes:
+        spill: what a position costs more for every other one that is in work, under every probe.
+        lanes: how many forwards it does at a time, each on a thread of its own.
     """
-    return FORWARD + PERTURBING * slices / max(1, slices + frozen)
+
+    spill: float = 0.0
+    lanes: int = 1
+
+    def prices(self, slices: int, frozen: int, probes: int, head: float = 0.0) -> Prices:
+        """What forwards cost it.
+
+        A lane does alone what all threads would share, but shares the way to the weights and the
+        caches with the others.
+
+        Args:
+            slices: bytes of what trains.
+            frozen: bytes of what does not.
+            probes: P.
+            head: the price of the logits of a scored position.
+        """
+        forward = FORWARD + PERTURBING * slices / max(1, slices + frozen)
+        return Prices(forward / self.lanes, head, self.spill * probes * self.lanes, self.lanes)
 
 
-def lanes_of(rows: int, threads: int | None) -> int:
-    """How many forwards are done at a time where activations are rounded.
+def pace_on_cpu(rounded: bool, cut: bool, rows: int, threads: int | None) -> Pace:
+    """Of ONNX Runtime on a CPU.
 
     Args:
+        rounded: whether activations are.
+        cut: whether the program is: the rows below go one by one, for which threads share ops.
         rows: of a batch, as a rule.
         threads: of the engine; None stands for all processors.
     """
     count = threads or os.cpu_count() or 1
-    return count if rows >= ROWS_OF_A_LANE * count else 1
+    apart = rounded and not cut and rows >= ROWS_OF_A_LANE * count
+    return Pace(SPILL_ROUNDED if rounded else SPILL, count if apart else 1)
 
 
-def by_length(batch: Batch, prices: Prices, lanes: int = 1) -> Iterator[tuple[IntArray, Batch]]:
+def by_length(batch: Batch, prices: Prices) -> Iterator[tuple[IntArray, Batch]]:
     """The cheapest groups of rows, the costliest of them first.
 
     Args:
         batch: N rows.
         prices: of their forwards.
-        lanes: how many forwards are done at a time.
 
     Yields:
         Which rows, i64[n], and these rows, T and S as short as they allow.
     """
     lengths, scored = _lengths(batch), _scored(batch)
     order = np.lexsort((scored, lengths))
-    for start, end in cuts(lengths[order], scored[order], prices, lanes):
+    for start, end in cuts(lengths[order], scored[order], prices):
         rows = order[start:end]
         length, count = lengths[rows[-1]], scored[rows].max()
         part = batch.rows(rows)
@@ -125,10 +147,7 @@ def _scored(batch: Batch) -> IntArray:
 
 
 def cuts(
-    lengths: NDArray[np.integer[Any]],
-    scored: NDArray[np.integer[Any]],
-    prices: Prices,
-    lanes: int = 1,
+    lengths: NDArray[np.integer[Any]], scored: NDArray[np.integer[Any]], prices: Prices
 ) -> list[tuple[int, int]]:
     """Intervals of rows, the costliest first.
 
@@ -136,13 +155,12 @@ def cuts(
         lengths: [N], ascending.
         scored: positions of each, [N].
         prices: of their forwards.
-        lanes: how many forwards are done at a time.
     """
     costs = _costs(lengths, scored, prices)
-    caps = _caps(costs, 4 * lanes) if lanes > 1 else [np.inf]
+    caps = _caps(costs, 4 * prices.lanes) if prices.lanes > 1 else [np.inf]
     found = (_cheapest(np.where(costs <= cap, costs, np.inf)) for cap in caps)
     ordered = (sorted(cut, key=lambda ends: -costs[ends]) for cut in found)
-    return min(ordered, key=lambda cut: _until_done([costs[ends] for ends in cut], lanes))
+    return min(ordered, key=lambda cut: _until_done([costs[ends] for ends in cut], prices.lanes))
 
 
 def _costs(

@@ -25,7 +25,7 @@ from zofx.runtime import Support
 from zofx.runtimes import ort_integers
 from zofx.runtimes.below import Compute
 from zofx.runtimes.engine import Arrays, EngineSession, Feeds
-from zofx.runtimes.grouping import SPILL, SPILL_ROUNDED, lanes_of
+from zofx.runtimes.grouping import Pace, pace_on_cpu
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
@@ -53,17 +53,16 @@ class OrtSession(EngineSession):
         import onnxruntime
 
         rounds = _rounds(folder)
-        apart = rounds and device == "cpu" and not manifest.cut
-        lanes = lanes_of(rows, threads) if apart else 1
+        on_cpu = device == "cpu"
+        pace = pace_on_cpu(rounds, manifest.cut, rows, threads) if on_cpu else Pace()
         self._folder, self._device = folder, device
-        self._threads = threads if lanes == 1 else 1
+        self._threads = threads if pace.lanes == 1 else 1
         self._kernels = (ort_integers.kernels() or ()) if rounds else ()
         self._engine = self._open(artifact.ONNX)
         self._reads = {value.name for value in self._engine.get_inputs()}
         self._reads |= {value.name for value in self._engine.get_overridable_initializers()}
         parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
-        spill = (SPILL_ROUNDED if rounds else SPILL) if device == "cpu" else 0.0
-        super().__init__(folder, manifest, " ".join(map(str, parts)), spill=spill, lanes=lanes)
+        super().__init__(folder, manifest, " ".join(map(str, parts)), pace)
 
     def _open(self, file: str) -> Any:
         import onnxruntime

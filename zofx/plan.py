@@ -27,7 +27,7 @@ from zofx.errors import UsageError
 from zofx.footprint import ENGINES, Footprint, rounds
 from zofx.program import MOVING, STILL, VOCABULARY, Program, Role
 from zofx.rates import Rates
-from zofx.runtimes.grouping import SPILL, SPILL_ROUNDED, Prices, cuts, lanes_of, overhead
+from zofx.runtimes.grouping import Pace, cuts, pace_on_cpu
 from zofx.runtimes.slices import keeps
 from zofx.settings import Settings
 from zofx.zo.recipe import Recipe
@@ -39,9 +39,6 @@ TEMPORARIES: Final = 5
 
 TOKEN: Final = 850
 """Bytes of a tokenizer per token of its vocabulary."""
-
-SPILLS: Final = {"ort": (SPILL, SPILL_ROUNDED), "torch": (0.0, 0.0)}
-"""What a position costs more for every other one: of floats, of rounded activations."""
 
 
 @dataclass(frozen=True)
@@ -125,18 +122,21 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     probes, directions = recipe.estimator.probes(0, 0).matrix.shape
     batch = settings.batch_size
     below, above = split(program)  # what is below a cut is computed once, before the first step
-    apart = ENGINES[runtime].integers and rounds(program) and below is None
-    lanes = lanes_of(batch, threads) if apart else 1
-    groups = _groups(program, runtime, batch, tokens, probes, lanes)
-    rows = sum(groups[:lanes])  # a forward of each lane, at once
+    cut = below is not None
+    pace = pace_on_cpu(rounds(program), cut, batch, threads) if runtime == "ort" else Pace()
+    moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
+    trained = sum(spec.nbytes for spec in program.slices)
+    still = sum(spec.nbytes for spec in program.tensors.values() if spec.role in STILL)
+    prices = pace.prices(trained, still, probes)
+    groups = cuts(np.full(batch, tokens), np.ones(batch, np.int64), prices)
+    # A forward of each lane, at once: the largest come first.
+    rows = sum(end - start for start, end in groups[: pace.lanes])
     known = _vocabulary(program, rows * tokens, rows * scored * alternatives, alternatives > 1)
     axes = Axes(rows, tokens, scored, alternatives, probes, directions, known)
     shapes = Shapes(program, axes)
     whole = Footprint(program, shapes, runtime)
     cost = Footprint(above, shapes, runtime)
     work = Footprint(above, Shapes(program, replace(axes, rows=batch)), runtime)
-    moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
-    trained = sum(spec.nbytes for spec in program.slices)
     state = _state_bytes(recipe, program)
     evaluations = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
     return Forecast(
@@ -147,20 +147,6 @@ def forecast(  # noqa: PLR0913  a step has many conditions
         tuple(_step(work, rates, evaluations, len(groups), trained)),
         round(2 * evaluations * work.multiply_adds),
     )
-
-
-def _groups(
-    program: Program, runtime: str, batch: int, tokens: int, probes: int, lanes: int
-) -> list[int]:
-    """How many rows of T tokens go through the engine together, the most first."""
-    moving, still = (
-        sum(spec.nbytes for spec in program.tensors.values() if spec.role in roles)
-        for roles in (MOVING, STILL)
-    )
-    spill = probes * SPILLS[runtime][rounds(program)]
-    prices = Prices(overhead(moving, still) / lanes, spill=spill * lanes)
-    found = cuts(np.full(batch, tokens), np.ones(batch, np.int64), prices, lanes)
-    return [end - start for start, end in found]
 
 
 def require_known(runtime: str) -> None:

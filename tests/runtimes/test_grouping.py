@@ -20,7 +20,7 @@ from zofx.checkpoint import open_checkpoint
 from zofx.compile import compile_model
 from zofx.methods import METHODS
 from zofx.runtime import IGNORED, Batch, Session
-from zofx.runtimes import RUNTIMES, engine, ort
+from zofx.runtimes import RUNTIMES, engine, grouping, ort
 from zofx.runtimes.engine import Feeds
 from zofx.runtimes.grouping import (
     FORWARD,
@@ -28,10 +28,10 @@ from zofx.runtimes.grouping import (
     PERTURBING,
     SPILL,
     SPILL_ROUNDED,
+    Pace,
     Prices,
     by_length,
-    lanes_of,
-    overhead,
+    pace_on_cpu,
 )
 from zofx.zo.types import FloatArray, IntArray
 
@@ -123,7 +123,7 @@ def test_lanes_are_done_as_soon_as_under_the_best_cap(
 ) -> None:
     """For every number of groups, the least that the largest can cost; of the cuts with no group
     above that, the cheapest; of these, the one that is done first."""
-    paid = Rows(lengths, [1] * len(lengths), Prices(forward, spill=spill))
+    paid = Rows(lengths, [1] * len(lengths), Prices(forward, spill=spill, lanes=lanes))
     order = sorted(range(len(lengths)), key=lambda i: -(-lengths[i] // MULTIPLE))
     inner = range(1, len(order))
     cuts = [c for size in range(len(order)) for c in combinations(inner, size)]
@@ -137,7 +137,7 @@ def test_lanes_are_done_as_soon_as_under_the_best_cap(
         times.append(
             {until_done(c, lanes) for c in priced if max(c) <= cap and sum(c) <= least + 1e-9}
         )
-    groups = [rows.tolist() for rows, _ in by_length(ragged(lengths), paid.prices, lanes)]
+    groups = [rows.tolist() for rows, _ in by_length(ragged(lengths), paid.prices)]
     costs = [paid.forward(group) for group in groups]
     assert costs == sorted(costs, reverse=True)
     assert sorted(chain(*groups)) == [*range(len(lengths))]
@@ -159,9 +159,9 @@ def test_padding_on_the_left_stays() -> None:
 
 def test_what_a_forward_costs() -> None:
     """More, where every forward makes the weights of its probes."""
-    assert overhead(0, 100) == FORWARD
-    assert overhead(100, 0) == FORWARD + PERTURBING
-    assert overhead(0, 0) == FORWARD
+    assert Pace().prices(0, 100, 2) == Prices(FORWARD)
+    assert Pace().prices(100, 0, 2) == Prices(FORWARD + PERTURBING)
+    assert Pace().prices(0, 0, 2, 9.0) == Prices(FORWARD, 9.0)
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
@@ -171,7 +171,7 @@ def test_scores_are_the_same_in_groups(
     """Within the bound of any forward, and in the order of the rows."""
     asked = Load("ragged", batch(6, 24, 1, 3, padding), np.array([[0.02], [-0.02]], np.float32))
     wanted, bound = reference.evaluate(family.artifact(case), asked.batch, asked.keys, asked.matrix)
-    with mock.patch.object(session, "_prices", Prices(0.0)):
+    with mock.patch.multiple(grouping, FORWARD=0.0, PERTURBING=0.0):
         assert len(list(by_length(asked.batch, Prices(0.0)))) == (2 if padding == "right" else 1)
         assert (np.abs(asked.on(session) - wanted) <= bound).all()
 
@@ -221,10 +221,18 @@ def test_programs_are_split_for_the_caches(
 
 
 def test_lanes_have_enough_rows_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four; where threads are not given, all processors count."""
-    assert [lanes_of(rows, 2) for rows in (1, 7, 8, 64)] == [1, 1, 2, 2]
+    """Four; where threads are not given, all processors count. No lanes for floats, or at a cut."""
+    found = [pace_on_cpu(True, False, rows, 2) for rows in (1, 7, 8, 64)]
+    assert found == [Pace(SPILL_ROUNDED, lanes) for lanes in (1, 1, 2, 2)]
+    assert pace_on_cpu(True, True, 64, 2) == Pace(SPILL_ROUNDED)
+    assert pace_on_cpu(False, False, 64, 2) == Pace(SPILL)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert [lanes_of(rows, None) for rows in (11, 12)] == [1, 3]
+    assert [pace_on_cpu(True, False, rows, None).lanes for rows in (11, 12)] == [1, 3]
+
+
+def test_a_lane_shares_caches_and_the_way_to_the_weights() -> None:
+    """So a position beside it costs as many times as much, and a forward as much less."""
+    assert Pace(1e-4, 4).prices(0, 100, 3) == Prices(FORWARD / 4, 0.0, 3 * 1e-4 * 4, 4)
 
 
 def test_lanes_do_forwards_at_a_time(tmp_path: Path, family: Family) -> None:
@@ -247,4 +255,4 @@ def test_lanes_do_forwards_at_a_time(tmp_path: Path, family: Family) -> None:
         assert sorted(waited) == [0, 1]
     for other, rows in ((folder, 7), (family.artifact(case), 8)):
         with closing(ort.RUNTIME.load(other, threads=2, rows=rows)) as opened:
-            assert (opened.lanes, opened._threads) == (1, 2)
+            assert (opened.pace.lanes, opened._threads) == (1, 2)

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests import loads, tiny
 from tests.artifacts import CASES, FRACTION, Case, Family, made_up_scores
 from tests.golden import assert_golden
-from zofx import artifact, plan, rates
+from zofx import artifact, rates
 from zofx.assembly import Options, pipeline_for
 from zofx.checkpoint import open_checkpoint
 from zofx.cli import main
@@ -31,7 +31,7 @@ from zofx.methods import METHODS
 from zofx.plan import Forecast, forecast
 from zofx.program import STILL, VOCABULARY, Program, output_node
 from zofx.rates import Rates
-from zofx.runtimes import RUNTIMES
+from zofx.runtimes import RUNTIMES, grouping
 from zofx.spread import without_scores
 from zofx.zo.types import Key
 
@@ -312,7 +312,7 @@ def test_rows_that_share_no_forward_are_not_in_memory_together(
     settings = METHODS["senszoq"].settings.with_given(batch_size=16)
     split = forecast(made, settings, tokens=64, threads=1, rates=RATES)
     both = forecast(made, settings, tokens=64, threads=2, rates=RATES)
-    monkeypatch.setitem(plan.SPILLS, "ort", (0.0, 0.0))
+    monkeypatch.setattr(grouping, "SPILL_ROUNDED", 0.0)
     whole = forecast(made, settings, tokens=64, threads=1, rates=RATES)
     assert (split.rows, whole.rows, whole.axes.rows) == (16, 16, 16)
     assert split.axes.rows in (4, 5, 6)
