@@ -71,7 +71,7 @@ def _times_block(x: Any, values: Any, index: Any, columns: int, width: int, out:
     count = op.Shape(touched)
     place = op.Add(op.Mul(row, count), inverse)
     picked, step = op.Gather(x, touched, axis=2), rows_at_once(columns, out)
-    probes, products = head(picked, 1), []
+    probes, products = head(x, 1), []
     for start in range(0, out, step):
         rows, own, at = min(step, out - start), values, place
         if rows < out:
@@ -87,8 +87,7 @@ def _block(values: Any, place: Any, probes: Any, rows: int, columns: Any) -> Any
     """f32[P, k] at flat places i64[k] of f32[P, rows, columns], which is zero elsewhere."""
     zeros = op.ConstantOfShape(op.Concat(probes, op.Mul(columns, ints(rows)), axis=0))
     every = op.Expand(op.Unsqueeze(place, ints(0)), op.Concat(probes, ints(1), axis=0))
-    flat = op.ScatterElements(zeros, every, values, axis=1)
-    return op.Reshape(flat, op.Concat(probes, ints(rows), ints(-1), axis=0))
+    return op.Reshape(op.ScatterElements(zeros, every, values, axis=1), ints(0, rows, -1))
 
 
 def _below(row: Any, limit: int) -> Any:
@@ -122,8 +121,10 @@ def perturb(values: Any, z: Any, coefficients: Any) -> Any:
 
 def combine(values: Any, z: Any, coefficients: Any) -> Any:
     """The directions as rows of a matrix."""
+    if len(values.shape) == 1:
+        return ms.FusedMatMul(coefficients, z)  # a MatMul would be fused with the sum that follows
     step = op.MatMul(coefficients, op.Flatten(z, axis=1))
-    return op.Reshape(step, op.Concat(head(coefficients, 1), op.Shape(values), axis=0))
+    return op.Reshape(step, ints(-1, *values.shape))
 
 
 def mask_small(z: Any, values: Any, limit: float) -> Any:

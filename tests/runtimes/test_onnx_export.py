@@ -158,6 +158,27 @@ def test_a_block_that_is_made_in_parts_has_the_same_bits(
     assert (torch.from_numpy(found) - exact).abs().le((8 + 1) * 2**-24 * size).all()
 
 
+@pytest.mark.parametrize("shape", [(4_001,), (19, 211)])
+def test_the_engine_perturbs_as_theta_is_moved(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """A product, rounded, then a sum, rounded: whatever ONNX Runtime makes one op of."""
+    rng = np.random.default_rng(3)
+    values, z, coefficients = (
+        rng.standard_normal(size).astype(np.float32) for size in (shape, (1, *shape), (3, 1))
+    )
+    inputs = {"values": values, "z": z, "coefficients": coefficients}
+    tensors = tuple(torch.from_numpy(value) for value in inputs.values())
+    model = translate(torch.export.export(Call(zofx.perturb), tensors))
+    model.opset_imports.update({"": OPSET, ms.domain: ms.version})
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    engine = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    names = [value.name for value in engine.get_inputs()]
+    (found,) = engine.run(None, dict(zip(names, inputs.values(), strict=True)))
+    moved = np.stack([values + z[0] * c for c in coefficients[:, 0]])
+    np.testing.assert_array_equal(found, moved)
+    assert {node.op_type for node in ir.load(tmp_path / "optimized.onnx").graph} >= {"Add"}
+
+
 def test_a_block_is_made_when_its_product_is_due(tmp_path: Path) -> None:
     """It waits for the tokens: what does not, ONNX Runtime makes first, for all layers."""
     write_program(compiled(CLUSTERED), tmp_path)
