@@ -280,3 +280,39 @@ def test_forwards_side_by_side_and_in_turn(
     assert "SCORES DIFFER" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="rounds no activations"):
         lanes.main([str(artifact), *asked])
+
+
+def test_options_of_the_engine_change_no_score(
+    artifact: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A process per option; directions by the artifact's own model are those of the host."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import engine_options
+
+    options = ["as it is", "no arena", "inputs and output bound", "z by noise.onnx"]
+    asked = ["--rows", "2", "--tokens", "5", "--times", "2", "--rounds", "1"]
+    line = [str(artifact), *asked, "--options", *options, "-o", str(tmp_path / "result.json")]
+    assert engine_options.main(line) == 0
+    rows = json.loads((tmp_path / "result.json").read_bytes())["result"]
+    assert [row["option"] for row in rows] == options
+    assert [row["difference"] for row in rows] == [0.0] * len(options)
+    for row in rows:
+        assert row["seconds"] > row["z_seconds"] > 0
+        assert row["peak_bytes"] > 10e6
+    assert rows[0]["ratio"] == 1.0
+    assert "DIFFER" not in capsys.readouterr().out
+
+
+def test_an_option_is_one_that_is_known(artifact: Path) -> None:
+    """Of a name that is none, the parser tells which there are."""
+    script = str(SCRIPTS / "engine_options.py")
+    said = subprocess.run(
+        [sys.executable, script, str(artifact), "--options", "more threads"],
+        capture_output=True, text=True, env=environment(),
+    )  # fmt: skip
+    assert said.returncode == 2
+    assert "invalid choice" in said.stderr
+    assert "no arena" in said.stderr
