@@ -1,9 +1,9 @@
 """What options of ONNX Runtime do to the seconds and the memory of a forward.
 
-    every option, round after round: a process of its own ─▶ load ─▶ z and forward, k times
+    a process per option, all alive:  A B C … A B C …     z and a forward each, a pause between
 
-The first is what zofx does (`zofx/runtimes/ort.py`); each of the others changes one thing. Scores
-have to be the same under all of them but where it says so.
+The first is what zofx does (`zofx/runtimes/ort.py`); each of the others changes one thing. A ratio
+is between times of one round. Scores have to be the same under all of them.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median, quantiles
+from subprocess import PIPE
 from typing import Any, Final
 from unittest import mock
 
@@ -28,6 +30,9 @@ from zofx.runtimes import ort
 from zofx.zo.types import FloatArray, Key, key_words
 
 Options = onnxruntime.SessionOptions
+PAUSE: Final = 0.1
+"""Seconds between two turns: threads look for more work for some milliseconds."""
+WARM_UP: Final = 2
 TOLERANCE: Final = 1e-4
 """Of scores, which are logarithms: another kernel sums in another order."""
 
@@ -54,38 +59,34 @@ CHANGES: Final[dict[str, Callable[[Options], None]]] = {
     "inputs and output bound": lambda options: None,
     "z by noise.onnx": lambda options: None,
 }
-"""Name → how it changes the options of an engine; the last two change what runs it."""
+"""Name → how it changes the options of an engine; the last two change who calls it."""
 
 
 def main(line: Sequence[str] | None = None) -> int:
     """Measure and record; returns 1 if scores differ."""
     given = _parser().parse_args(line)
     if given.only:
-        print(json.dumps(_child(given)))
+        _take_turns(given)
         return 0
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in given.options}
-    for _ in range(given.rounds):
-        for name in given.options:
-            found[name].append(_run(given, name))
+    found = _measured(given)
     first = found[given.options[0]]
-    scores = np.array(first[0]["scores"])
     rows = []
-    for name, runs in found.items():
-        ratios = [a["seconds"] / b["seconds"] for a, b in zip(runs, first, strict=True)]
-        worst = max(float(np.abs(np.array(run["scores"]) - scores).max()) for run in runs)
+    for name, turns in found.items():
+        ratios = [a["seconds"] / b["seconds"] for a, b in zip(turns, first, strict=True)]
+        pairs = zip(turns, first, strict=True)
         rows.append(
             {
                 "option": name,
-                "seconds": median(run["seconds"] for run in runs),
-                "z_seconds": median(run["z_seconds"] for run in runs),
+                "seconds": median(turn["seconds"] for turn in turns),
+                "z_seconds": median(turn["z_seconds"] for turn in turns),
                 "ratio": median(ratios),
-                "ratio_quartiles": quantiles(ratios) if len(ratios) > 1 else ratios * 3,
-                "peak_bytes": int(median(run["peak_bytes"] for run in runs)),
-                "difference": worst,
+                "ratio_quartiles": quantiles(ratios, method="inclusive"),
+                "peak_bytes": turns[-1]["peak_bytes"],
+                "difference": max(_apart(a["scores"], b["scores"]) for a, b in pairs),
             }
         )
     if given.out is not None:
-        asked = ("rows", "tokens", "threads", "rounds", "times")
+        asked = ("rows", "tokens", "threads", "rounds")
         protocol = {name: getattr(given, name) for name in asked}
         results = {"benchmark": "engine_options", "machine": describe(), "protocol": protocol}
         save(given.out, {**results, "result": rows})
@@ -94,20 +95,39 @@ def main(line: Sequence[str] | None = None) -> int:
     return 0 if all(row["difference"] <= TOLERANCE for row in rows) else 1
 
 
-def _run(given: argparse.Namespace, name: str) -> dict[str, Any]:
-    """One option in a process of its own."""
-    words = [str(given.artifact), "--only", name, "--times", str(given.times)]
-    words += ["--rows", str(given.rows), "--tokens", str(given.tokens)]
-    words += ["--threads", str(given.threads)]
-    said = subprocess.run(
-        [sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True
-    )
-    row: dict[str, Any] = json.loads(said.stdout)
-    return row
+def _apart(scores: Any, others: Any) -> float:
+    return float(np.abs(np.array(scores) - np.array(others)).max())
 
 
-def _child(given: argparse.Namespace) -> dict[str, Any]:
-    """Load as zofx does, but for the option, and take the same batch again and again."""
+def _measured(given: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Option → what each of its turns took; those of the first rounds warm up."""
+    asked = ("rows", "tokens", "threads")
+    words = [word for name in asked for word in (f"--{name}", str(getattr(given, name)))]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in given.options}
+    with ExitStack() as stack:
+        line = [sys.executable, __file__, str(given.artifact), *words, "--only"]
+        children = {
+            name: stack.enter_context(
+                subprocess.Popen([*line, name], stdin=PIPE, stdout=PIPE, text=True)
+            )
+            for name in given.options
+        }
+        for number in range(WARM_UP + given.rounds):
+            for name, child in children.items():
+                assert child.stdin is not None
+                assert child.stdout is not None
+                child.stdin.write("step\n")
+                child.stdin.flush()
+                if not (answer := child.stdout.readline()):
+                    raise SystemExit(f"error: the process with the option '{name}' ended")
+                if number >= WARM_UP:
+                    found[name].append(json.loads(answer))
+                time.sleep(PAUSE)
+    return found
+
+
+def _take_turns(given: argparse.Namespace) -> None:
+    """Load as zofx does, but for the option; a line asks for a step, a line says what it took."""
     words = Tokenizer.from_file(str(given.artifact / "tokenizer.json")).get_vocab_size()
     batch = batch_of(given.rows, given.tokens, words)
     with mock.patch.object(onnxruntime, "InferenceSession", _Changed(CHANGES[given.only])):
@@ -116,22 +136,19 @@ def _child(given: argparse.Namespace) -> dict[str, Any]:
         session._forward = _Bound(session)
     if given.only == "z by noise.onnx":
         session._slices._draws = _Drawn(given.artifact / "noise.onnx", given.threads)
-    seconds, drawn, scores = [], [], []
-    for step in range(given.times + 2):  # two warm up
+    for step, _ in enumerate(sys.stdin):
         start = time.perf_counter()
         session._slices.probes([Key(0, step)], MATRIX)
         made = time.perf_counter()
-        scores.append(session.evaluate(batch, [Key(0, step)], MATRIX))
-        seconds.append(time.perf_counter() - start)
-        drawn.append(made - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        scores = session.evaluate(batch, [Key(0, step)], MATRIX)
+        answer = {
+            "seconds": time.perf_counter() - start,
+            "z_seconds": made - start,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+            "scores": (scores - scores[:, :, :1]).tolist(),
+        }
+        print(json.dumps(answer), flush=True)
     session.close()
-    return {
-        "seconds": median(seconds[2:]),
-        "z_seconds": median(drawn[2:]),
-        "peak_bytes": peak,
-        "scores": (scores[-1] - scores[-1][:, :, :1]).tolist(),
-    }
 
 
 class _Changed:
@@ -201,8 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rows", type=int, default=16, metavar="N", help="of the batch")
     add("--tokens", type=int, default=24, metavar="T", help="of a row")
     add("--threads", type=int, default=2, metavar="N")
-    add("--times", type=int, default=10, metavar="N", help="forwards of a process")
-    add("--rounds", type=int, default=5, metavar="N", help="processes of an option")
+    add("--rounds", type=int, default=25, metavar="N", help="turns of each")
     add("--options", nargs="+", default=list(CHANGES), choices=list(CHANGES), metavar="OPTION")
     add("--only", choices=list(CHANGES), help=argparse.SUPPRESS)
     add("-o", "--out", type=Path, metavar="FILE", help="results, as JSON")

@@ -288,12 +288,12 @@ def test_options_of_the_engine_change_no_score(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A process per option; directions by the artifact's own model are those of the host."""
+    """Steps in turns; directions by the artifact's own model are those of the host."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import engine_options
 
     options = ["as it is", "no arena", "inputs and output bound", "z by noise.onnx"]
-    asked = ["--rows", "2", "--tokens", "5", "--times", "2", "--rounds", "1"]
+    asked = ["--rows", "2", "--tokens", "5", "--rounds", "2"]
     line = [str(artifact), *asked, "--options", *options, "-o", str(tmp_path / "result.json")]
     assert engine_options.main(line) == 0
     rows = json.loads((tmp_path / "result.json").read_bytes())["result"]
