@@ -27,7 +27,7 @@ HEAVY = {
 
 BASE = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-SHIPPED = {name: needs for name, needs in EXTRAS.items() if name not in ("dev", "ort-gpu")}
+SHIPPED = {n: needs for n, needs in EXTRAS.items() if n not in ("bench", "dev", "ort-gpu")}
 ON_DEMAND = ("ort", "hub", "tensorboard")
 """Extras that only the functions using them import."""
 
@@ -53,11 +53,10 @@ def declared(*lists: list[str]) -> set[str]:
     return {distribution(line) for needs in lists for line in needs} - {"zofx"}
 
 
-def sources() -> list[Path]:
-    """Every module of the package, at its place in the repository."""
-    return sorted(
-        path for folder in ("zofx", "passes", "runtimes") for path in (ROOT / folder).rglob("*.py")
-    )
+def sources(*folders: str) -> list[Path]:
+    """Every module of these folders; of the package, at its place in the repository, if of none."""
+    inside = folders or ("zofx", "passes", "runtimes")
+    return sorted(path for folder in inside for path in (ROOT / folder).rglob("*.py"))
 
 
 def module(path: Path) -> str:
@@ -168,6 +167,8 @@ def test_every_dependency_is_imported() -> None:
     imported = {name for path in sources() for name, _ in third_party(path)}
     assert declared(BASE, *SHIPPED.values()) - imported == set()
     assert declared(BASE, *(SHIPPED[name] for name in ON_DEMAND)) <= imported
+    measuring = {name for path in sources("benchmarks") for name, _ in third_party(path)}
+    assert declared(EXTRAS["bench"]) <= measuring
 
 
 def test_the_two_onnxruntimes_never_meet() -> None:
