@@ -41,7 +41,7 @@ def main(line: Sequence[str] | None = None) -> int:
     if len({session.pace.lanes for session in sessions.values()}) < len(sessions):
         raise SystemExit(f"error: {given.artifact} rounds no activations, or --threads is 1")
     words = Tokenizer.from_file(str(given.artifact / "tokenizer.json")).get_vocab_size()
-    batches = [batch_of(given.rows, tokens, words) for tokens in given.tokens]
+    batches = [_batch(given.rows, tokens, words) for tokens in given.tokens]
     found = [_of_batch(sessions, batch, given.rounds) for batch in batches]
     for session in sessions.values():
         session.close()
@@ -90,7 +90,7 @@ class _Cut:
             yield rows, batch.rows(rows)
 
 
-def batch_of(rows: int, tokens: int, words: int) -> Batch:
+def _batch(rows: int, tokens: int, words: int) -> Batch:
     """Random tokens, all rows full, one scored position with six candidates each."""
     rng = np.random.Generator(np.random.Philox(key=0))
     ids = rng.integers(words, size=(rows, tokens))

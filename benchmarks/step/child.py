@@ -2,19 +2,26 @@
 
 import sys
 import traceback
+from collections.abc import Callable
 
 from benchmarks.step.job import Job
 from benchmarks.step.turns import Turns
 
 
-def main() -> int:
-    """Take turns until there are no more; what goes wrong is said in one line, and in the log."""
+def main(contest: Callable[[Job, Turns], None] | None = None) -> int:
+    """Take turns until there are no more; what goes wrong is said in one line, and in the log.
+
+    Args:
+        contest: what takes them; None stands for that of the job's contestant.
+    """
     turns = Turns.claim()
     try:
         job = Job.from_json(turns.job())
-        from benchmarks.step.contestants import CONTESTS
+        if contest is None:
+            from benchmarks.step.contestants import CONTESTS
 
-        CONTESTS[job.contestant.kind](job, turns)
+            contest = CONTESTS[job.contestant.kind]
+        contest(job, turns)
     except Exception as error:
         traceback.print_exc()
         turns.fail(error)

@@ -31,6 +31,8 @@ Reply: TypeAlias = dict[str, Any]
 PAUSE: Final = 0.25
 """Seconds between two steps: engines' threads look for more work for some milliseconds."""
 STOP_WITHIN: Final = 10.0
+COMMAND: Final = (sys.executable, "-m", "benchmarks.step.child")
+"""What runs for a contestant."""
 TAIL: Final = 1500
 
 
@@ -69,7 +71,7 @@ class Child:
         self,
         job: Job,
         log: Path,
-        command: Sequence[str] = (sys.executable, "-m", "benchmarks.step.child"),
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self.job = job
         self.label = job.contestant.label
@@ -149,7 +151,7 @@ class Child:
 
 
 def measured(
-    jobs: Sequence[Job], protocol: Protocol, folder: Path
+    jobs: Sequence[Job], protocol: Protocol, folder: Path, command: Sequence[str] = COMMAND
 ) -> tuple[list[Reply], list[Reply]]:
     """All contestants of a case.
 
@@ -157,6 +159,7 @@ def measured(
         jobs: of them.
         protocol: how.
         folder: for their logs.
+        command: what runs for each.
 
     Returns:
         A row for each that took all its steps, and why the others did not.
@@ -166,7 +169,7 @@ def measured(
         playing: list[tuple[Child, Reply, list[Reply]]] = []
         for number, job in enumerate(jobs):
             say(f"  loading {job.contestant.label}")
-            child = stack.enter_context(Child(job, folder / f"{number}.log"))
+            child = stack.enter_context(Child(job, folder / f"{number}.log", command))
             if (ready := _tried(child, child.begin, failed)) is not None:
                 playing.append((child, ready, []))
         for number in range(protocol.steps):

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from benchmarks import engine_options
 from tests.compiled import ROOT, environment, run_zofx
 from zofx.checkpoint import open_checkpoint
 from zofx.cli.ranking import measured
+from zofx.runtimes import ort
 from zofx.scores import load_scores
+from zofx.zo.types import Key
 
 SCRIPTS = ROOT / "benchmarks"
 DIGEST = 64  # hex digits of SHA-256
@@ -282,37 +285,51 @@ def test_forwards_side_by_side_and_in_turn(
         lanes.main([str(artifact), *asked])
 
 
-def test_options_of_the_engine_change_no_score(
+def test_options_of_the_engine_change_no_loss(
+    artifact: Path, assets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps in turns, of what zofx does and of what calls it otherwise; the bits are the same."""
+    options = [*engine_options.NAMES[:1], "no arena", engine_options.BOUND, engine_options.DRAWN]
+    asked = ["--task", str(assets / "mood.jsonl"), "--batch", "2", "--rounds", "2"]
+    line = [str(artifact), *asked, "--options", *options, "-o", str(tmp_path / "result.json")]
+    assert engine_options.main(line) == 0
+    results = json.loads((tmp_path / "result.json").read_bytes())
+    assert results["failed"] == []
+    rows = results["result"]
+    assert [row["option"] for row in rows] == options
+    assert [row["difference"] for row in rows] == [0.0] * len(options)
+    assert all(row["median"] > 0 and row["peak_bytes"] > 10e6 for row in rows)
+    assert rows[0]["ratio"] == 1.0
+    assert "DIFFERS" not in capsys.readouterr().out
+
+
+def test_an_option_does_what_it_says(artifact: Path) -> None:
+    """An engine is opened with it, bound to its arrays, or fed the draws of the other model."""
+    with engine_options._changed("one thread", artifact, 2):
+        session = ort.RUNTIME.load(artifact, threads=2)
+    assert session._engine.get_session_options().intra_op_num_threads == 1
+    key, name = Key(3, 5), next(iter(session.slices))
+    wanted = session.direction(key, name)
+    with engine_options._changed(engine_options.DRAWN, artifact, 1):
+        assert session._slices._draw.__self__.__class__ is engine_options._Drawn
+        np.testing.assert_array_equal(session._slices._draw(key, name), wanted)
+    with engine_options._changed(engine_options.BOUND, artifact, 1):
+        assert ort.OrtSession._forward is engine_options._bound
+    assert ort.OrtSession._forward is not engine_options._bound
+    session.close()
+
+
+def test_losses_that_differ_fail(
     artifact: Path,
-    tmp_path: Path,
+    assets: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Steps in turns; directions by the artifact's own model are those of the host."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import engine_options
-
-    options = ["as it is", "no arena", "inputs and output bound", "z by noise.onnx"]
-    asked = ["--rows", "2", "--tokens", "5", "--rounds", "2"]
-    line = [str(artifact), *asked, "--options", *options, "-o", str(tmp_path / "result.json")]
-    assert engine_options.main(line) == 0
-    rows = json.loads((tmp_path / "result.json").read_bytes())["result"]
-    assert [row["option"] for row in rows] == options
-    assert [row["difference"] for row in rows] == [0.0] * len(options)
-    for row in rows:
-        assert row["seconds"] > row["z_seconds"] > 0
-        assert row["peak_bytes"] > 10e6
-    assert rows[0]["ratio"] == 1.0
-    assert "DIFFER" not in capsys.readouterr().out
-
-
-def test_an_option_is_one_that_is_known(artifact: Path) -> None:
-    """Of a name that is none, the parser tells which there are."""
-    script = str(SCRIPTS / "engine_options.py")
-    said = subprocess.run(
-        [sys.executable, script, str(artifact), "--options", "more threads"],
-        capture_output=True, text=True, env=environment(),
-    )  # fmt: skip
-    assert said.returncode == 2
-    assert "invalid choice" in said.stderr
-    assert "no arena" in said.stderr
+    """And so does an option that nobody knows."""
+    monkeypatch.setattr(engine_options, "TOLERANCE", -1.0)
+    asked = ["--task", str(assets / "mood.jsonl"), "--batch", "2", "--rounds", "2"]
+    assert engine_options.main([str(artifact), *asked, "--options", "as it is"]) == 1
+    assert "LOSS DIFFERS" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        engine_options.main([str(artifact), "--options", "more threads"])
+    assert "invalid choice" in capsys.readouterr().err

@@ -118,7 +118,7 @@ def test_a_contestant_that_fails_leaves_the_others(
     monkeypatch.setattr(match, "PAUSE", 0.0)
     real, plain = match.Child, scripted(tmp_path, "pass")
     monkeypatch.setattr(
-        match, "Child", lambda job, log: plain if job.task == "x" else real(job, log)
+        match, "Child", lambda job, *more: plain if job.task == "x" else real(job, *more)
     )
     rows, failed = match.measured([job(), job(task="x")], Protocol(2, 1), tmp_path)
     (row,) = rows
