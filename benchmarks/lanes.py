@@ -39,7 +39,9 @@ def main(line: Sequence[str] | None = None) -> int:
         for lanes, rows in ((1, 1), (given.threads, ROWS_OF_A_LANE * given.threads))
     }
     if len({session.pace.lanes for session in sessions.values()}) < len(sessions):
-        raise SystemExit(f"error: {given.artifact} rounds no activations, or --threads is 1")
+        raise SystemExit(
+            f"error: {given.artifact} has one lane (products of floats), or --threads is 1"
+        )
     words = Tokenizer.from_file(str(given.artifact / "tokenizer.json")).get_vocab_size()
     batches = [_batch(given.rows, tokens, words) for tokens in given.tokens]
     found = [_of_batch(sessions, batch, given.rounds) for batch in batches]
@@ -115,7 +117,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Time a batch in one forward or several, in turn or side by side."
     )
     add = parser.add_argument
-    add("artifact", type=Path, help="compiled with --activations int8 (the default of senszoq)")
+    add(
+        "artifact",
+        type=Path,
+        help="compiled with --activations int8 (the default of senszoq), or with --quant int4",
+    )
     add("--rows", type=int, default=16, metavar="N", help="of the batch")
     add("--tokens", type=int, nargs="+", default=[24, 96], metavar="T", help="of a row")
     add("--threads", type=int, default=2, metavar="N")

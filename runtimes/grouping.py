@@ -17,6 +17,7 @@ forwards: it waits for no other, and has all it made itself in its own caches.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from heapq import heapreplace
 from typing import Any, TypeAlias
 
@@ -38,9 +39,20 @@ PERTURBING = 160
 # 128 to 1,536 positions of two models (benchmarks/README.md).
 SPILL = 2.5e-5
 SPILL_ROUNDED = 1.5e-4
-# Products of integers are so fast that threads which share every op wait for each other's values:
-# with so many rows for each, they do forwards of their own (docs/speed.md).
+# With so many rows for each, threads do forwards of their own (docs/speed.md).
 ROWS_OF_A_LANE = 4
+
+
+class Products(Enum):
+    """What the products with frozen matrices are of, as far as it matters for an engine's pace.
+
+    Integers are so fast that threads which share an op wait for each other's values; 4-bit codes
+    are unpacked within the product, which two threads do in more than half the time of one.
+    """
+
+    FLOATS = "floats"
+    NIBBLES = "floats with 4-bit codes"
+    INTEGERS = "8-bit integers"
 
 
 @dataclass(frozen=True)
@@ -88,18 +100,19 @@ class Pace:
         return Prices(forward / self.lanes, head, self.spill * probes * self.lanes, self.lanes)
 
 
-def pace_on_cpu(rounded: bool, cut: bool, rows: int, threads: int | None) -> Pace:
+def pace_on_cpu(products: Products, cut: bool, rows: int, threads: int | None) -> Pace:
     """Of ONNX Runtime on a CPU.
 
     Args:
-        rounded: whether activations are.
+        products: of the program.
         cut: whether the program is: the rows below go one by one, for which threads share ops.
         rows: of a batch, as a rule.
         threads: of the engine; None stands for all processors.
     """
     count = threads or os.cpu_count() or 1
-    apart = rounded and not cut and rows >= ROWS_OF_A_LANE * count
-    return Pace(SPILL_ROUNDED if rounded else SPILL, count if apart else 1)
+    apart = products is not Products.FLOATS and not cut and rows >= ROWS_OF_A_LANE * count
+    spill = SPILL_ROUNDED if products is Products.INTEGERS else SPILL
+    return Pace(spill, count if apart else 1)
 
 
 def by_length(batch: Batch, prices: Prices) -> Iterator[tuple[IntArray, Batch]]:

@@ -25,12 +25,14 @@ from zofx.runtime import Support
 from zofx.runtimes import ort_integers
 from zofx.runtimes.below import Compute
 from zofx.runtimes.engine import Arrays, EngineSession, Feeds
-from zofx.runtimes.grouping import Pace, pace_on_cpu
+from zofx.runtimes.grouping import Pace, Products, pace_on_cpu
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
 BFLOAT16 = 16  # ONNX's number for it
 ROUNDED = b"MatMulIntegerToFloat"
+BLOCKWISE = b"MatMulNBits"
+FOUR_BITS = "int4"  # form of a matrix
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Products also add probes and move weights, by factors of 1 and ε: TF32 would round both.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
@@ -52,12 +54,13 @@ class OrtSession(EngineSession):
     ) -> None:
         import onnxruntime
 
-        rounds = _rounds(folder)
+        products = _products(folder, manifest)
         on_cpu = device == "cpu"
-        pace = pace_on_cpu(rounds, manifest.cut, rows, threads) if on_cpu else Pace()
+        pace = pace_on_cpu(products, manifest.cut, rows, threads) if on_cpu else Pace()
         self._folder, self._device = folder, device
         self._threads = threads if pace.lanes == 1 else 1
-        self._kernels = (ort_integers.kernels() or ()) if rounds else ()
+        integers = products is Products.INTEGERS
+        self._kernels = (ort_integers.kernels() or ()) if integers else ()
         self._engine = self._open(artifact.ONNX)
         self._reads = {value.name for value in self._engine.get_inputs()}
         self._reads |= {value.name for value in self._engine.get_overridable_initializers()}
@@ -137,7 +140,7 @@ class OrtRuntime:
                 f"{len(exact)} of its tensors train by backpropagation, which no inference engine "
                 "has: use --runtime torch"
             )
-        elif not reasons and _rounds(folder) and ort_integers.kernels() is None:
+        elif not reasons and _has(folder, ROUNDED) and ort_integers.kernels() is None:
             reasons.append(ort_integers.SATURATED)
         return Support(tuple(reasons))
 
@@ -167,9 +170,16 @@ def _give_back() -> None:
             trim(0)
 
 
-def _rounds(folder: Path) -> bool:
+def _products(folder: Path, manifest: Manifest) -> Products:
+    if _has(folder, ROUNDED):
+        return Products.INTEGERS
+    four = any(row.form == FOUR_BITS for row in manifest.tensors)
+    return Products.NIBBLES if four and _has(folder, BLOCKWISE) else Products.FLOATS
+
+
+def _has(folder: Path, op: bytes) -> bool:
     models = (folder / artifact.ONNX, folder / artifact.BELOW_ONNX)
-    return any(ROUNDED in model.read_bytes() for model in models if model.is_file())
+    return any(op in model.read_bytes() for model in models if model.is_file())
 
 
 def _provider_missing(device: str) -> list[str]:

@@ -61,12 +61,6 @@ ENGINES: Final = {
 }  # fmt: skip
 
 
-def rounds(program: Program) -> bool:
-    """Whether its products are of rounded activations."""
-    found = program.graph.find_nodes(op="call_function", target=zofx.round_rows.default)
-    return bool(found)
-
-
 class Footprint:
     """A program on an engine.
 
@@ -88,7 +82,7 @@ class Footprint:
         self.multiply_adds = sum(products(node, shapes) for node in self.calls)
         integers = (node for node in self.calls if node.target in self.engine.integers)
         self.integer = sum(products(node, shapes) for node in integers)
-        self.order = self.engine.rounded if rounds(program) else self.engine.order
+        self.order = self.engine.rounded if self.integer else self.engine.order
 
     def still(self, *roles: Role) -> int:
         """Bytes of frozen tensors that a forward reads."""

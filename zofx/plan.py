@@ -16,23 +16,28 @@ so rows of mixed length take less.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
+import torch
+from torch import fx
 
 from zofx.costs import F32, Axes, Shapes
 from zofx.cutting import split
 from zofx.directions import noise_of
 from zofx.errors import UsageError
-from zofx.footprint import ENGINES, Footprint, rounds
+from zofx.footprint import ENGINES, Footprint
 from zofx.program import MOVING, STILL, VOCABULARY, Program, Role
 from zofx.rates import Rates
-from zofx.runtimes.grouping import Pace, cuts, pace_on_cpu
+from zofx.runtimes.grouping import Pace, Products, cuts, pace_on_cpu
 from zofx.runtimes.slices import keeps
 from zofx.settings import Settings
 from zofx.zo.recipe import Recipe
 from zofx.zo.tensors import Gradient
 from zofx.zo.types import Key, Ray
+
+zofx = torch.ops.zofx
 
 TEMPORARIES: Final = 5
 """Arrays of a slice that a rule on tensors makes at once, beside the slice's state: measured."""
@@ -123,7 +128,8 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     batch = settings.batch_size
     below, above = split(program)  # what is below a cut is computed once, before the first step
     cut = below is not None
-    pace = pace_on_cpu(rounds(program), cut, batch, threads) if runtime == "ort" else Pace()
+    on_cpu = runtime == "ort"
+    pace = pace_on_cpu(products_of(program.graph), cut, batch, threads) if on_cpu else Pace()
     moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
     trained = sum(spec.nbytes for spec in program.slices)
     still = sum(spec.nbytes for spec in program.tensors.values() if spec.role in STILL)
@@ -157,6 +163,15 @@ def require_known(runtime: str) -> None:
     """
     if runtime not in ENGINES:
         raise UsageError(f"no forecast for runtime '{runtime}'; there are: {', '.join(ENGINES)}")
+
+
+def products_of(graph: fx.Graph) -> Products:
+    """What its products with frozen matrices are of, on ONNX Runtime."""
+    find = partial(graph.find_nodes, op="call_function")
+    if find(target=zofx.linear_rounded.default):
+        return Products.INTEGERS
+    four = any(node.args[-1] == 4 for node in find(target=zofx.linear_int.default))
+    return Products.NIBBLES if four else Products.FLOATS
 
 
 def _vocabulary(program: Program, read: int, scored: int, relative: bool) -> int:

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from tests.artifacts import Case, Family, made_up_scores
 from tests.loads import LOADS, Load, batch
 from tests.runtimes import reference
+from zofx.artifact import GRAPH, read_manifest
 from zofx.checkpoint import open_checkpoint
 from zofx.compile import compile_model
+from zofx.graphfile import load_graph
 from zofx.methods import METHODS
+from zofx.plan import products_of
 from zofx.runtime import IGNORED, Batch, Session
 from zofx.runtimes import RUNTIMES, engine, grouping, ort
 from zofx.runtimes.engine import Feeds
@@ -30,6 +33,7 @@ from zofx.runtimes.grouping import (
     SPILL_ROUNDED,
     Pace,
     Prices,
+    Products,
     by_length,
     pace_on_cpu,
 )
@@ -222,12 +226,19 @@ def test_programs_are_split_for_the_caches(
 
 def test_lanes_have_enough_rows_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four; where threads are not given, all processors count. No lanes for floats, or at a cut."""
-    found = [pace_on_cpu(True, False, rows, 2) for rows in (1, 7, 8, 64)]
-    assert found == [Pace(SPILL_ROUNDED, lanes) for lanes in (1, 1, 2, 2)]
-    assert pace_on_cpu(True, True, 64, 2) == Pace(SPILL_ROUNDED)
-    assert pace_on_cpu(False, False, 64, 2) == Pace(SPILL)
+    spills = {
+        Products.FLOATS: SPILL,
+        Products.NIBBLES: SPILL,
+        Products.INTEGERS: SPILL_ROUNDED,
+    }
+    for products, spill in spills.items():
+        found = [pace_on_cpu(products, False, rows, 2) for rows in (1, 7, 8, 64)]
+        most = 1 if products is Products.FLOATS else 2
+        assert found == [Pace(spill, lanes) for lanes in (1, 1, most, most)]
+        assert pace_on_cpu(products, True, 64, 2) == Pace(spill)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert [pace_on_cpu(True, False, rows, None).lanes for rows in (11, 12)] == [1, 3]
+    found = [pace_on_cpu(Products.INTEGERS, False, rows, None) for rows in (11, 12)]
+    assert [pace.lanes for pace in found] == [1, 3]
 
 
 def test_a_lane_shares_caches_and_the_way_to_the_weights() -> None:
@@ -235,10 +246,32 @@ def test_a_lane_shares_caches_and_the_way_to_the_weights() -> None:
     assert Pace(1e-4, 4).prices(0, 100, 3) == Prices(FORWARD / 4, 0.0, 3 * 1e-4 * 4, 4)
 
 
-def test_lanes_do_forwards_at_a_time(tmp_path: Path, family: Family) -> None:
-    """Scores are those of one lane, within the bound of both; what is not rounded has one lane."""
+@pytest.mark.parametrize("quant", ["none", "nf4", "int4", "int8", "int8-row", "codebook", "qzo"])
+def test_products_are_known_with_and_without_a_file(
+    quant: str, tmp_path: Path, family: Family
+) -> None:
+    """What the engine sees in an artifact is what `zofx plan` sees in its program.
+
+    Codes whose scales train are no operand of a product: each probe has a matrix of floats.
+    """
     case = Case("tiny_llama", "int8-row", "gaussian")
-    folder = rounded(family, case, tmp_path / "art")
+    if quant == "int8-row":
+        folder, wanted = rounded(family, case, tmp_path / "art"), Products.INTEGERS
+    elif quant == "qzo":
+        folder, wanted = tmp_path / "art", Products.FLOATS
+        compile_model(open_checkpoint(str(family.checkpoint(case))), METHODS["qzo"], folder)
+    else:
+        folder = family.artifact(replace(case, quant=quant))
+        wanted = Products.NIBBLES if quant == "int4" else Products.FLOATS
+    assert ort._products(folder, read_manifest(folder)) is wanted
+    assert products_of(load_graph(folder / GRAPH)) is wanted
+
+
+@pytest.mark.parametrize("quant", ["int8-row", "int4"])
+def test_lanes_do_forwards_at_a_time(quant: str, tmp_path: Path, family: Family) -> None:
+    """Scores are those of one lane, within the bound of both; products of floats have one lane."""
+    case = Case("tiny_llama", quant, "gaussian")
+    folder = family.artifact(case) if quant == "int4" else rounded(family, case, tmp_path / "art")
     asked = Load("ragged", batch(9, 24, 1, 3, "right"), np.array([[0.02], [-0.02]], np.float32))
     wanted, bound = reference.evaluate(folder, asked.batch, asked.keys, asked.matrix)
     both = threading.Barrier(2, timeout=60)
@@ -253,6 +286,7 @@ def test_lanes_do_forwards_at_a_time(tmp_path: Path, family: Family) -> None:
         with mock.patch.object(opened, "_forward", together):
             assert (np.abs(asked.on(opened) - wanted) <= bound).all()
         assert sorted(waited) == [0, 1]
-    for other, rows in ((folder, 7), (family.artifact(case), 8)):
+    floats = family.artifact(replace(case, quant="int8"))
+    for other, rows in ((folder, 7), (floats, 8)):
         with closing(ort.RUNTIME.load(other, threads=2, rows=rows)) as opened:
             assert (opened.pace.lanes, opened._threads) == (1, 2)
