@@ -2,8 +2,9 @@
 
     a process per option:   options changed as an engine is opened ─▶ the steps of `zofx tune`
 
-The first is what zofx does (`runtimes/ort.py`); each of the others changes one thing. Steps are
-taken in turns, as in `benchmarks.step`, on the same rows; a ratio is between times of one round.
+The first is what zofx does (`runtimes/ort.py`); the second as well, and tells by how much processes
+differ that do the same; each of the others changes one thing. Steps are taken in turns, as in
+`benchmarks.step`, on the same rows; a ratio is between times of one round.
 Losses have to be the same under all of them, up to the order in which kernels sum.
 """
 
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Final
@@ -28,6 +30,7 @@ from benchmarks.step.match import Protocol, measured
 from benchmarks.step.turns import Turns
 from zofx.artifact import NOISE
 from zofx.runtimes import ort, slices
+from zofx.runtimes.grouping import Pace, pace_on_cpu
 from zofx.zo.types import FloatArray, Key, key_words
 
 Options = onnxruntime.SessionOptions
@@ -46,7 +49,6 @@ def _setting(name: str, value: Any) -> Callable[[Options], None]:
 
 
 CHANGES: Final[dict[str, Callable[[Options], None]]] = {
-    "one thread": _setting("intra_op_num_threads", 1),
     "threads that sleep": _entry("session.intra_op.allow_spinning", "0"),
     "nodes side by side": _setting("execution_mode", onnxruntime.ExecutionMode.ORT_PARALLEL),
     "no arena": _setting("enable_cpu_mem_arena", False),
@@ -58,8 +60,9 @@ CHANGES: Final[dict[str, Callable[[Options], None]]] = {
 }
 """Name → how it changes the options of an engine."""
 
-AS_IT_IS, BOUND, DRAWN = "as it is", "inputs and output bound", "z by noise.onnx"
-NAMES: Final = (AS_IT_IS, *CHANGES, BOUND, DRAWN)
+AS_IT_IS, AGAIN, SHARED = "as it is", "as it is, again", "threads share every op"
+BOUND, DRAWN = "inputs and output bound", "z by noise.onnx"
+NAMES: Final = (AS_IT_IS, AGAIN, SHARED, *CHANGES, BOUND, DRAWN)
 
 
 def main(line: Sequence[str] | None = None) -> int:
@@ -131,12 +134,19 @@ def _changed(option: str, artifact: Path, threads: int) -> Iterator[None]:
     with ExitStack() as stack:
         if option in CHANGES:
             stack.enter_context(mock.patch.object(onnxruntime, "InferenceSession", change))
+        if option == SHARED:
+            stack.enter_context(mock.patch.object(ort, "pace_on_cpu", _shared))
         if option == BOUND:
             stack.enter_context(mock.patch.object(ort.OrtSession, "_forward", _bound))
         if option == DRAWN:
             drawn = _Drawn(artifact / NOISE, threads)
             stack.enter_context(mock.patch.object(slices.Slices, "_draw", drawn.draw))
         yield
+
+
+def _shared(*conditions: Any) -> Pace:
+    """In place of the pace that zofx has for a program: without lanes."""
+    return replace(pace_on_cpu(*conditions), lanes=1)
 
 
 def _bound(session: ort.OrtSession, inputs: dict[str, Any], feeds: dict[str, Any]) -> FloatArray:

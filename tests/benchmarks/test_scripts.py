@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -289,7 +291,7 @@ def test_options_of_the_engine_change_no_loss(
     artifact: Path, assets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Steps in turns, of what zofx does and of what calls it otherwise; the bits are the same."""
-    options = [*engine_options.NAMES[:1], "no arena", engine_options.BOUND, engine_options.DRAWN]
+    options = [*engine_options.NAMES[:3], "no arena", engine_options.BOUND, engine_options.DRAWN]
     asked = ["--task", str(assets / "mood.jsonl"), "--batch", "2", "--rounds", "2"]
     line = [str(artifact), *asked, "--options", *options, "-o", str(tmp_path / "result.json")]
     assert engine_options.main(line) == 0
@@ -305,9 +307,15 @@ def test_options_of_the_engine_change_no_loss(
 
 def test_an_option_does_what_it_says(artifact: Path) -> None:
     """An engine is opened with it, bound to its arrays, or fed the draws of the other model."""
-    with engine_options._changed("one thread", artifact, 2):
-        session = ort.RUNTIME.load(artifact, threads=2)
-    assert session._engine.get_session_options().intra_op_num_threads == 1
+    with engine_options._changed("a plan of memory per shape", artifact, 2):
+        session = ort.RUNTIME.load(artifact, threads=2, rows=16)
+    assert session._engine.get_session_options().enable_mem_pattern
+    assert session.pace.lanes == 2
+    with (
+        engine_options._changed(engine_options.SHARED, artifact, 2),
+        closing(ort.RUNTIME.load(artifact, threads=2, rows=16)) as other,
+    ):
+        assert other.pace == replace(session.pace, lanes=1)
     key, name = Key(3, 5), next(iter(session.slices))
     wanted = session.direction(key, name)
     with engine_options._changed(engine_options.DRAWN, artifact, 1):
