@@ -9,6 +9,7 @@ are all there in the forward anyway: so a step makes them once for its forward a
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from zofx.artifact import Manifest
 from zofx.errors import UsageError
 from zofx.zo import bases
 from zofx.zo.laws import Noise
-from zofx.zo.noise import CHUNK
+from zofx.zo.noise import in_parts
 from zofx.zo.types import FloatArray, Key, Ray
 from zofx.zo.update import apply_rays
 
@@ -81,12 +82,8 @@ class Slices:
         return self._kept.get(key) or {name: self._draw(key, name) for name in self.shapes}
 
     def _draw(self, key: Key, name: str) -> FloatArray:
-        law, values = self.noise.law(name), np.empty(self.shapes[name], np.float32)
-        flat = values.reshape(-1)
-        for start in range(0, flat.size, CHUNK):
-            part = flat[start : start + CHUNK]
-            part[:] = law.draw(key, name, start, part.size)
-        return values
+        law = self.noise.law(name)
+        return in_parts(partial(law.draw, key, name), self.shapes[name])
 
     def _applied(self, name: str, z: FloatArray) -> FloatArray:
         law = self.noise.law(name)

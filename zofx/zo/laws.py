@@ -14,6 +14,7 @@ arXiv 2402.11592 (random masks, blocks); Zhao et al. 2025, HiZOO, arXiv 2402.151
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any, Final, Literal, Self
 
 import numpy as np
@@ -126,6 +127,12 @@ class Basis:
     orthonormal: bool = False
 
 
+@cache
+def _plain(kind: Kind) -> Law:
+    """A draw, and no more."""
+    return Law(kind)
+
+
 @dataclass(frozen=True)
 class Noise:
     """The directions of an artifact.
@@ -142,7 +149,7 @@ class Noise:
 
     def law(self, name: str) -> Law:
         """A slice's law."""
-        return self.laws.get(name) or Law(self.kind)
+        return self.laws.get(name) or _plain(self.kind)
 
     @property
     def depends_on_state(self) -> bool:

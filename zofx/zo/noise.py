@@ -12,7 +12,9 @@ midpoints (i + ½) / 65536, scaled to unit variance. Both distributions have E[z
 """
 
 import hashlib
+import math
 import threading
+from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -101,12 +103,29 @@ def sample(
         array([[ 1.,  1.,  1.,  1.],
                [ 1.,  1., -1.,  1.]], dtype=float32)
     """
-    values = np.empty(shape, dtype=np.float32)
-    flat = values.reshape(-1)
-    for start in range(0, flat.size, CHUNK):
+    return in_parts(
+        lambda offset, length: sample_flat(kind, key, name, offset, length, stream, table), shape
+    )
+
+
+def in_parts(draw: Callable[[int, int], FloatArray], shape: tuple[int, ...]) -> FloatArray:
+    """All of a slice, so many values at a time that temporaries stay small.
+
+    Args:
+        draw: offset and length of a range in C order → its values, fresh memory.
+        shape: of the slice.
+
+    Returns:
+        f32[shape], contiguous and writable.
+    """
+    size = math.prod(shape)
+    if size <= CHUNK:
+        return draw(0, size).reshape(shape)
+    flat = np.empty(size, dtype=np.float32)
+    for start in range(0, size, CHUNK):
         part = flat[start : start + CHUNK]
-        part[:] = sample_flat(kind, key, name, start, part.size, stream, table)
-    return values
+        part[:] = draw(start, part.size)
+    return flat.reshape(shape)
 
 
 def sample_flat(
@@ -157,11 +176,13 @@ def sample_words(
 
 
 class _Own(threading.local):
-    """A generator per thread: to make one takes three times as long as to put it elsewhere."""
+    """A generator per thread: to make one takes several times as long as to put it elsewhere."""
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(0)
-        self.fresh = self.philox.state  # nothing buffered
+        self.counter, self.key = np.zeros(4, np.uint64), np.zeros(2, np.uint64)
+        self.state = self.philox.state  # with nothing buffered
+        self.state["state"] = {"counter": self.counter, "key": self.key}
 
 
 _own = _Own()
@@ -169,10 +190,11 @@ _own = _Own()
 
 def _words(key: Key, name: str, stream: Stream, first: int, blocks: int) -> WordArray:
     """The random words of some consecutive blocks, u64[4 · blocks]."""
-    counter = np.array([first, slice_id(name), stream, 0], dtype=np.uint64)
-    seed = np.array(key.words(), dtype=np.uint64)
-    _own.philox.state = {**_own.fresh, "state": {"counter": counter, "key": seed}}
-    words: WordArray = _own.philox.random_raw(WORDS_PER_BLOCK * blocks)
+    own = _own
+    own.counter[0], own.counter[1], own.counter[2] = first, slice_id(name), stream
+    own.key[0], own.key[1] = key.words()
+    own.philox.state = own.state
+    words: WordArray = own.philox.random_raw(WORDS_PER_BLOCK * blocks)
     return words
 
 
