@@ -171,6 +171,10 @@ def _give_back() -> None:
 
 
 def _products(folder: Path, manifest: Manifest) -> Products:
+    """As the names of ops tell, which are in a graph's bytes: to read it otherwise takes onnx.
+
+    `zofx plan` has no file yet and reads the program (`plan.products_of`).
+    """
     if _has(folder, ROUNDED):
         return Products.INTEGERS
     four = any(row.form == FOUR_BITS for row in manifest.tensors)

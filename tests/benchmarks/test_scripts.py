@@ -283,8 +283,12 @@ def test_forwards_side_by_side_and_in_turn(
     monkeypatch.setattr(lanes, "TOLERANCE", -1.0)
     assert lanes.main(line) == 1
     assert "SCORES DIFFER" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="has one lane"):
-        lanes.main([str(artifact), *asked, "--threads", "1"])
+    floats = tmp_path / "floats"
+    made = run_zofx(*rounded, "--quant", "none", "-o", floats, cwd=assets)
+    assert made.returncode == 0, made.stderr
+    for alone in ([str(artifact), *asked, "--threads", "1"], [str(floats), *asked]):
+        with pytest.raises(SystemExit, match="has one lane"):
+            lanes.main(alone)
 
 
 def test_options_of_the_engine_change_no_loss(

@@ -190,11 +190,10 @@ _own = _Own()
 
 def _words(key: Key, name: str, stream: Stream, first: int, blocks: int) -> WordArray:
     """The random words of some consecutive blocks, u64[4 · blocks]."""
-    own = _own
-    own.counter[0], own.counter[1], own.counter[2] = first, slice_id(name), stream
-    own.key[0], own.key[1] = key.words()
-    own.philox.state = own.state
-    words: WordArray = own.philox.random_raw(WORDS_PER_BLOCK * blocks)
+    _own.counter[0], _own.counter[1], _own.counter[2] = first, slice_id(name), stream
+    _own.key[0], _own.key[1] = key.words()
+    _own.philox.state = _own.state
+    words: WordArray = _own.philox.random_raw(WORDS_PER_BLOCK * blocks)
     return words
 
 
