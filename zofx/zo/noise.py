@@ -18,7 +18,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ WORDS_PER_BLOCK: Final = 4
 VALUES_PER_BLOCK: Final[dict[Kind, int]] = {"gaussian": 16, "rademacher": 256}
 TABLE_SIZE: Final = 1 << 16
 TABLE_SHA256: Final = "8babbcaf96568f10165a1eab530c0e5c92d04de96761b6dbb3dadfa94baba37f"
+LITTLE_U64: Final = np.dtype("<u8")
+LITTLE_U16: Final = np.dtype("<u2")
 CHUNK: Final = 1 << 18
 """How many values are made at a time: 1 MiB of float32, a few MiB with the temporaries."""
 
@@ -172,17 +174,18 @@ def sample_words(
     first, skip = divmod(offset, VALUES_PER_BLOCK["gaussian"])
     blocks = -(-(skip + length) // VALUES_PER_BLOCK["gaussian"])
     words = _words(key, name, stream, first, blocks)
-    return words.astype("<u8", copy=False).view("<u2")[skip : skip + length]
+    return words.astype(LITTLE_U64, copy=False).view(LITTLE_U16)[skip : skip + length]
 
 
 class _Own(threading.local):
-    """A generator per thread: to make one takes several times as long as to put it elsewhere."""
+    """A generator per thread: to make one takes several times as long as to put it elsewhere.
+
+    Numbers of Python for what numpy keeps in arrays: its setter reads them one by one.
+    """
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(0)
-        self.counter, self.key = np.zeros(4, np.uint64), np.zeros(2, np.uint64)
-        self.state = self.philox.state  # with nothing buffered
-        self.state["state"] = {"counter": self.counter, "key": self.key}
+        self.state: Any = {**self.philox.state, "buffer": (0,) * WORDS_PER_BLOCK}
 
 
 _own = _Own()
@@ -190,8 +193,7 @@ _own = _Own()
 
 def _words(key: Key, name: str, stream: Stream, first: int, blocks: int) -> WordArray:
     """The random words of some consecutive blocks, u64[4 · blocks]."""
-    _own.counter[0], _own.counter[1], _own.counter[2] = first, slice_id(name), stream
-    _own.key[0], _own.key[1] = key.words()
+    _own.state["state"] = {"counter": (first, slice_id(name), stream, 0), "key": key.words()}
     _own.philox.state = _own.state
     words: WordArray = _own.philox.random_raw(WORDS_PER_BLOCK * blocks)
     return words
@@ -199,7 +201,7 @@ def _words(key: Key, name: str, stream: Stream, first: int, blocks: int) -> Word
 
 def _signs(words: WordArray) -> FloatArray:
     """Bit → ±1, f32[64 · words]."""
-    bits = np.unpackbits(words.astype("<u8", copy=False).view(np.uint8), bitorder="little")
+    bits = np.unpackbits(words.astype(LITTLE_U64, copy=False).view(np.uint8), bitorder="little")
     signs = bits.astype(np.float32)
     signs *= 2
     signs -= 1
@@ -212,6 +214,6 @@ def _quantiles(words: WordArray, table: FloatArray) -> FloatArray:
         raise ArtifactError(
             f"a table of normals is f32[{TABLE_SIZE}]; this one is {table.dtype}{list(table.shape)}"
         )
-    indices = words.astype("<u8", copy=False).view("<u2")
+    indices = words.astype(LITTLE_U64, copy=False).view(LITTLE_U16)
     # Every index is in range; "clip" only spares numpy the check, at half the time.
     return table.take(indices, mode="clip")
