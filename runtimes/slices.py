@@ -10,6 +10,7 @@ are all there in the forward anyway: so a step makes them once for its forward a
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,13 @@ from zofx.artifact import Manifest
 from zofx.errors import UsageError
 from zofx.zo import bases
 from zofx.zo.laws import Noise
-from zofx.zo.noise import in_parts
+from zofx.zo.noise import in_parts, sample_small
 from zofx.zo.types import FloatArray, Key, Ray
 from zofx.zo.update import apply_rays
 
 KEEP_BYTES = 1 << 28
+SMALL = 1 << 14
+"""Entries of a slice up to which the calls that draw it cost about as much as its numbers."""
 
 
 def keeps(keys: int, size: int) -> bool:
@@ -52,6 +55,8 @@ class Slices:
         self.shapes = shapes
         self.noise = noise
         self._kept: dict[Key, dict[str, FloatArray]] = {}
+        plain = {name: prod(shape) for name, shape in shapes.items() if name not in noise.laws}
+        self._small = {name: size for name, size in plain.items() if size <= SMALL}
         self.bytes = sum(values[name].nbytes for name in shapes)
 
     def probes(
@@ -79,7 +84,15 @@ class Slices:
         return self._applied(name, kept[name] if kept else self._draw(key, name))
 
     def _draws(self, key: Key) -> dict[str, FloatArray]:
-        return self._kept.get(key) or {name: self._draw(key, name) for name in self.shapes}
+        return self._kept.get(key) or self._drawn(key)
+
+    def _drawn(self, key: Key) -> dict[str, FloatArray]:
+        """The small ones at once, the others one by one."""
+        small = sample_small(self.noise.kind, key, self._small)
+        return {
+            name: small[name].reshape(shape) if name in small else self._draw(key, name)
+            for name, shape in self.shapes.items()
+        }
 
     def _draw(self, key: Key, name: str) -> FloatArray:
         law = self.noise.law(name)

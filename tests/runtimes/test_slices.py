@@ -1,5 +1,6 @@
 """Draws that are kept: made once per step, and the same moves as when they are made again."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,15 @@ import pytest
 
 from tests.zo.bowl import Bowl
 from zofx.runtimes import slices
-from zofx.zo import Key, Ray
-from zofx.zo.laws import Law
+from zofx.zo import Key, Kind, Ray, noise
+from zofx.zo.laws import Law, Noise, RandomMask
 from zofx.zo.types import FloatArray
 
 KEYS = (Key(3, 1, 0), Key(3, 1, 1))
 MATRIX = np.array([[0.5, 0.25], [-0.5, -0.25]], np.float32)
 
 
+@pytest.mark.parametrize("small", [0, slices.SMALL])
 @pytest.mark.parametrize(
     ("queries", "room", "forwards", "draws"),
     [
@@ -25,16 +27,22 @@ MATRIX = np.array([[0.5, 0.25], [-0.5, -0.25]], np.float32)
     ],
 )
 def test_how_often_directions_are_drawn(
-    queries: int, room: int, forwards: int, draws: int, monkeypatch: pytest.MonkeyPatch
+    queries: int, room: int, forwards: int, draws: int, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Per slice (there are two) and key; what is kept moves θ by the same bits."""
+    """Per slice (there are two) and key, at once or one by one; what is kept moves θ by the same
+    bits."""
     monkeypatch.setattr(slices, "KEEP_BYTES", room)
+    monkeypatch.setattr(slices, "SMALL", small)
     drawn: list[str] = []
-    draw = Law.draw
+    draw, sample_small = Law.draw, noise.sample_small
 
     def counted(law: Law, key: Key, name: str, *span: Any) -> FloatArray:
         drawn.append(name)
         return draw(law, key, name, *span)
+
+    def counted_at_once(kind: Kind, key: Key, sizes: dict[str, int]) -> dict[str, FloatArray]:
+        drawn.extend(sizes)
+        return sample_small(kind, key, sizes)
 
     keys = KEYS[:queries]
     rays = [Ray(key, 0.125 * (number + 1)) for number, key in enumerate(keys)]
@@ -42,6 +50,7 @@ def test_how_often_directions_are_drawn(
     expected.move(rays)
 
     monkeypatch.setattr(Law, "draw", counted)
+    monkeypatch.setattr(slices, "sample_small", counted_at_once)
     held = Bowl().all_that_moves("gaussian")
     for _ in range(forwards):
         held.probes(keys, MATRIX[:, :queries])
@@ -53,6 +62,7 @@ def test_how_often_directions_are_drawn(
 
 def test_other_keys_are_dropped_before_new_ones_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else two sets of directions, each as large as θ, were alive at once."""
+    monkeypatch.setattr(slices, "SMALL", 0)
     held = Bowl().all_that_moves("gaussian")
     held.probes(KEYS[:1], MATRIX[:, :1])
     alive: list[int] = []
@@ -65,3 +75,17 @@ def test_other_keys_are_dropped_before_new_ones_are_drawn(monkeypatch: pytest.Mo
     monkeypatch.setattr(Law, "draw", watched)
     held.probes(KEYS[1:], MATRIX[:, 1:])
     assert set(alive) == {0}
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
+def test_only_plain_small_slices_are_drawn_at_once(kind: Kind) -> None:
+    """All directions are those of the laws: of small slices, of larger ones, of one with a mask."""
+    shapes = {"a": (3, 5), "b": (slices.SMALL + 1,), "masked": (64,), "c": (), "d": (slices.SMALL,)}
+    laws = Noise(kind, {"masked": Law(kind, mask=RandomMask(keep=1 << 15))})
+    values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    z, _ = slices.Slices(values, shapes, laws).probes(KEYS, MATRIX)
+    assert 0 < np.count_nonzero(z["masked"]) < z["masked"].size
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        whole = [laws.law(name).draw(key, name, 0, size).reshape(shape) for key in KEYS]
+        np.testing.assert_array_equal(z[name], np.stack(whole))

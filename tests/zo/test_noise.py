@@ -10,6 +10,7 @@ import pytest
 
 from zofx.errors import ArtifactError, UsageError
 from zofx.zo import Key, Kind, Stream, noise, normal_table, philox_blocks, sample, sample_flat
+from zofx.zo.noise import sample_small
 from zofx.zo.philox import WordArray
 
 BIG = Key(seed=2**64 - 1, step=2**48 - 1, query=2**16 - 1)
@@ -107,6 +108,18 @@ def test_the_chunk_size_does_not_show(kind: Kind, monkeypatch: pytest.MonkeyPatc
     whole = sample(kind, Key(1, 2), "w", (5, 999))
     monkeypatch.setattr(noise, "CHUNK", 333)
     np.testing.assert_array_equal(sample(kind, Key(1, 2), "w", (5, 999)), whole)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
+def test_several_at_once_are_each_alone(kind: Kind) -> None:
+    """Of none, of less and more than a block, and none of them shares memory with another."""
+    sizes = {"none": 0, "w": 1, "v": 16, "u": 17, "t": 257, "ω": 999}
+    several = sample_small(kind, BIG, sizes)
+    assert list(several) == list(sizes)
+    for name, size in sizes.items():
+        np.testing.assert_array_equal(several[name], sample(kind, BIG, name, (size,)))
+        several[name][:] = np.nan
+    assert sample_small(kind, BIG, {}) == {}
 
 
 def test_far_elements_need_no_near_ones() -> None:

@@ -14,9 +14,10 @@ midpoints (i + ½) / 65536, scaled to unit variance. Both distributions have E[z
 import hashlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -130,6 +131,30 @@ def in_parts(draw: Callable[[int, int], FloatArray], shape: tuple[int, ...]) -> 
     return flat.reshape(shape)
 
 
+def sample_small(kind: Kind, key: Key, sizes: Mapping[str, int]) -> dict[str, FloatArray]:
+    """All of several slices, looked up at once: of many small ones, each call costs more than z.
+
+    Args:
+        kind: the distribution.
+        key: which direction.
+        sizes: name → how many elements; temporaries are as large as all of them.
+
+    Returns:
+        Name → f32[size], bit-equal to `sample`: parts of one array, writable.
+    """
+    if not sizes:
+        return {}
+    per_block = _per_block(kind)
+    counts = {name: -(-size // per_block) for name, size in sizes.items()}
+    words = [_words(key, name, Stream.Z, 0, count) for name, count in counts.items()]
+    values = _values(kind, np.concatenate(words))
+    ends = accumulate(count * per_block for count in counts.values())
+    return {
+        name: values[end - counts[name] * per_block :][: sizes[name]]
+        for name, end in zip(sizes, ends, strict=True)
+    }
+
+
 def sample_flat(
     kind: Kind,
     key: Key,
@@ -153,18 +178,10 @@ def sample_flat(
     Returns:
         f32[length], fresh memory.
     """
-    if kind not in VALUES_PER_BLOCK:
-        raise UsageError(
-            f"there is no noise of kind '{kind}'; there are: {', '.join(VALUES_PER_BLOCK)}"
-        )
-    per_block = VALUES_PER_BLOCK[kind]
+    per_block = _per_block(kind)
     first, skip = divmod(offset, per_block)
     words = _words(key, name, stream, first, -(-(skip + length) // per_block))
-    if kind == "rademacher":
-        values = _signs(words)
-    else:
-        values = _quantiles(words, normal_table() if table is None else table)
-    return values[skip : skip + length]
+    return _values(kind, words, table)[skip : skip + length]
 
 
 def sample_words(
@@ -197,6 +214,20 @@ def _words(key: Key, name: str, stream: Stream, first: int, blocks: int) -> Word
     _own.philox.state = _own.state
     words: WordArray = _own.philox.random_raw(WORDS_PER_BLOCK * blocks)
     return words
+
+
+def _per_block(kind: Kind) -> int:
+    if kind not in VALUES_PER_BLOCK:
+        raise UsageError(
+            f"there is no noise of kind '{kind}'; there are: {', '.join(VALUES_PER_BLOCK)}"
+        )
+    return VALUES_PER_BLOCK[kind]
+
+
+def _values(kind: Kind, words: WordArray, table: FloatArray | None = None) -> FloatArray:
+    if kind == "rademacher":
+        return _signs(words)
+    return _quantiles(words, normal_table() if table is None else table)
 
 
 def _signs(words: WordArray) -> FloatArray:
