@@ -140,7 +140,8 @@ def _changed(option: str, artifact: Path, threads: int) -> Iterator[None]:
             stack.enter_context(mock.patch.object(ort.OrtSession, "_forward", _bound))
         if option == DRAWN:
             drawn = _Drawn(artifact / NOISE, threads)
-            stack.enter_context(mock.patch.object(slices.Slices, "_draw", drawn.draw))
+            instead = mock.patch.object(slices.Slices, "draw", lambda _, key: drawn.draw(key))
+            stack.enter_context(instead)
         yield
 
 
@@ -171,14 +172,11 @@ class _Drawn:
         options.intra_op_num_threads = threads
         self._engine = onnxruntime.InferenceSession(model, options)
         self._names = [value.name.removesuffix(".z") for value in self._engine.get_outputs()]
-        self._kept: tuple[Key | None, dict[str, FloatArray]] = (None, {})
 
-    def draw(self, key: Key, name: str) -> FloatArray:
-        """z(key) of a slice."""
-        if self._kept[0] != key:
-            draws = self._engine.run(None, {"keys": key_words((key,)).view(np.int64)})
-            self._kept = key, {n: z[0] for n, z in zip(self._names, draws, strict=True)}
-        return self._kept[1][name]
+    def draw(self, key: Key) -> dict[str, FloatArray]:
+        """z(key) of every slice."""
+        draws = self._engine.run(None, {"keys": key_words((key,)).view(np.int64)})
+        return {name: z[0] for name, z in zip(self._names, draws, strict=True)}
 
 
 def _parser() -> argparse.ArgumentParser:

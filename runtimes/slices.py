@@ -68,7 +68,7 @@ class Slices:
             return zeros, np.zeros((len(coefficients), 1), np.float32)
         if keeps(len(keys), self.bytes):
             self._keep(keys)
-        draws = [self._draws(key) for key in keys]
+        draws = [self._kept.get(key) or self.draw(key) for key in keys]
         z = {name: _stack([d[name] for d in draws]) for name in self.shapes}
         return z, np.ascontiguousarray(coefficients, dtype=np.float32)
 
@@ -76,25 +76,22 @@ class Slices:
         """Have the draws of these keys at hand, and no others; those are dropped first."""
         self._kept = {key: self._kept[key] for key in keys if key in self._kept}
         for key in keys:
-            self._kept[key] = self._draws(key)
+            self._kept[key] = self._kept.get(key) or self.draw(key)
 
     def direction(self, key: Key, name: str) -> FloatArray:
         """z(key) for a slice."""
         kept = self._kept.get(key)
-        return self._applied(name, kept[name] if kept else self._draw(key, name))
+        return self._applied(name, kept[name] if kept else self._draw_one(key, name))
 
-    def _draws(self, key: Key) -> dict[str, FloatArray]:
-        return self._kept.get(key) or self._drawn(key)
-
-    def _drawn(self, key: Key) -> dict[str, FloatArray]:
-        """The small ones at once, the others one by one."""
+    def draw(self, key: Key) -> dict[str, FloatArray]:
+        """Every slice's z, but for what depends on θ: small ones at once, others one by one."""
         small = sample_small(self.noise.kind, key, self._small)
         return {
-            name: small[name].reshape(shape) if name in small else self._draw(key, name)
+            name: small[name].reshape(shape) if name in small else self._draw_one(key, name)
             for name, shape in self.shapes.items()
         }
 
-    def _draw(self, key: Key, name: str) -> FloatArray:
+    def _draw_one(self, key: Key, name: str) -> FloatArray:
         law = self.noise.law(name)
         return in_parts(partial(law.draw, key, name), self.shapes[name])
 

@@ -26,6 +26,7 @@ from zofx.methods import METHODS
 from zofx.metrics_log import JsonlLog, StepMetrics
 from zofx.prepare import Prepared, Request, prepare
 from zofx.runtime import Batch, Session
+from zofx.runtimes.slices import Slices
 from zofx.runtimes.vocabulary import Vocabulary
 from zofx.tasks import Encoder, batch_indices
 from zofx.tune import start, train
@@ -105,7 +106,8 @@ def _watch(clock: Clock, session: Session, runtime: str) -> None:
     clock.watch(type(session), "refresh", "refresh")
     clock.watch(JournalWriter, "append", "journal")
     clock.watch(JsonlLog, "step", "log")
-    clock.watch(Law, "draw", "z")
+    for owner in (Slices, Law):
+        clock.watch(owner, "draw", "z")
     if runtime == "torch":
         from zofx.ops import directions
 

@@ -2,14 +2,23 @@
 
 import json
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.step import __main__ as script
-from benchmarks.step import match
+from benchmarks.step import contestants, match
+from benchmarks.step.clock import Clock
 from benchmarks.step.match import Child, ContestantError, Protocol
+from tests import loads
 from tests.benchmarks.steps import job
+from zofx.runtimes import RUNTIMES
+from zofx.zo import Key, Ray, noise
+from zofx.zo.philox import WordArray
 
 
 def words(assets: Path, folder: Path, *more: str) -> list[str]:
@@ -62,6 +71,8 @@ def test_a_case_from_the_model_to_the_table(
     assert "made with another rounds" in capsys.readouterr().err
 
 
+PAUSE = 0.002
+
 SCRIPTED = """
 import os, sys
 from benchmarks.step.turns import Turns
@@ -82,6 +93,33 @@ def scripted(folder: Path, what: str) -> Child:
     """A child that does something in its second step."""
     code = SCRIPTED.format(what=what)
     return Child(job(), folder / "log", (sys.executable, "-c", code))
+
+
+@pytest.mark.parametrize("runtime", ["ort", "torch"])
+def test_all_that_is_drawn_counts_as_z(
+    runtime: str, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a forward, and for a move along what was not kept."""
+    clock, drawn = Clock(), 0.0
+
+    class Undone(Clock):
+        def watch(self, owner: Any, name: str, label: str) -> None:
+            monkeypatch.setattr(owner, name, clock.timed(getattr(owner, name), label))
+
+    def slow(*args: Any) -> WordArray:
+        nonlocal drawn
+        drawn += PAUSE
+        time.sleep(PAUSE)
+        return words_of(*args)
+
+    words_of = noise._words
+    monkeypatch.setattr(noise, "_words", slow)
+    with closing(RUNTIMES[runtime].load(artifact)) as session:
+        contestants._watch(Undone(), session, runtime)
+        session.evaluate(loads.batch(2, 8, 1, 2), [Key(0, 0)], np.ones((2, 1), np.float32))
+        session.move([Ray(Key(0, 1), 0.5)])
+    assert drawn >= 2 * PAUSE * len(session.slices)
+    assert clock.take()["z"] >= drawn
 
 
 def test_noise_on_standard_output_is_no_answer(tmp_path: Path) -> None:
