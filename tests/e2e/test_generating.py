@@ -105,6 +105,7 @@ WRONG: list[tuple[Sequence[str], str]] = [
     (["generate", "art", "a", " and" * 48], "prompt 2: 49 tokens do not fit the 48 positions"),
     (["generate", "art", "a", ""], "prompt 2: the prompt is empty"),
     (["generate", "art", "a", "--max-new-tokens", "0"], "--max-new-tokens"),
+    (["generate", "art", "a", "--threads", "100000"], "should be less than or equal to 1024"),
     (["generate", "art", "a", "--run", "nowhere"], "is not a run folder"),
     (["generate", "art", "a", "--runtime", "orc"], "did you mean torch or ort"),
     (["eval", "art", "--task", "mood.jsonl", "--objective", "f1"], "use error-rate"),

@@ -4,9 +4,12 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
+
+MOST_THREADS: Final = 1024
+"""An engine makes as many as it is told to, until there is no memory left for another."""
 
 ModelName: TypeAlias = Annotated[
     str,
@@ -33,7 +36,13 @@ Device: TypeAlias = Annotated[
 ]
 Threads: TypeAlias = Annotated[
     int | None,
-    typer.Option("--threads", min=1, metavar="N", help="Of the runtime; its own choice if absent."),
+    typer.Option(
+        "--threads",
+        min=1,
+        max=MOST_THREADS,
+        metavar="N",
+        help="Of the runtime; its own choice if absent.",
+    ),
 ]
 Seed: TypeAlias = Annotated[
     int | None, typer.Option("--seed", min=0, metavar="N", help="Of data and directions; 0.")
