@@ -3,6 +3,7 @@
     addmm(b, x, W), matmul(x, W), matmul(x, Wᵀ)   →   linear(x, W or its transpose, b)    W a weight
     addmm(b, x, y)                                →   b + matmul(x, y)                     y is not
     dropout(x), alias(x), contiguous(x), x.to(own dtype), x + 0, assertions   →   x
+    attention(q, k, v)   →   attention(q, k for every head of q, v likewise)    k, v of one head
     x.to(dtype), x & y   →   _to_copy(x, dtype=dtype), bitwise_and(x, y)
     f(rows(x))           →   rows(f(x))      f acts row by row, rows: [N, T, D] → [N·T, D]
     view(rows(x))        →   x               if that is the shape of x
@@ -77,6 +78,8 @@ class Canonicalize(Pass):
             elif is_call(node, *CASTS):
                 dtype = node.meta["val"].dtype
                 _respell(edit, node, aten._to_copy.default, node.args[0], dtype=dtype)
+            elif is_call(node, aten.scaled_dot_product_attention.default):
+                _give_heads(edit, node)
             elif node.target in SPELLINGS:
                 _respell(edit, node, SPELLINGS[node.target], *node.args)
         _unflatten(edit)
@@ -125,10 +128,16 @@ def _stored_by_rows(
     edit: Editor, program: Program, weight: Any, remark: Remarker
 ) -> fx.Node | None:
     """The tensor [out, in] that holds the right-hand side of a product, if that is a weight."""
-    if is_call(weight, *TRANSPOSES) and _is_matrix(program, weight.args[0]):
+    if _is_transpose(weight) and _is_matrix(program, weight.args[0]):
         stored: fx.Node = weight.args[0]
         return stored
     return _transposed(edit, program, weight, remark) if _is_matrix(program, weight) else None
+
+
+def _is_transpose(node: Any) -> bool:
+    """Of a matrix; `W.T` is traced as a permutation."""
+    turns = is_call(node, aten.permute.default) and list(node.args[1]) == [1, 0]
+    return turns or is_call(node, *TRANSPOSES)
 
 
 def _is_matrix(program: Program, node: Any) -> bool:
@@ -147,6 +156,17 @@ def _transposed(edit: Editor, program: Program, weight: fx.Node, remark: Remarke
     )
     remark(origin.name, "applied", "stored [in, out], kept as [out, in]")
     return edit.add_tensor(spec, lambda: program.load(origin.name).t().contiguous())
+
+
+def _give_heads(edit: Editor, attention: fx.Node) -> None:
+    """Of shape [N, heads, T, D]: torch broadcasts the one head, engines want it for each."""
+    query, *others = attention.args[:3]
+    heads = shape_of(query)[1]  # type: ignore[arg-type]
+    for place, one in enumerate(others, start=1):
+        if shape_of(one)[1] == 1 != heads:  # type: ignore[arg-type]
+            every = edit.call(attention, aten.expand.default, one, [-1, heads, -1, -1])
+            every.meta["val"] = run_node(every, lambda node: node.meta["val"])
+            attention.update_arg(place, every)
 
 
 def _unflatten(edit: Editor) -> None:

@@ -51,6 +51,7 @@ from zofx.program import (
     STILL,
     VOCABULARY,
     Program,
+    Role,
     TensorSpec,
     output_node,
     placeholders,
@@ -100,7 +101,11 @@ def to_onnx(
     for value in list(model.graph.inputs):
         if value.name in frozen:
             spec = frozen[str(value.name)]
-            _refer(value, spec, weights, *place(spec.name))
+            if spec.role is Role.FROZEN and spec.dtype == torch.int64:
+                # Shapes may depend on it, and what infers them opens no file.
+                value.const_value = ir.tensor(program.load(spec.name).numpy(), name=spec.name)
+            else:
+                _refer(value, spec, weights, *place(spec.name))
             if spec.role not in VOCABULARY and spec.name not in scattered:
                 model.graph.inputs.remove(value)
             model.graph.register_initializer(value)

@@ -79,6 +79,7 @@ CASES = (
     Case("tiny_roberta", "none", "rademacher", layers=2, from_layer=1),
     Case("tiny_gpt2", "int8", "rademacher"),
     Case("tiny_roberta", "int4", "rademacher"),
+    Case("tiny_falcon", "int4", "gaussian", layers=2),
 )
 
 

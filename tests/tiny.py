@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -101,6 +103,23 @@ def tiny_gpt2(folder: Path, layers: int = 1) -> Path:
     )
     torch.manual_seed(0)  # noqa: TID251  initial weights of a test model
     return _saved(GPT2LMHeadModel(config), folder)
+
+
+def tiny_falcon(folder: Path, layers: int = 1) -> Path:
+    """A causal model whose queries share one head of keys and values; returns the folder."""
+    config = FalconConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        multi_query=True,
+        max_position_embeddings=POSITIONS,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
+    torch.manual_seed(0)  # noqa: TID251  initial weights of a test model
+    return _saved(FalconForCausalLM(config), folder)
 
 
 def _saved(model: PreTrainedModel, folder: Path) -> Path:

@@ -4,6 +4,7 @@
 import torch
 
 from tests.golden import (
+    UNIT,
     apply,
     assert_golden,
     assert_same_meaning,
@@ -21,11 +22,15 @@ from tests.passes.toys import (
     Masked,
     MatrixBias,
     MixedRows,
+    MultiQuery,
     OneLinear,
     Products,
     Tied,
 )
 from zofx.printer import show
+
+WIDTH = 2
+"""Of a head of `MultiQuery`."""
 
 
 def test_drops_what_does_nothing() -> None:
@@ -130,6 +135,48 @@ body
 """,
     )
     assert_same_meaning(before, after, batch())
+
+
+def test_every_head_has_keys_and_values() -> None:
+    """One head of them for all of the queries' is given to each; W.T is a transpose, too."""
+    before = captured(MultiQuery(), integers=False)
+    after, remarks = apply("canonicalize", before)
+    assert_golden(
+        show(after, remarks),
+        """\
+program                                  facts: canonical
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  frozen  weight          f32[7, 4]
+  frozen  embed.weight    f32[7, 4]
+body
+  %0 = aten.sym_size.int(attention_mask, 1)   : T
+  %1 = aten.sym_size.int(targets, 0)   : N
+  %2 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %3 = aten.view(%2, [%1, %0, 2, 2])   : f32[N, T, 2, 2]
+  %4 = aten.transpose.int(%3, 1, 2)   : f32[N, 2, T, 2]
+  %5 = aten.slice.Tensor(%4, 1, 0, 1)   : f32[N, 1, T, 2]
+  %6 = aten.slice.Tensor(%4, 1, 1, 9223372036854775807)   : f32[N, 1, T, 2]
+  %7 = aten.expand(%5, [-1, 2, -1, -1])   : f32[N, 2, T, 2]
+  %8 = aten.expand(%6, [-1, 2, -1, -1])   : f32[N, 2, T, 2]
+  %9 = aten.scaled_dot_product_attention(%4, %7, %8)   : f32[N, 2, T, 2]
+  %10 = aten.transpose.int(%9, 1, 2)   : f32[N, T, 2, 2]
+  %11 = aten.reshape(%10, [%1, %0, 4])   : f32[N, T, 4]
+  %12 = aten.linear(%11, weight, None)   : f32[N, T, 7]
+  %13 = zofx.select_positions(%12, positions)   : f32[N, S, 7]
+  %14 = zofx.score_targets(%13, targets)   : f32[N, C]
+  return %14
+""",
+    )
+    weight, largest = before.load("weight"), before.load("embed.weight").abs().max().double()
+    score = WIDTH * largest**2
+    # Of a weight of the attention: its score, the sum over positions, exp and division.
+    relative = 2 * ((WIDTH + 2) * score + batch()["input_ids"].shape[1] + 8) * UNIT
+    product = summation_bound(largest.expand(1, weight.shape[1]), weight)
+    bound = product + 2 * relative * largest * weight.abs().double().sum(1)
+    assert_same_meaning(before, after, batch(), bound.expand_as(logits(before, batch())))
 
 
 def test_a_matrix_is_not_a_bias() -> None:

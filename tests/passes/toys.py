@@ -134,6 +134,20 @@ class Products(Toy):
         return torch.matmul(mixed.view(x.shape), self.weight.t())
 
 
+class MultiQuery(Toy):
+    """Two heads of queries share one of keys and values; the head is a product with W.T."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(VOCABULARY, 4))
+
+    def logits(self, x: Tensor) -> Any:
+        query = x.view(*x.shape[:2], 2, 2).transpose(1, 2)
+        key, value = query[:, :1], query[:, 1:]
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value)
+        return mixed.transpose(1, 2).reshape(x.shape) @ self.weight.T
+
+
 class MatrixBias(Toy):
     """addmm whose addend is a matrix: no linear has such a bias."""
 

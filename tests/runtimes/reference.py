@@ -45,9 +45,9 @@ FUNCTION = 8
 """Of cos, erf, exp, …: vendors state up to 4 units in the last place, 8 u."""
 
 EXACT = {
-    aten._to_copy, aten.cat, aten.clamp, aten.embedding, aten.expand, aten.gather, aten.index,
-    aten.neg, aten.permute, aten.reshape, aten.slice, aten.transpose, aten.type_as, aten.unsqueeze,
-    aten.view, aten.where,
+    aten._to_copy, aten._unsafe_view, aten.cat, aten.clamp, aten.clone, aten.embedding, aten.expand,
+    aten.gather, aten.index, aten.neg, aten.permute, aten.reshape, aten.slice, aten.transpose,
+    aten.type_as, aten.unsqueeze, aten.view, aten.where,
 }  # fmt: skip
 ROUNDED = {aten.add, aten.div, aten.mul, aten.pow, aten.rsqrt, aten.sub}
 FUNCTIONS = {aten.cos, aten.erf, aten.gelu, aten.sin, aten.silu, aten.tanh}
@@ -367,10 +367,11 @@ def select_positions(rounding: Note, x: Tensor, positions: Tensor) -> Tensor:
 
 
 def attention(
-    rounding: Note, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, scale: float
+    rounding: Note, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, *, scale: float | None = None
 ) -> Tensor:
-    """softmax(scale · q·kᵀ)·v over what the mask allows; 0 where it allows nothing."""
+    """softmax(scale · q·kᵀ)·v over what the mask allows, 0 where it allows nothing; 1/√D."""
     assert mask.dtype is torch.bool
+    scale = scale or q.shape[-1] ** -0.5
     raw = scale * q @ k.transpose(-1, -2)
     size = scale * q.abs() @ k.abs().transpose(-1, -2)
     score = rounding(raw, size, q.shape[-1] + 2).masked_fill(~mask, -1e9)
