@@ -6,16 +6,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    CohereConfig,
     FalconConfig,
     Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     OPTConfig,
+    Phi3Config,
+    PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
+    StableLmConfig,
+    Starcoder2Config,
 )
 
 from zofx.checkpoint import Architecture, build_on_meta
@@ -31,6 +41,8 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 1,
 }
 ONE = {**SIZES, "num_hidden_layers": 1}
+GATED = {**ONE, "intermediate_size": 32}
+GROUPED = {**GATED, "num_key_value_heads": 1}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "opt": OPTConfig(**ONE, ffn_dim=32, word_embed_proj_dim=16),
     "llama": LlamaConfig(**SIZES, intermediate_size=32, num_key_value_heads=1),
@@ -47,6 +59,16 @@ CONFIGS: dict[str, PreTrainedConfig] = {
         layer_types=["sliding_attention", "full_attention"],
     ),
     "falcon": FalconConfig(**ONE, multi_query=True, parallel_attn=True, alibi=False, bias=False),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=8),
+    "gemma": GemmaConfig(**GROUPED, head_dim=8),
+    "gpt-neox": GPTNeoXConfig(**GATED),
+    "phi": PhiConfig(**GATED),
+    "phi3": Phi3Config(**GROUPED, bos_token_id=0, eos_token_id=2),
+    "stablelm": StableLmConfig(**GROUPED, use_qkv_bias=True),
+    "olmo2": Olmo2Config(**GROUPED),
+    "granite": GraniteConfig(**GROUPED, logits_scaling=3.0, embedding_multiplier=2.0),
+    "cohere": CohereConfig(**GROUPED),
+    "starcoder2": Starcoder2Config(**GROUPED, sliding_window=4),
 }  # fmt: skip
 SHAPES = [(1, 2, 1, 1), (5, 17, 3, 2), (2, 31, 4, 7)]
 
