@@ -27,6 +27,7 @@ PASSES: "Table[type[Pass]]" = Table(
         "narrow-positions": lazy("zofx.passes.narrow_positions:NarrowPositions"),
         "narrow-vocabulary": lazy("zofx.passes.narrow_vocabulary:NarrowVocabulary"),
         "quantize-frozen": lazy("zofx.passes.quantize_frozen:QuantizeFrozen"),
+        "part-probes": lazy("zofx.passes.part_probes:PartProbes"),
         "round-activations": lazy("zofx.passes.round_activations:RoundActivations"),
         "scale-directions": lazy("zofx.passes.scale_directions:ScaleDirections"),
         "select-parameters": lazy("zofx.passes.select_parameters:SelectParameters"),

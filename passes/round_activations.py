@@ -1,15 +1,15 @@
 """Multiply integers: round what enters a frozen matrix to 8 bits, differences between probes apart.
 
-    linear_int8(x, Ŵ, b)   →   y_0 = Q(x_0)·Ŵᵀ,   y_p = y_0 + Q(x_p − x_0)·Ŵᵀ,   + b
+    linear_int8(x, Ŵ, b)   →   y_0 = Q(x_0)·Ŵᵀ + b,   y_p = y_0 + Q(x_p − x_0)·Ŵᵀ
     Q(v) = s·round(v / s),   s = max |v| / 127 of each row of v
-    values of an attention:   y_0 = Q(x_0)·Ŵᵀ + Q′(x_0 − Q(x_0))·Ŵᵀ,   Q′ of step s / 254
+    values of an attention:    y_0 = Q(x_0)·Ŵᵀ + Q′(x_0 − Q(x_0))·Ŵᵀ + b,   Q′ of step s / 254
 
 Meaning is approximate: |Q(v) − v| ≤ max |v| / 254 elementwise, ≤ max |v| / 254² with both terms.
 Rounded on their own, two probes differ by rounding errors as large as x, and ε·z drowns in them.
 Here the base is rounded once for all probes and the difference in steps of its own size, so the
 error of y_p − y_0 is relative to the difference itself: the network is a rounded one, and its
 slopes survive (benchmarks/precision.py). They suffer most from the base of what becomes values:
-that has two terms, which costs as many rows again as the base has, in that product alone.
+that has two terms, in that product alone.
 Products of 8-bit integers are several times faster than those of floats where the processor has
 instructions for them (VNNI). x meets the graph in f32, so slices, norms and attention stay whole.
 Skips, with a remark: a product whose input has its probes elsewhere than in its first axis.
@@ -17,6 +17,7 @@ Source: rounding by rows, Yao et al. 2022 (ZeroQuant), arXiv 2206.01861; differe
 and the second term are zofx's own.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, ClassVar, TypeAlias
@@ -25,7 +26,7 @@ import torch
 from torch import fx
 
 from zofx.errors import UsageError
-from zofx.facts import QUANTIZED, STACKED
+from zofx.facts import PARTED, QUANTIZED
 from zofx.matching import summands
 from zofx.ops.rounding import FINER
 from zofx.pipeline import Pass, Remarker
@@ -48,7 +49,7 @@ class RoundActivations(Pass):
     """
 
     name: ClassVar[str] = "round-activations"
-    requires = (QUANTIZED, STACKED)
+    requires = (QUANTIZED, PARTED)
     exact = False
     values: int = 2
 
@@ -63,22 +64,22 @@ class RoundActivations(Pass):
         """Rewrite every product with a matrix in int8-row."""
         edit = Editor(program)
         rounding = _Rounding(edit, values_of(edit.graph) if self.values == 2 else set())
-        linears = edit.graph.find_nodes(op="call_function", target=zofx.linear_int8.default)
-        if not linears:
+        products = list(rounding.products())
+        if not products:
             raise UsageError(
                 "round-activations found no matrix in int8-row, the format whose products are "
                 "products of integers: --set quantize-frozen.format=int8-row"
             )
         count = 0
-        for linear in linears:
-            x, codes, *_ = linear.args
-            if rounding.axes_of_probes(x) in ([], [0]):
-                rounding.rewrite(linear)
+        for base, others in products:
+            if others is None or rounding.axes_of_probes(others.args[0]) == [0]:
+                rounding.rewrite(base, others)
                 count += 1
             else:
                 why = "its input has probes in another axis than its first: it stays in f32"
-                remark(str(program.tensors[codes.target].origin), "skipped", why)
-        apart, finer = len(rounding.rounded), len(rounding.finer)
+                name = str(base.args[1].target)  # type: ignore[union-attr]  # a tensor of codes
+                remark(str(program.tensors[name].origin), "skipped", why)
+        apart, finer = len(rounding.rounded) - len(rounding.differences), len(rounding.finer)
         twice = f", {finer} of them in two terms" if finer else ""
         remark("linears", "applied", f"{count} products of {apart} rounded activations{twice}")
         return edit.done()
@@ -99,74 +100,79 @@ class _Rounding:
         twice: the products whose input has two terms.
 
     Attributes:
-        rounded: activation → what is rounded of it, and its term.
+        rounded: activation → its term.
         finer: activation → its second term.
+        differences: activation of the other probes → what it differs from the first one's by.
     """
 
     def __init__(self, edit: Editor, twice: set[fx.Node]) -> None:
-        self.rounded: dict[fx.Node, tuple[fx.Node, Term]] = {}
+        self.rounded: dict[fx.Node, Term] = {}
         self.finer: dict[fx.Node, Term] = {}
+        self.differences: dict[fx.Node, fx.Node] = {}
         self._edit, self._twice = edit, twice
         found = (n for n in placeholders(edit.graph) if n.target == COEFFICIENTS)
-        self._coefficients = next(found, None)
-        self._probes = set() if self._coefficients is None else _symbols(self._coefficients, 0)
+        table = next(found, None)
+        self._probes = set() if table is None else _symbols(table, 0)
 
-    def rewrite(self, linear: fx.Node) -> None:
-        """Round, multiply, add up."""
-        x, codes, scales, bias = linear.args
-        assert isinstance(x, fx.Node)
-        call, stacked = self._edit.call, bool(self.axes_of_probes(x))
-        terms = self._terms(x, linear, stacked)
-        if stacked:
-            term = terms[0] if len(terms) == 1 else self._joined(terms, linear)
-            y = call(linear, zofx.linear_rounded.default, *term, codes, scales)
-            y = call(linear, zofx.sum_probes.default, y, self._coefficients, len(terms))
-        else:
-            each = (call(linear, zofx.linear_rounded.default, *t, codes, scales) for t in terms)
-            y = reduce(partial(call, linear, aten.add.Tensor), each)
+    def products(self) -> Iterator[tuple[fx.Node, fx.Node | None]]:
+        """Those of the first probe, or above the slices, each with that of the other probes.
+
+        The other probes' product follows the first one's, with the same matrix (`part-probes`).
+        """
+        calls = self._edit.graph.find_nodes(op="call_function", target=zofx.linear_int8.default)
+        pairs: list[tuple[fx.Node, fx.Node | None]] = []
+        last: dict[Any, int] = {}
+        for call in calls:
+            x, codes, *_ = call.args
+            if self.axes_of_probes(x):
+                pairs[last[codes]] = pairs[last[codes]][0], call
+            else:
+                last[codes] = len(pairs)
+                pairs.append((call, None))
+        yield from pairs
+
+    def rewrite(self, base: fx.Node, others: fx.Node | None) -> None:
+        """Round, multiply, add up; of the other probes what they differ by."""
+        x, codes, scales, bias = base.args
+        call, multiply = self._edit.call, zofx.linear_rounded.default
+        each = (call(base, multiply, *term, codes, scales) for term in self._terms(x, base))
+        y = reduce(partial(call, base, aten.add.Tensor), each)
         if bias is not None:
-            y = call(linear, aten.add.Tensor, y, bias)
-        self._edit.replace(linear, y)
+            y = call(base, aten.add.Tensor, y, bias)
+        self._edit.replace(base, y)
+        if others is not None:
+            term = self._term(self._difference(others.args[0], x, others), others)
+            change = call(others, multiply, *term, codes, scales)
+            self._edit.replace(others, call(others, zofx.plus_base.default, change, y))
 
-    def _terms(self, x: fx.Node, linear: fx.Node, stacked: bool) -> list[Term]:
-        """What this product multiplies: all probes, and what is left of probe 0 if it has two."""
-        if x not in self.rounded:
-            self.rounded[x] = self._first(x, linear, stacked)
+    def _terms(self, x: Any, linear: fx.Node) -> list[Term]:
+        """What is rounded of x, and what of the rest if it has two."""
+        term = self._term(x, linear)
         if linear not in self._twice:
-            return [self.rounded[x][1]]
+            return [term]
         if x not in self.finer:
-            self.finer[x] = self._second(*self.rounded[x], linear, stacked)
-        return [self.rounded[x][1], self.finer[x]]
+            self.finer[x] = self._second(x, term, linear)
+        return [term, self.finer[x]]
 
-    def _joined(self, terms: list[Term], before: fx.Node) -> Term:
-        """As rows of one product."""
-        codes, steps = (
-            self._edit.call(before, aten.cat.default, part) for part in zip(*terms, strict=True)
-        )
-        return codes, steps
+    def _difference(self, x: Any, base: Any, before: fx.Node) -> fx.Node:
+        if x not in self.differences:
+            self.differences[x] = self._edit.call(before, zofx.minus_base.default, x, base)
+        return self.differences[x]
 
-    def _first(self, x: fx.Node, before: fx.Node, stacked: bool) -> tuple[fx.Node, Term]:
-        """Of every probe."""
-        call = self._edit.call
-        if stacked:
-            x = call(before, zofx.difference_probes.default, x, self._coefficients)
-        steps = call(before, zofx.row_scales.default, x)
-        return x, (call(before, zofx.round_rows.default, x, steps), steps)
+    def _term(self, x: fx.Node, before: fx.Node) -> Term:
+        if x not in self.rounded:
+            steps = self._edit.call(before, zofx.row_scales.default, x)
+            self.rounded[x] = self._edit.call(before, zofx.round_rows.default, x, steps), steps
+        return self.rounded[x]
 
-    def _second(self, x: fx.Node, term: Term, before: fx.Node, stacked: bool) -> Term:
-        """Of probe 0, which all others have added."""
-        call = self._edit.call
-        base: tuple[fx.Node, ...] = (x, *term)
-        if stacked:
-            base = tuple(
-                call(before, zofx.first_probe.default, value, self._coefficients) for value in base
-            )
-        left = call(before, zofx.left_over.default, *base)
-        steps = call(before, aten.mul.Tensor, base[-1], FINER)
-        return call(before, zofx.round_rows.default, left, steps), steps
+    def _second(self, x: fx.Node, term: Term, before: fx.Node) -> Term:
+        """Of what rounding took."""
+        left = self._edit.call(before, zofx.left_over.default, x, *term)
+        steps = self._edit.call(before, aten.mul.Tensor, term[1], FINER)
+        return self._edit.call(before, zofx.round_rows.default, left, steps), steps
 
-    def axes_of_probes(self, x: fx.Node) -> list[int]:
-        """Where a size counts P: none above the first slice or without probes, the rows below."""
+    def axes_of_probes(self, x: Any) -> list[int]:
+        """Where a size counts P: of the other probes the rows, of all else none."""
         return [axis for axis in range(len(shape_of(x))) if self._probes & _symbols(x, axis)]
 
 

@@ -45,6 +45,7 @@ from torch.onnx._internal.exporter._fx_passes import (
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from zofx.directions import directions_of, draw_of
+from zofx.facts import PARTED
 from zofx.ops.sparse import as_block
 from zofx.program import (
     KEYS,
@@ -59,7 +60,8 @@ from zofx.program import (
 )
 from zofx.rewrite import Editor
 from zofx.runtimes.onnx_basics import ms
-from zofx.runtimes.onnx_fusions import fuse
+from zofx.runtimes.onnx_fusions import fuse, share
+from zofx.runtimes.onnx_guards import guard_attention
 from zofx.runtimes.onnx_lowerings import TRANSLATIONS
 
 zofx = torch.ops.zofx
@@ -90,6 +92,9 @@ def to_onnx(
     fed = feed_directions(program)
     model = translate(exported_program(fed))
     fuse(model)
+    if PARTED.name in program.facts:
+        guard_attention(model)
+    share(model)
     names = [str(node.target) for node in placeholders(fed.graph)]
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
@@ -181,7 +186,7 @@ def translate(exported: ExportedProgram) -> ir.Model:
 def feed_directions(program: Program) -> Program:
     """Replace what depends on keys alone by an input per slice, and drop the keys."""
     edit = Editor(program)
-    for name, direction in list(directions_of(edit.graph)):
+    for name, direction in dict(directions_of(edit.graph)).items():
         draw = draw_of(direction)
         value = draw.meta["val"]
         edit.replace(draw, edit.add_input(f"{name}.z", value.shape, value.dtype))

@@ -4,7 +4,6 @@ linear_nf4           com.microsoft.MatMulBnb4       bitsandbytes' own packing
 linear_int           com.microsoft.MatMulNBits
 linear_rounded       com.microsoft.MatMulIntegerToFloat
 linear_codebook      unpack · GatherElements · MatMul
-difference_, sum_…   MatMul over the axis of probes
 aten.linear          com.microsoft.FusedMatMul, so that W stays [out, in] for both runtimes
 """
 
@@ -14,7 +13,7 @@ import onnx
 from onnxscript import opset21 as op
 
 from zofx.ops.rounding import ROW_STEP, ROW_ZERO, SMALLEST
-from zofx.runtimes.onnx_basics import add_bias, head, ints, leading, ms
+from zofx.runtimes.onnx_basics import add_bias, ints, leading, ms
 
 NF4 = 1  # MatMulBnb4's number for it
 
@@ -75,42 +74,6 @@ def linear_rounded(x: Any, steps: Any, codes: Any, scales: Any) -> Any:
 
 def _zero() -> Any:
     return op.Cast(op.Constant(value_int=ROW_ZERO), to=onnx.TensorProto.UINT8)
-
-
-def difference_probes(x: Any, coefficients: Any) -> Any:
-    """Row p of the matrix is e_p − e_0."""
-    row, number = _numbers(coefficients, 1)
-    base = op.And(op.Equal(number, ints(0)), op.Greater(row, ints(0)))
-    return _times_parts(op.Sub(_float(op.Equal(row, number)), _float(base)), x)
-
-
-def sum_probes(x: Any, coefficients: Any, terms: int) -> Any:
-    """Row p of the matrix is e_p + e_0, plus e_P and so on where there are further terms."""
-    row, number = _numbers(coefficients, terms)
-    every = op.Equal(number, ints(0))
-    if terms > 1:
-        every = op.Or(every, op.GreaterOrEqual(number, head(coefficients, 1)))
-    return _times_parts(_float(op.Or(op.Equal(row, number), every)), x)
-
-
-def _numbers(coefficients: Any, terms: int) -> tuple[Any, Any]:
-    """Of the probes as a column i64[P, 1], of what they are sums of as a row."""
-    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
-    probes = op.Squeeze(head(coefficients, 1))
-    row = op.Unsqueeze(op.Range(zero, probes, one), ints(1))
-    parts = op.Range(zero, op.Add(probes, op.Constant(value_int=terms - 1)), one)
-    return row, op.Unsqueeze(parts, ints(0))
-
-
-def _times_parts(matrix: Any, x: Any) -> Any:
-    """A product from the left over the axis of parts.
-
-    All but two of its terms (three, with a further one) are zero, and what these are multiplied by
-    is ±1: their sum is rounded as in `zofx.ops`. What is no number in one probe is none in the
-    others.
-    """
-    flat = op.Reshape(x, op.Concat(op.Shape(matrix, start=1), ints(-1), axis=0))
-    return op.Reshape(op.MatMul(matrix, flat), op.Concat(ints(-1), op.Shape(x, start=1), axis=0))
 
 
 def _float(x: Any) -> Any:

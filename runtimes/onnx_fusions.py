@@ -30,9 +30,13 @@ SWAPPED: Final = [0, 2, 1, 3]
 
 
 def fuse(model: ir.Model) -> None:
-    """Apply the rules in the order above; what they write twice is then shared."""
+    """Apply the rules in the order above."""
     for rules in RULES:
         RewriteRuleSet(rules).apply_to_model(model)
+
+
+def share(model: ir.Model) -> None:
+    """Compute once what is written twice, and nothing that nobody reads."""
     _share_shapes(model)
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)

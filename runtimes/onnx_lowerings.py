@@ -43,12 +43,29 @@ def sparse_linear(x: Any, values: Any, index: Any, out: int, columns: int, deepe
     """Entry j is at row index[j] / in and column index[j] % in."""
     width, entries = x.shape[-1], index.shape[0]
     values = values if len(values.shape) == 2 else op.Unsqueeze(values, ints(0))
-    parts = op.Reshape(x, op.Concat(head(values, 1), ints(-1, width), axis=0))
+    parts = _by_probe(x, values)
     if as_block(entries, columns, deepest, out, width):
         y = _times_block(parts, values, index, columns, width, out)
     else:
         y = _times_entries(parts, values, index, deepest, width, out)
-    return op.Reshape(y, op.Concat(leading(x), ints(out), axis=0))
+    return _reshape(y, leading(x), ints(out))
+
+
+def _reshape(x: Any, *sizes: Any) -> Any:
+    """To sizes that may be 0, which one probe leaves for the others: none is −1."""
+    return op.Reshape(x, op.Concat(*sizes, axis=0), allowzero=1)
+
+
+def _by_probe(x: Any, values: Any) -> Any:
+    """[P·N, …, D] as [P, N·…, D], for values [P, …]."""
+    probes = head(values, 1)
+    between = op.ReduceProd(op.Shape(x, start=1, end=-1), keepdims=1)
+    return _reshape(x, probes, op.Mul(_rows(x, probes), between), ints(x.shape[-1]))
+
+
+def _rows(x: Any, probes: Any) -> Any:
+    """How many each probe has: i64[1]."""
+    return op.Div(head(x, 1), op.Max(probes, ints(1)))
 
 
 def _places(index: Any, width: int) -> tuple[Any, Any]:
@@ -87,7 +104,7 @@ def _block(values: Any, place: Any, probes: Any, rows: int, columns: Any) -> Any
     """f32[P, k] at flat places i64[k] of f32[P, rows, columns], which is zero elsewhere."""
     zeros = op.ConstantOfShape(op.Concat(probes, op.Mul(columns, ints(rows)), axis=0))
     every = op.Expand(op.Unsqueeze(place, ints(0)), op.Concat(probes, ints(1), axis=0))
-    return op.Reshape(op.ScatterElements(zeros, every, values, axis=1), ints(0, rows, -1))
+    return _reshape(op.ScatterElements(zeros, every, values, axis=1), probes, ints(rows), columns)
 
 
 def _below(row: Any, limit: int) -> Any:
@@ -140,9 +157,19 @@ def replicate(x: Any, coefficients: Any) -> Any:
     return op.Tile(x, probes if ones is None else op.Concat(probes, ones, axis=0))
 
 
-def first_probe(x: Any, coefficients: Any) -> Any:
-    """The first of P parts."""
-    return op.Slice(x, ints(0), op.Div(head(x, 1), head(coefficients, 1)), ints(0))
+def minus_base(x: Any, base: Any) -> Any:
+    """Rows of a probe are as many as the base has."""
+    return _each_probe(op.Sub, x, base)
+
+
+def plus_base(x: Any, base: Any) -> Any:
+    """Likewise."""
+    return _each_probe(op.Add, x, base)
+
+
+def _each_probe(what: Any, x: Any, base: Any) -> Any:
+    parts = op.Reshape(x, op.Concat(ints(-1), op.Shape(base), axis=0))
+    return op.Reshape(what(parts, base), op.Concat(ints(-1), op.Shape(base, start=1), axis=0))
 
 
 def probe_rows(values: Any, rows: Any, dims: int) -> Any:
@@ -156,9 +183,8 @@ def probe_rows(values: Any, rows: Any, dims: int) -> Any:
 
 def probe_linear(x: Any, weight: Any) -> Any:
     """One batched product, a weight per probe."""
-    parts = op.Reshape(x, op.Concat(head(weight, 1), ints(-1, x.shape[-1]), axis=0))
-    y = ms.FusedMatMul(parts, weight, transB=1)
-    return op.Reshape(y, op.Concat(leading(x), ints(weight.shape[1]), axis=0))
+    y = ms.FusedMatMul(_by_probe(x, weight), weight, transB=1)
+    return _reshape(y, leading(x), ints(weight.shape[1]))
 
 
 def probe_embedding(weight: Any, ids: Any) -> Any:
@@ -167,7 +193,8 @@ def probe_embedding(weight: Any, ids: Any) -> Any:
     probes = op.Squeeze(head(weight, 1))
     zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
     first = op.Mul(op.Range(zero, probes, one), ints(vocabulary))
-    by_probe = op.Reshape(ids, op.Concat(head(weight, 1), ints(-1), axis=0))
+    rows = op.Mul(_rows(ids, head(weight, 1)), op.ReduceProd(op.Shape(ids, start=1), keepdims=1))
+    by_probe = _reshape(ids, head(weight, 1), rows)
     place = op.Reshape(op.Add(by_probe, op.Unsqueeze(first, ints(1))), op.Shape(ids))
     return op.Gather(op.Reshape(weight, ints(-1, width)), place)
 
@@ -187,8 +214,6 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     zofx.combine.default: combine,
     zofx.cut.default: cut,
     zofx.dequantize_int.default: frozen.dequantize_int,
-    zofx.difference_probes.default: frozen.difference_probes,
-    zofx.first_probe.default: first_probe,
     zofx.left_over.default: frozen.left_over,
     zofx.linear_codebook.default: frozen.linear_codebook,
     zofx.linear_int.default: frozen.linear_int,
@@ -196,7 +221,9 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     zofx.linear_nf4.default: frozen.linear_nf4,
     zofx.linear_rounded.default: frozen.linear_rounded,
     zofx.mask_small.default: mask_small,
+    zofx.minus_base.default: minus_base,
     zofx.perturb.default: perturb,
+    zofx.plus_base.default: plus_base,
     zofx.probe_embedding.default: probe_embedding,
     zofx.probe_linear.default: probe_linear,
     zofx.probe_rows.default: probe_rows,
@@ -207,5 +234,4 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     zofx.select_positions.default: select_positions,
     zofx.sparse_linear.default: sparse_linear,
     zofx.split_probes.default: split_probes,
-    zofx.sum_probes.default: frozen.sum_probes,
 }

@@ -157,12 +157,12 @@ def run(program: Program, inputs: Inputs) -> Tensor:
 
 
 def logits(program: Program, inputs: Inputs) -> Tensor:
-    """What the program scores: [N, S, V]."""
-    (scores,) = program.graph.find_nodes(
+    """What the program scores, of one probe after the other: [P·N, S, V]."""
+    scores = program.graph.find_nodes(
         op="call_function", target=torch.ops.zofx.score_targets.default
     )
-    value: Tensor = values(program, inputs)[scores.args[0]]
-    return value
+    found = values(program, inputs)
+    return torch.cat([found[node.args[0]] for node in scores])
 
 
 def assert_same_meaning(

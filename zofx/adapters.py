@@ -128,7 +128,16 @@ def attach(
     parameters, recipes = _computed(source, ids, embeddings.weight.fake_mode, loaders)
     if isinstance(adapter, Prompt):
         return _SoftPrompt(parameters[0], recipes, embeddings, int(ids[0, 0]))
-    return _KeyValuePrefix(parameters, recipes)
+    return _KeyValuePrefix(parameters, recipes, cache_argument(model))
+
+
+def cache_argument(model: nn.Module) -> str:
+    """What a model calls the keys and values of earlier tokens, "" if it takes none.
+
+    transformers 5.24 has another name for them than those before it.
+    """
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in known), "")
 
 
 def _name(adapter: Adapter) -> str:
@@ -142,7 +151,7 @@ def _obstacle(adapter: Adapter, model: nn.Module, causal: bool) -> str | None:
         return None if known else "it does not say which layer embeds its tokens"
     if not causal:
         return "it is a masked model, and those keep no keys and values; train a prompt instead"
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if not cache_argument(model):
         return "it keeps no keys and values of earlier tokens; train a prompt instead"
     layers = DynamicCache(config=model.config).layers
     if not all(isinstance(layer, DynamicLayer) for layer in layers):
@@ -201,8 +210,11 @@ class _Pair(nn.Module):
 class _KeyValuePrefix(Attachment):
     """The model goes on from m tokens whose keys and values it is given."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], recipes: Sequence[Lazy]) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], recipes: Sequence[Lazy], argument: str
+    ) -> None:
         super().__init__()
+        self.argument = argument
         pairs = zip(parameters[::2], parameters[1::2], strict=True)
         self.prefix = nn.ModuleList(_Pair(key, value) for key, value in pairs)
         self.cached = parameters[0].shape[-2]
@@ -216,7 +228,7 @@ class _KeyValuePrefix(Attachment):
         return {
             "input_ids": input_ids,
             "attention_mask": _widened(attention_mask, self.cached),
-            "past_key_values": cache,
+            self.argument: cache,
             "use_cache": True,
         }
 
@@ -275,7 +287,8 @@ class _KeysAndValues(nn.Module):
     def forward(self, ids: Tensor) -> tuple[Tensor, ...]:
         cache = _new_cache()
         seen = torch.ones_like(ids)
-        self.model(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True)
+        given = {cache_argument(self.model): cache}
+        self.model(input_ids=ids, attention_mask=seen, use_cache=True, **given)
         return tuple(x.squeeze(0) for layer in cache.layers for x in (layer.keys, layer.values))
 
 

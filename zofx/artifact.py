@@ -30,7 +30,7 @@ from zofx.zo.laws import Noise
 from zofx.zo.types import FloatArray
 
 FORMAT: Final = "zofx-artifact"
-VERSION: Final = 6
+VERSION: Final = 7
 
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"

@@ -19,6 +19,7 @@ LORA: Final = "lora"
 INT4: Final = "int4"
 INT8: Final = "int8"
 INT8_ROW: Final = "int8-row"
+PART: Final = "part-probes"
 ROUND: Final = "round-activations"
 CHOOSING: Final = (
     "select-parameters", "select-sensitive", "split-dense", "split-sparse", "insert-low-rank",
@@ -109,7 +110,7 @@ def _training(pipeline: Pipeline, method: Method, train: str | None) -> Pipeline
 def _quantized(pipeline: Pipeline, form: str) -> Pipeline:
     """With the frozen matrices stored in a format, or as they are; only one is of integers."""
     if form != INT8_ROW:
-        pipeline = _without(pipeline, ROUND)
+        pipeline = _without(pipeline, PART, ROUND)
     if form == "none":
         return _without(pipeline, "quantize-frozen")
     if not _find(pipeline, "quantize-frozen"):
@@ -122,7 +123,7 @@ def _quantized(pipeline: Pipeline, form: str) -> Pipeline:
 def _rounded(pipeline: Pipeline, form: str, quant: str | None) -> Pipeline:
     """With products of integers, or of floats."""
     if form == "none":
-        floats = _without(pipeline, ROUND)
+        floats = _without(pipeline, PART, ROUND)
         stored: Any = _find(pipeline, "quantize-frozen")
         own = quant is None and stored and stored.format == INT8_ROW
         return _quantized(floats, INT4) if own else floats
@@ -133,8 +134,8 @@ def _rounded(pipeline: Pipeline, form: str, quant: str | None) -> Pipeline:
             f"--activations {INT8} multiplies integers, for which a matrix has one scale per row: "
             f"--quant {INT8_ROW}, which is also what it takes without --quant; not {quant}"
         )
-    pipeline = _without(_quantized(pipeline, INT8_ROW), ROUND)
-    return Pipeline((*pipeline.passes, PASSES[ROUND]()))
+    pipeline = _without(_quantized(pipeline, INT8_ROW), PART, ROUND)
+    return Pipeline((*pipeline.passes, PASSES[PART](), PASSES[ROUND]()))
 
 
 def _cut(pipeline: Pipeline, options: Options) -> Pipeline:
@@ -199,8 +200,8 @@ def _require_rows(pipeline: Pipeline) -> None:
         )
 
 
-def _without(pipeline: Pipeline, name: str) -> Pipeline:
-    return Pipeline(tuple(p for p in pipeline.passes if p.name != name))
+def _without(pipeline: Pipeline, *names: str) -> Pipeline:
+    return Pipeline(tuple(p for p in pipeline.passes if p.name not in names))
 
 
 def _first(pipeline: Pipeline, *names: str) -> int:

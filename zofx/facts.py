@@ -111,6 +111,12 @@ def _stacked(program: Program) -> str | None:
     return None if len(shape_of(result)) == 3 else "the result is not [P, N, C]"
 
 
+def _parted(program: Program) -> str | None:
+    (result,) = output_node(program.graph).all_input_nodes
+    whole = result.args[0] if is_call(result, zofx.split_probes.default) else None
+    return None if is_call(whole, aten.cat.default) else "the result is not put together of parts"
+
+
 def _cut(program: Program) -> str | None:
     cuts = program.graph.find_nodes(op="call_function", target=zofx.cut.default)
     if len(cuts) != 1:
@@ -140,5 +146,6 @@ SLICED = Fact("sliced", _sliced)
 QUANTIZED = Fact("quantized", _quantized)
 PERTURBED = Fact("perturbed", _perturbed)
 STACKED = Fact("stacked", _stacked)
+PARTED = Fact("parted", _parted)
 CUT = Fact("cut", _cut)
 FORWARD_MODE = Fact("forward-mode", _forward_mode)

@@ -55,7 +55,7 @@ ROWS: Final = (
         "ICLR, arXiv 2406.02913",
         "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global cover=0.95}, "
         "split-sparse, quantize-frozen{format=int8-row}, insert-perturbation{noise=gaussian}, "
-        "stack-probes, narrow-vocabulary, round-activations",
+        "stack-probes, narrow-vocabulary, part-probes, round-activations",
         # Measured on SmolLM2-135M and TREC (106,168 trained weights), where 3e-4 diverges. The more
         # weights train, the less a step may move: a larger model wants a smaller rate.
         # ε is where 8-bit activations are least wrong (docs/precision.md).

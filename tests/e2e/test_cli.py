@@ -95,7 +95,7 @@ def test_products_of_integers_the_whole_way(assets: Path, tmp_path: Path) -> Non
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "quantize-frozen{format=int8-row}" in made.stdout
-    assert read_manifest(tmp_path / "art").pipeline.endswith("narrow-vocabulary, round-activations")
+    assert read_manifest(tmp_path / "art").pipeline.endswith("part-probes, round-activations")
     task = assets / "mood.jsonl"
     tuned = run_zofx("tune", "art", "--task", task, "--steps", "5", *TUNE, "-o", "run",
                      cwd=tmp_path)  # fmt: skip

@@ -95,7 +95,7 @@ def test_what_each_makes_of_an_opt(root: Path) -> None:
     assert_golden(
         summaries(checkpoint(root, "opt")),
         """\
-senszoq             slice:11(819) | 264 nodes | difference_probes*7 first_probe*3 left_over*2 linear_rounded*13 perturb*11 round_rows*10 row_scales*8 sparse_linear*11 sum_probes*9
+senszoq             slice:12(819) | 365 nodes | left_over*2 linear_rounded*23 minus_base*7 perturb*24 plus_base*9 round_rows*17 row_scales*15 sparse_linear*24
 mezo                slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
 zo-sgd-sign         slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
 zo-sgd-momentum     slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
@@ -122,7 +122,7 @@ def test_what_each_makes_of_a_llama(root: Path) -> None:
     assert_golden(
         summaries(checkpoint(root, "llama")),
         """\
-senszoq             slice:14(1242) | 345 nodes | difference_probes*8 first_probe*3 left_over*2 linear_rounded*16 perturb*14 round_rows*11 row_scales*9 sparse_linear*14 sum_probes*12
+senszoq             slice:15(1242) | 519 nodes | left_over*2 linear_rounded*29 minus_base*8 perturb*30 plus_base*12 round_rows*19 row_scales*17 sparse_linear*30
 mezo                slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
 zo-sgd-sign         slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
 zo-sgd-momentum     slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
@@ -149,7 +149,7 @@ def test_what_each_makes_of_a_roberta(root: Path) -> None:
     assert_golden(
         summaries(checkpoint(root, "roberta")),
         """\
-senszoq             slice:12(870) | 290 nodes | difference_probes*8 first_probe*3 left_over*2 linear_rounded*14 perturb*12 round_rows*11 row_scales*9 sparse_linear*12 sum_probes*10
+senszoq             slice:13(870) | 397 nodes | left_over*2 linear_rounded*25 minus_base*8 perturb*26 plus_base*10 round_rows*19 row_scales*17 sparse_linear*26
 mezo                slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
 zo-sgd-sign         slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
 zo-sgd-momentum     slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26

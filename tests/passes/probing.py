@@ -17,7 +17,7 @@ from zofx.zo.types import FloatArray, Key, Ray, key_words
 from zofx.zo.update import apply_rays
 
 PERTURB = "insert-perturbation{noise=rademacher}"
-IN_ROWS = f"quantize-frozen{{format=int8-row}}, {PERTURB}, stack-probes"
+IN_ROWS = f"quantize-frozen{{format=int8-row}}, {PERTURB}, stack-probes, part-probes"
 """Up to where round-activations can begin."""
 
 

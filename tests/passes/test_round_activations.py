@@ -76,8 +76,9 @@ def half_steps(values: Tensor) -> Tensor:
 
 def read(program: Program, inputs: dict[str, Tensor]) -> Tensor:
     """What the embedded program multiplies, at the scored positions: f32[P, N, S, D]."""
-    (table,) = program.graph.find_nodes(op="call_function", target=zofx.probe_embedding.default)
-    x = values(program, inputs)[table]
+    tables = program.graph.find_nodes(op="call_function", target=zofx.probe_embedding.default)
+    found = values(program, inputs)
+    x = torch.cat([found[table] for table in tables])
     places = inputs["positions"].repeat(len(inputs["coefficients"]), 1)
     picked: Tensor = zofx.select_positions(x, places)
     return picked.view(-1, *inputs["positions"].shape, x.shape[-1])
@@ -96,7 +97,7 @@ def test_products_above_and_below_a_slice() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, perturbed, quantized, sliced, stacked
+program                                  facts: canonical, parted, perturbed, quantized, sliced, stacked
   input   input_ids           i64[N, T]
   input   attention_mask      i64[N, T]
   input   positions           i64[N, S]
@@ -119,42 +120,62 @@ program                                  facts: canonical, perturbed, quantized,
   frozen  head.weight.codes   i8[6, 7]      int8-row of head.weight
   frozen  head.weight.scales  f32[7]        int8-row of head.weight
 body
-  %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 6]
-  %1 = zofx.row_scales(%0)   : f32[N, T, 1]
-  %2 = zofx.round_rows(%0, %1)   : u8[N, T, 6]
-  %3 = zofx.linear_rounded(%2, %1, fc.weight.codes, fc.weight.scales)   : f32[N, T, 6]
-  %4 = aten.add.Tensor(%3, fc.bias)   : f32[N, T, 6]
-  %5 = zofx.direction(keys, None, fc.weight.slice, [3], rademacher)   : f32[Q, 3]
-  %6 = zofx.perturb(fc.weight.slice, %5, coefficients)   : f32[P, 3]
-  %7 = zofx.replicate(%0, coefficients)   : f32[P*N, T, 6]
-  %8 = zofx.sparse_linear(%7, %6, fc.weight.index, 6, 3, 1)   : f32[P*N, T, 6]
-  %9 = zofx.replicate(%4, coefficients)   : f32[P*N, T, 6]
-  %10 = aten.add.Tensor(%9, %8)   : f32[P*N, T, 6]
-  %11 = aten.relu(%10)   : f32[P*N, T, 6]
-  %12 = zofx.difference_probes(%11, coefficients)   : f32[P*N, T, 6]
-  %13 = zofx.row_scales(%12)   : f32[P*N, T, 1]
-  %14 = zofx.round_rows(%12, %13)   : u8[P*N, T, 6]
-  %15 = zofx.linear_rounded(%14, %13, gate.weight.codes, gate.weight.scales)   : f32[P*N, T, 6]
-  %16 = zofx.sum_probes(%15, coefficients, 1)   : f32[P*N, T, 6]
-  %17 = zofx.linear_rounded(%14, %13, up.weight.codes, up.weight.scales)   : f32[P*N, T, 6]
-  %18 = zofx.sum_probes(%17, coefficients, 1)   : f32[P*N, T, 6]
-  %19 = aten.add.Tensor(%18, up.bias)   : f32[P*N, T, 6]
-  %20 = aten.mul.Tensor(%16, %19)   : f32[P*N, T, 6]
-  %21 = zofx.difference_probes(%20, coefficients)   : f32[P*N, T, 6]
-  %22 = zofx.row_scales(%21)   : f32[P*N, T, 1]
-  %23 = zofx.round_rows(%21, %22)   : u8[P*N, T, 6]
-  %24 = zofx.linear_rounded(%23, %22, head.weight.codes, head.weight.scales)   : f32[P*N, T, 7]
-  %25 = zofx.sum_probes(%24, coefficients, 1)   : f32[P*N, T, 7]
-  %26 = zofx.direction(keys, None, head.weight.slice, [2], rademacher)   : f32[Q, 2]
-  %27 = zofx.perturb(head.weight.slice, %26, coefficients)   : f32[P, 2]
-  %28 = zofx.sparse_linear(%20, %27, head.weight.index, 7, 2, 1)   : f32[P*N, T, 7]
-  %29 = aten.add.Tensor(%25, %28)   : f32[P*N, T, 7]
-  %30 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
-  %31 = zofx.select_positions(%29, %30)   : f32[P*N, S, 7]
-  %32 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
-  %33 = zofx.score_targets(%31, %32)   : f32[P*N, C]
-  %34 = zofx.split_probes(%33, coefficients)   : f32[P, N, C]
-  return %34
+  %0 = aten.slice.Tensor(coefficients, 0, 0, 1)   : f32[1, Q]
+  %1 = aten.slice.Tensor(coefficients, 0, 1, 9223372036854775807)   : f32[P - 1, Q]
+  %2 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 6]
+  %3 = zofx.row_scales(%2)   : f32[N, T, 1]
+  %4 = zofx.round_rows(%2, %3)   : u8[N, T, 6]
+  %5 = zofx.linear_rounded(%4, %3, fc.weight.codes, fc.weight.scales)   : f32[N, T, 6]
+  %6 = aten.add.Tensor(%5, fc.bias)   : f32[N, T, 6]
+  %7 = zofx.direction(keys, None, fc.weight.slice, [3], rademacher)   : f32[Q, 3]
+  %8 = zofx.perturb(fc.weight.slice, %7, %0)   : f32[1, 3]
+  %9 = zofx.perturb(fc.weight.slice, %7, %1)   : f32[P - 1, 3]
+  %10 = zofx.replicate(%2, %1)   : f32[N*(P - 1), T, 6]
+  %11 = zofx.sparse_linear(%2, %8, fc.weight.index, 6, 3, 1)   : f32[N, T, 6]
+  %12 = zofx.sparse_linear(%10, %9, fc.weight.index, 6, 3, 1)   : f32[N*(P - 1), T, 6]
+  %13 = zofx.replicate(%6, %1)   : f32[N*(P - 1), T, 6]
+  %14 = aten.add.Tensor(%6, %11)   : f32[N, T, 6]
+  %15 = aten.add.Tensor(%13, %12)   : f32[N*(P - 1), T, 6]
+  %16 = aten.relu(%14)   : f32[N, T, 6]
+  %17 = aten.relu(%15)   : f32[N*(P - 1), T, 6]
+  %18 = zofx.row_scales(%16)   : f32[N, T, 1]
+  %19 = zofx.round_rows(%16, %18)   : u8[N, T, 6]
+  %20 = zofx.linear_rounded(%19, %18, gate.weight.codes, gate.weight.scales)   : f32[N, T, 6]
+  %21 = zofx.minus_base(%17, %16)   : f32[N*(P - 1), T, 6]
+  %22 = zofx.row_scales(%21)   : f32[N*(P - 1), T, 1]
+  %23 = zofx.round_rows(%21, %22)   : u8[N*(P - 1), T, 6]
+  %24 = zofx.linear_rounded(%23, %22, gate.weight.codes, gate.weight.scales)   : f32[N*(P - 1), T, 6]
+  %25 = zofx.plus_base(%24, %20)   : f32[N*(P - 1), T, 6]
+  %26 = zofx.linear_rounded(%19, %18, up.weight.codes, up.weight.scales)   : f32[N, T, 6]
+  %27 = aten.add.Tensor(%26, up.bias)   : f32[N, T, 6]
+  %28 = zofx.linear_rounded(%23, %22, up.weight.codes, up.weight.scales)   : f32[N*(P - 1), T, 6]
+  %29 = zofx.plus_base(%28, %27)   : f32[N*(P - 1), T, 6]
+  %30 = aten.mul.Tensor(%20, %27)   : f32[N, T, 6]
+  %31 = aten.mul.Tensor(%25, %29)   : f32[N*(P - 1), T, 6]
+  %32 = zofx.row_scales(%30)   : f32[N, T, 1]
+  %33 = zofx.round_rows(%30, %32)   : u8[N, T, 6]
+  %34 = zofx.linear_rounded(%33, %32, head.weight.codes, head.weight.scales)   : f32[N, T, 7]
+  %35 = zofx.minus_base(%31, %30)   : f32[N*(P - 1), T, 6]
+  %36 = zofx.row_scales(%35)   : f32[N*(P - 1), T, 1]
+  %37 = zofx.round_rows(%35, %36)   : u8[N*(P - 1), T, 6]
+  %38 = zofx.linear_rounded(%37, %36, head.weight.codes, head.weight.scales)   : f32[N*(P - 1), T, 7]
+  %39 = zofx.plus_base(%38, %34)   : f32[N*(P - 1), T, 7]
+  %40 = zofx.direction(keys, None, head.weight.slice, [2], rademacher)   : f32[Q, 2]
+  %41 = zofx.perturb(head.weight.slice, %40, %0)   : f32[1, 2]
+  %42 = zofx.perturb(head.weight.slice, %40, %1)   : f32[P - 1, 2]
+  %43 = zofx.sparse_linear(%30, %41, head.weight.index, 7, 2, 1)   : f32[N, T, 7]
+  %44 = zofx.sparse_linear(%31, %42, head.weight.index, 7, 2, 1)   : f32[N*(P - 1), T, 7]
+  %45 = aten.add.Tensor(%34, %43)   : f32[N, T, 7]
+  %46 = aten.add.Tensor(%39, %44)   : f32[N*(P - 1), T, 7]
+  %47 = zofx.replicate(positions, %1)   : i64[N*(P - 1), S]
+  %48 = zofx.select_positions(%45, positions)   : f32[N, S, 7]
+  %49 = zofx.select_positions(%46, %47)   : f32[N*(P - 1), S, 7]
+  %50 = zofx.replicate(targets, %1)   : i64[N*(P - 1), S, C]
+  %51 = zofx.score_targets(%48, targets)   : f32[N, C]
+  %52 = zofx.score_targets(%49, %50)   : f32[N*(P - 1), C]
+  %53 = aten.cat([%51, %52])   : f32[N*(P - 1) + N, C]
+  %54 = zofx.split_probes(%53, coefficients)   : f32[P, ((N*(P - 1) + N)//P), C]
+  return %54
 remarks
   applied  linears   4 products of 3 rounded activations
 """,
@@ -287,7 +308,7 @@ def test_needs_a_format_with_a_scale_per_row(form: str) -> None:
 
 @pytest.mark.parametrize(
     ("before", "fact"),
-    [("canonicalize", "quantized"), ("canonicalize, quantize-frozen{format=int8-row}", "stacked")],
+    [("canonicalize", "quantized"), ("canonicalize, quantize-frozen{format=int8-row}", "parted")],
 )
 def test_comes_after_the_probes(before: str, fact: str) -> None:
     """A pipeline in another order is refused before anything runs."""

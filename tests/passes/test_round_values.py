@@ -65,18 +65,19 @@ def probed(toy: type[nn.Module]) -> Program:
 
 def activations(program: Program, inputs: dict[str, Tensor]) -> Tensor:
     """What the layer multiplies: f32[P, N, T, D]."""
-    (table,) = program.graph.find_nodes(op="call_function", target=zofx.probe_embedding.default)
-    x = values(program, inputs)[table]
+    tables = program.graph.find_nodes(op="call_function", target=zofx.probe_embedding.default)
+    found = values(program, inputs)
+    x = torch.cat([found[table] for table in tables])
     return x.view(len(inputs["coefficients"]), -1, *x.shape[1:])
 
 
 def test_values_take_a_second_term() -> None:
-    """What the first rounding left, in steps of 1/254 of the first ones: rows of one product."""
+    """What the first rounding left, in steps of 1/254 of the first ones: of the first probe, to which the others add."""
     after, remarks = apply("round-activations", probed(Attends))
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, perturbed, quantized, sliced, stacked
+program                                  facts: canonical, parted, perturbed, quantized, sliced, stacked
   input   input_ids         i64[N, T]
   input   attention_mask    i64[N, T]
   input   positions         i64[N, S]
@@ -88,36 +89,49 @@ program                                  facts: canonical, perturbed, quantized,
   frozen  fc.weight.codes   i8[4, 7]      int8-row of fc.weight
   frozen  fc.weight.scales  f32[7]        int8-row of fc.weight
 body
-  %0 = zofx.direction(keys, None, embed.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
-  %1 = zofx.perturb(embed.weight, %0, coefficients)   : f32[P, 7, 4]
-  %2 = zofx.replicate(input_ids, coefficients)   : i64[P*N, T]
-  %3 = zofx.probe_embedding(%1, %2)   : f32[P*N, T, 4]
-  %4 = aten.unsqueeze(%3, 1)   : f32[P*N, 1, T, 4]
-  %5 = aten.expand(%4, [-1, 3, -1, -1])   : f32[P*N, 3, T, 4]
-  %6 = zofx.difference_probes(%3, coefficients)   : f32[P*N, T, 4]
-  %7 = zofx.row_scales(%6)   : f32[P*N, T, 1]
-  %8 = zofx.round_rows(%6, %7)   : u8[P*N, T, 4]
-  %9 = zofx.first_probe(%6, coefficients)   : f32[N, T, 4]
-  %10 = zofx.first_probe(%8, coefficients)   : u8[N, T, 4]
-  %11 = zofx.first_probe(%7, coefficients)   : f32[N, T, 1]
-  %12 = zofx.left_over(%9, %10, %11)   : f32[N, T, 4]
-  %13 = aten.mul.Tensor(%11, 0.003937007874015748)   : f32[N, T, 1]
-  %14 = zofx.round_rows(%12, %13)   : u8[N, T, 4]
-  %15 = aten.cat([%8, %14])   : u8[N*P + N, T, 4]
-  %16 = aten.cat([%7, %13])   : f32[N*P + N, T, 1]
-  %17 = zofx.linear_rounded(%15, %16, fc.weight.codes, fc.weight.scales)   : f32[N*P + N, T, 7]
-  %18 = zofx.sum_probes(%17, coefficients, 2)   : f32[P*N, T, 7]
-  %19 = aten.add.Tensor(%18, fc.bias)   : f32[P*N, T, 7]
-  %20 = aten.unsqueeze(%19, 1)   : f32[P*N, 1, T, 7]
-  %21 = aten.expand(%20, [-1, 3, -1, -1])   : f32[P*N, 3, T, 7]
-  %22 = aten.scaled_dot_product_attention(%5, %5, %21)   : f32[P*N, 3, T, 7]
-  %23 = aten.sum.dim_IntList(%22, [1])   : f32[P*N, T, 7]
-  %24 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
-  %25 = zofx.select_positions(%23, %24)   : f32[P*N, S, 7]
-  %26 = zofx.replicate(targets, coefficients)   : i64[P*N, S, C]
-  %27 = zofx.score_targets(%25, %26)   : f32[P*N, C]
-  %28 = zofx.split_probes(%27, coefficients)   : f32[P, N, C]
-  return %28
+  %0 = aten.slice.Tensor(coefficients, 0, 0, 1)   : f32[1, Q]
+  %1 = aten.slice.Tensor(coefficients, 0, 1, 9223372036854775807)   : f32[P - 1, Q]
+  %2 = zofx.direction(keys, None, embed.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
+  %3 = zofx.perturb(embed.weight, %2, %0)   : f32[1, 7, 4]
+  %4 = zofx.perturb(embed.weight, %2, %1)   : f32[P - 1, 7, 4]
+  %5 = zofx.replicate(input_ids, %1)   : i64[N*(P - 1), T]
+  %6 = zofx.probe_embedding(%3, input_ids)   : f32[N, T, 4]
+  %7 = zofx.probe_embedding(%4, %5)   : f32[N*(P - 1), T, 4]
+  %8 = aten.unsqueeze(%6, 1)   : f32[N, 1, T, 4]
+  %9 = aten.unsqueeze(%7, 1)   : f32[N*(P - 1), 1, T, 4]
+  %10 = aten.expand(%8, [-1, 3, -1, -1])   : f32[N, 3, T, 4]
+  %11 = aten.expand(%9, [-1, 3, -1, -1])   : f32[N*(P - 1), 3, T, 4]
+  %12 = zofx.row_scales(%6)   : f32[N, T, 1]
+  %13 = zofx.round_rows(%6, %12)   : u8[N, T, 4]
+  %14 = zofx.left_over(%6, %13, %12)   : f32[N, T, 4]
+  %15 = aten.mul.Tensor(%12, 0.003937007874015748)   : f32[N, T, 1]
+  %16 = zofx.round_rows(%14, %15)   : u8[N, T, 4]
+  %17 = zofx.linear_rounded(%13, %12, fc.weight.codes, fc.weight.scales)   : f32[N, T, 7]
+  %18 = zofx.linear_rounded(%16, %15, fc.weight.codes, fc.weight.scales)   : f32[N, T, 7]
+  %19 = aten.add.Tensor(%17, %18)   : f32[N, T, 7]
+  %20 = aten.add.Tensor(%19, fc.bias)   : f32[N, T, 7]
+  %21 = zofx.minus_base(%7, %6)   : f32[N*(P - 1), T, 4]
+  %22 = zofx.row_scales(%21)   : f32[N*(P - 1), T, 1]
+  %23 = zofx.round_rows(%21, %22)   : u8[N*(P - 1), T, 4]
+  %24 = zofx.linear_rounded(%23, %22, fc.weight.codes, fc.weight.scales)   : f32[N*(P - 1), T, 7]
+  %25 = zofx.plus_base(%24, %20)   : f32[N*(P - 1), T, 7]
+  %26 = aten.unsqueeze(%20, 1)   : f32[N, 1, T, 7]
+  %27 = aten.unsqueeze(%25, 1)   : f32[N*(P - 1), 1, T, 7]
+  %28 = aten.expand(%26, [-1, 3, -1, -1])   : f32[N, 3, T, 7]
+  %29 = aten.expand(%27, [-1, 3, -1, -1])   : f32[N*(P - 1), 3, T, 7]
+  %30 = aten.scaled_dot_product_attention(%10, %10, %28)   : f32[N, 3, T, 7]
+  %31 = aten.scaled_dot_product_attention(%11, %11, %29)   : f32[N*(P - 1), 3, T, 7]
+  %32 = aten.sum.dim_IntList(%30, [1])   : f32[N, T, 7]
+  %33 = aten.sum.dim_IntList(%31, [1])   : f32[N*(P - 1), T, 7]
+  %34 = zofx.replicate(positions, %1)   : i64[N*(P - 1), S]
+  %35 = zofx.select_positions(%32, positions)   : f32[N, S, 7]
+  %36 = zofx.select_positions(%33, %34)   : f32[N*(P - 1), S, 7]
+  %37 = zofx.replicate(targets, %1)   : i64[N*(P - 1), S, C]
+  %38 = zofx.score_targets(%35, targets)   : f32[N, C]
+  %39 = zofx.score_targets(%36, %37)   : f32[N*(P - 1), C]
+  %40 = aten.cat([%38, %39])   : f32[N*(P - 1) + N, C]
+  %41 = zofx.split_probes(%40, coefficients)   : f32[P, ((N*(P - 1) + N)//P), C]
+  return %41
 remarks
   applied  linears   1 products of 1 rounded activations, 1 of them in two terms
 """,
@@ -165,7 +179,7 @@ def test_without_probes_rows_are_those_of_probe_0() -> None:
 def test_finds_what_is_added_up_to_values(toy: type[nn.Module], found: int) -> None:
     """Through moves and sums, and not past anything else."""
     before = probed(toy)
-    assert len(values_of(before.graph)) == found
+    assert len(values_of(before.graph)) == 2 * found  # of the first probe, of the others
     after, remarks = apply("round-activations", before)
     left = after.graph.find_nodes(op="call_function", target=zofx.left_over.default)
     assert len(left) == found

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tests.golden import apply, assert_same_meaning, batch, captured, with_scores
 from tests.passes.toys import OneLinear, Tied, Toy, TwoLinears
+from zofx.cover import Columns, cheapest
 from zofx.errors import PipelineError, UsageError
 from zofx.passes import select_sensitive
 from zofx.printer import show
@@ -71,9 +72,8 @@ def test_the_largest_of_many_matrices(budget: int, values: int) -> None:
     found = select_sensitive._largest({name: partial(reader, name) for name in scores}, budget)
     expected = brute_force(scores, budget)
     assert {n: e.places.tolist() for n, e in found.items() if e.places.numel()} == expected
-    assert {n: e.held for n, e in found.items()} == {
-        n: sum(scores[n][place].item() for place in expected.get(n, [])) for n in scores
-    }
+    for name, entries in found.items():
+        assert torch.equal(entries.scores, scores[name][entries.places])
     assert read == list(scores)
 
 
@@ -154,13 +154,13 @@ class Many(Toy):
 
 @pytest.mark.parametrize("scope", ["global", "matrix"])
 @pytest.mark.parametrize("seed", range(6))
-def test_cover_keeps_the_fewest_by_worth(seed: int, scope: str) -> None:
-    """They hold the share, one fewer would not, and entries are chosen among them."""
+def test_cover_chooses_among_the_columns_worth_their_cost(seed: int, scope: str) -> None:
+    """Those of the plain choice that `cheapest` keeps; then as ever, and no fewer."""
     program, _ = apply("canonicalize", captured(Many()))
     random = torch.Generator().manual_seed(seed)
     names = [f"layers.{i}.weight" for i in range(6)]
     scores = {
-        name: torch.rand(program.tensors[name].shape, generator=random) ** 6 * 2.0 ** (-number)
+        name: torch.rand(program.tensors[name].shape, generator=random) ** 9 * 2.0 ** (-number)
         for number, name in enumerate(names)
     }
     scored = program.with_(scores={n: partial(torch.clone, s) for n, s in scores.items()})
@@ -168,29 +168,32 @@ def test_cover_keeps_the_fewest_by_worth(seed: int, scope: str) -> None:
     plain, _ = apply(f"select-sensitive{{{option}}}", scored)
     after, remarks = apply(f"select-sensitive{{{option} cover=0.8}}", scored)
 
-    def held(name: str) -> float:
-        return float(scores[name].flatten()[plain.selection[name].long()].double().sum())
-
-    def worth(name: str) -> float:
+    columns, found = [], []
+    for number, (name, index) in enumerate(plain.selection.items()):
         out, width = scores[name].shape
-        columns = {place % width for place in plain.selection[name].tolist()}
-        entries = len(plain.selection[name])
-        return held(name) / (out + min(len(columns) * out / 138, width + out + entries))
-
-    ranked = sorted(plain.selection, key=worth, reverse=True)
-    kept, total = list(after.selection), sum(map(held, ranked))
-    assert sorted(kept) == sorted(ranked[: len(kept)])
-    assert len(kept) < len(ranked)
-    assert sum(map(held, ranked[: len(kept)])) >= 0.8 * total
-    assert sum(map(held, ranked[: len(kept) - 1])) < 0.8 * total
-    among = {name: scores[name] for name in names if name in kept}
+        inside = torch.zeros(out * width).index_fill(0, index.long(), 1).view(out, width)
+        for column in range(width):
+            if entries := int(inside[:, column].sum()):
+                held = (scores[name] * inside)[:, column].double().sum()
+                found.append((name, column))
+                columns.append((held, entries, number, out, width))
+    parts = zip(*columns, strict=True)
+    kept = cheapest(Columns(*(torch.tensor(part) for part in parts)), 0.8)
+    assert kept.any()
+    assert not kept.all()
+    among = {name: torch.full_like(score, -1) for name, score in scores.items()}
+    for (name, column), stays in zip(found, kept.tolist(), strict=True):
+        if stays:
+            among[name][:, column] = scores[name][:, column]
+    room = {name: int((score >= 0).sum()) for name, score in among.items()}
     if scope == "global":
         wanted = brute_force(among, round(0.2 * sum(s.numel() for s in scores.values())))
     else:
-        wanted = {n: brute_force({n: s}, round(0.2 * s.numel()))[n] for n, s in among.items()}
+        shares = {n: min(room[n], round(0.2 * s.numel())) for n, s in among.items()}
+        wanted = {n: p for n in among for p in brute_force({n: among[n]}, shares[n]).values()}
     assert chosen(after) == wanted
     dropped = {str(r).split()[1] for r in remarks if "not worth its product" in str(r)}
-    assert dropped == set(ranked[len(kept) :])
+    assert dropped == {name for name in plain.selection if not room[name]}
 
 
 def test_a_tied_weight_is_never_chosen() -> None:

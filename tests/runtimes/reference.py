@@ -234,24 +234,16 @@ def linear_rounded(
     return rounding((levels @ weight) * steps, size, len(codes) + 3)
 
 
-def difference_probes(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
-    """Less probe 0, but probe 0 itself."""
-    base, *others = x.chunk(len(coefficients))
-    value = torch.cat([base, *(other - base for other in others)])
+def minus_base(rounding: Note, x: Tensor, base: Tensor) -> Tensor:
+    """Every probe's rows less those of the base."""
+    value = x - torch.cat([base] * (len(x) // len(base)))
     return rounding(value, value.abs(), 1)
 
 
-def sum_probes(rounding: Note, x: Tensor, coefficients: Tensor, terms: int) -> Tensor:
-    """Probe 0 to all others, and further terms to every one."""
-    count = len(coefficients)
-    base, *others = x.chunk(count + terms - 1)
-    others, further = others[: count - 1], others[count - 1 :]
-    value = torch.cat([base, *(other + base for other in others)])
-    size = value.abs()
-    for term in further:
-        value = value + torch.cat([term] * count)
-        size = size + value.abs()
-    return rounding(value, size, 1)
+def plus_base(rounding: Note, x: Tensor, base: Tensor) -> Tensor:
+    """The rows of the base to every probe's."""
+    value = x + torch.cat([base] * (len(x) // len(base)))
+    return rounding(value, value.abs(), 1)
 
 
 def linear_codebook(
@@ -351,11 +343,6 @@ def replicate(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
     return torch.cat([x] * len(coefficients))
 
 
-def first_probe(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
-    """Bits, so nothing is rounded."""
-    return x[: len(x) // len(coefficients)]
-
-
 def split_probes(rounding: Note, x: Tensor, coefficients: Tensor) -> Tensor:
     """The probes as an axis."""
     return torch.stack(x.chunk(len(coefficients)))
@@ -444,10 +431,8 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     aten.softmax.int: softmax,
     aten.sum.dim_IntList: total,
     zofx.combine.default: combine,
-    zofx.difference_probes.default: difference_probes,
     zofx.dequantize_int.default: dequantize_int,
     zofx.direction.default: direction,
-    zofx.first_probe.default: first_probe,
     zofx.left_over.default: left_over,
     zofx.linear_codebook.default: linear_codebook,
     zofx.linear_int.default: linear_int,
@@ -457,7 +442,9 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     zofx.mask_random.default: mask_random,
     zofx.mask_small.default: mask_small,
     zofx.mask_turn.default: mask_turn,
+    zofx.minus_base.default: minus_base,
     zofx.perturb.default: perturb,
+    zofx.plus_base.default: plus_base,
     zofx.probe_embedding.default: probe_embedding,
     zofx.probe_linear.default: probe_linear,
     zofx.probe_rows.default: probe_rows,
@@ -467,5 +454,4 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     zofx.select_positions.default: select_positions,
     zofx.sparse_linear.default: sparse_linear,
     zofx.split_probes.default: split_probes,
-    zofx.sum_probes.default: sum_probes,
 }

@@ -21,7 +21,7 @@ from tests.artifacts import CASES, Family
 from tests.golden import assert_golden
 from tests.runtimes import reference
 from zofx.runtimes.onnx_export import OPSET, translate
-from zofx.runtimes.onnx_fusions import fuse
+from zofx.runtimes.onnx_fusions import fuse, share
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 
@@ -44,6 +44,7 @@ def fused(model: ir.Model) -> ir.Model:
     """Another model, with what there is one op for."""
     after = ir.from_proto(ir.to_proto(model))
     fuse(after)
+    share(after)
     return after
 
 

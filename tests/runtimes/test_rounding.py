@@ -10,6 +10,7 @@ same bound as everywhere else.
 
 import base64
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,7 @@ MATRIX = np.array([[EPS, 0], [-EPS, 0], [0, EPS]], np.float32)
 ASKED = Load("three probes", batch(3, 9, 2, 3), MATRIX)
 UPSTREAM = 2.0**-18
 """By how much of the largest entry an activation may be off: 64 roundings, most far smaller."""
-DIFFERENCES = zofx.difference_probes.default
-
-
-def sums_of(x: Tensor, coefficients: Tensor) -> Any:
-    """Of a base in one term."""
-    return zofx.sum_probes(x, coefficients, 1)
+PLUS = zofx.plus_base.default
 
 
 # --- op by op -------------------------------------------------------------------------------------
@@ -161,59 +157,30 @@ def test_ties_go_to_the_even_code_on_both() -> None:
     same(on_ort(zofx.round_rows.default, x, step), wanted)
 
 
-@pytest.mark.parametrize("probes", [1, 2, 3])
+@pytest.mark.parametrize("others", [0, 1, 2])
 @pytest.mark.parametrize("rest", [(5,), (4, 5)], ids=str)
-def test_differences_and_sums_have_the_same_bits(probes: int, rest: tuple[int, ...]) -> None:
-    """f32[P·N, k] and f32[P·N, T, k]; on integers they are inverse.
-
-    Of −0 the product on ONNX Runtime makes 0, its equal.
-    """
-    x, table = normal(probes * 3, *rest), torch.zeros(probes, 2)
-    x[0], x[-1] = -0.0, -0.0
-    parts = x.view(probes, 3, *rest)
-    differences = torch.cat((parts[:1], parts[1:] - parts[0])).view_as(x)
-    sums = torch.cat((parts[:1], parts[1:] + parts[0])).view_as(x)
-    for op, wanted in ((DIFFERENCES, differences), (sums_of, sums)):
-        same(op(x, table), wanted)
-        same(on_ort(op, x, table), wanted + 0.0)
-    whole = (x * 8).round() + 0.0
-    same(sums_of(DIFFERENCES(whole, table), table), whole)
+def test_differences_and_sums_have_the_same_bits(others: int, rest: tuple[int, ...]) -> None:
+    """f32[(P − 1)·N, k] and f32[(P − 1)·N, T, k], of no rows too; on integers they are inverse."""
+    x, base = normal(others * 3, *rest), normal(3, *rest, seed=1)
+    x[:1] = -0.0
+    every = x.view(others, 3, *rest)
+    for op, wanted in ((zofx.minus_base.default, every - base), (PLUS, every + base)):
+        same(op(x, base), wanted.view_as(x))
+        same(on_ort(op, x, base), wanted.view_as(x))
+    x, base = (x * 8).round() + 0.0, (base * 8).round()
+    same(PLUS(zofx.minus_base(x, base), base), x)
 
 
-@pytest.mark.parametrize("probes", [1, 2, 3])
-@pytest.mark.parametrize("terms", [2, 3])
-def test_further_terms_are_of_every_probe(probes: int, terms: int) -> None:
-    """After the differences, added last and in their order."""
-    x, table = normal((probes + terms - 1) * 3, 4, 5), torch.zeros(probes, 2)
-    parts = x.view(probes + terms - 1, 3, 4, 5)
-    wanted = torch.cat((parts[:1], parts[1:probes] + parts[0]))
-    for term in parts[probes:]:
-        wanted = wanted + term
-    found = zofx.sum_probes(x, table, terms)
-    same(found, wanted.view(-1, 4, 5))
-    same(on_ort(zofx.sum_probes.default, x, table, terms), found)
-
-
-@pytest.mark.parametrize("probes", [1, 2, 3])
-def test_the_rows_of_the_first_probe_are_its_own(probes: int) -> None:
-    """What its replicas begin with, of numbers, steps and codes."""
-    table = torch.zeros(probes, 2)
-    for x in (normal(3, 4, 5), normal(3, 4, 1), normal(3, 4).abs().mul(50).to(torch.uint8)):
-        whole = torch.cat((x, *[x.flip(1)] * (probes - 1)))
-        same(zofx.first_probe(whole, table), x)
-        same(on_ort(zofx.first_probe.default, whole, table), x)
-
-
-@pytest.mark.parametrize("op", [DIFFERENCES, sums_of], ids=["differences", "sums"])
+@pytest.mark.parametrize("op", [zofx.minus_base.default, PLUS], ids=["differences", "sums"])
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 @pytest.mark.parametrize("probe", [0, 1, 2])
 def test_what_is_no_number_in_a_probe_stays_none(op: Any, wrong: float, probe: int) -> None:
-    """In its place; no other place sees it."""
-    x, table = normal(3 * 2, 4), torch.zeros(3, 1)
-    x[2 * probe, 1] = wrong
-    for found in (op(x, table), on_ort(op, x, table)):
-        finite = found.isfinite().view(3, 2, 4)
-        assert not finite[probe, 0, 1]
+    """In its place; of the base, in that of all other probes."""
+    whole = normal(3 * 2, 4)
+    whole[2 * probe, 1] = wrong
+    for run in (op, partial(on_ort, op)):
+        finite = run(whole[2:], whole[:2]).isfinite().view(2, 2, 4)
+        assert not finite[probe - 1 if probe else slice(None), 0, 1].any()
         finite[:, 0, 1] = True
         assert finite.all()
 
@@ -320,9 +287,9 @@ class Fixed:
         self._codes = iter(codes)
         self._whole: dict[Tensor, Tensor] = {}
 
-    def difference_probes(self, rounding: Any, x: Tensor, coefficients: Tensor) -> Tensor:
-        value = reference.difference_probes(rounding, x, coefficients)
-        self._whole[value] = x
+    def minus_base(self, rounding: Any, x: Tensor, base: Tensor) -> Tensor:
+        value = reference.minus_base(rounding, x, base)
+        self._whole[value] = torch.cat((x, base))
         return value
 
     def round_rows(self, rounding: Any, x: Tensor, scales: Tensor) -> Tensor:
@@ -345,7 +312,7 @@ def test_scores_are_those_of_the_codes_and_codes_the_nearest(
     fixed = Fixed(codes)
     for op, meaning in (
         (zofx.round_rows.default, fixed.round_rows),
-        (zofx.difference_probes.default, fixed.difference_probes),
+        (zofx.minus_base.default, fixed.minus_base),
     ):
         monkeypatch.setitem(reference.MEANINGS, op, meaning)  # type: ignore[arg-type]
     rounding = reference.Rounding()

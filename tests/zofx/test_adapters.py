@@ -24,7 +24,7 @@ from tests.zofx.models import (
     scored,
     weights,
 )
-from zofx.adapters import Adapter, Prefix, Prompt, adapter_for, draw_tokens
+from zofx.adapters import Adapter, Prefix, Prompt, adapter_for, cache_argument, draw_tokens
 from zofx.capture import capture
 from zofx.checkpoint import architecture_of, build_on_meta
 from zofx.errors import UnsupportedError, UsageError
@@ -81,7 +81,7 @@ def with_adapter(
         input_ids=ids,
         attention_mask=mask,
         position_ids=counted[:, m:],
-        past_key_values=DynamicCache(list(zip(parts[::2], parts[1::2], strict=True))),
+        **{cache_argument(model): DynamicCache(list(zip(parts[::2], parts[1::2], strict=True)))},
         use_cache=True,
     ).logits
     return whole[rows, positions]

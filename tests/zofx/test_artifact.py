@@ -91,8 +91,8 @@ def test_the_report_is_not_part_of_the_identity(family: Family) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda said: said.update(version=5), "version 5, this zofx reads 6"),
-        (lambda said: said.update(version=7, tensors="elsewhere"), "version 7, this zofx reads 6"),
+        (lambda said: said.update(version=6), "version 6, this zofx reads 7"),
+        (lambda said: said.update(version=8, tensors="elsewhere"), "version 8, this zofx reads 7"),
         (lambda said: said.update(format="zip"), "not a zofx manifest"),
         (lambda said: said.pop("version"), r"not a zofx manifest \(KeyError: 'version'\)"),
         (lambda said: said.pop("noise"), "not a zofx manifest"),

@@ -14,9 +14,9 @@ LATE = Method("late", "", "", "split-sparse, canonicalize", Settings())
 HEAD = "canonicalize, narrow-positions, "
 PROBED = "insert-perturbation, stack-probes, narrow-vocabulary"
 ROWS = "quantize-frozen{format=int8-row}"
-ROUNDED = f"{PROBED}, round-activations"
+ROUNDED = f"{PROBED}, part-probes, round-activations"
 WHOLE = "{}insert-perturbation{{noise=gaussian}}, stack-probes, narrow-vocabulary"
-STORED = f"{WHOLE.format(f'{ROWS}, ')}, round-activations"
+STORED = f"{WHOLE.format(f'{ROWS}, ')}, part-probes, round-activations"
 
 
 def method(name: str) -> Method:
@@ -257,7 +257,7 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
         (
             "forward-grad",
             Options(activations="int8", train="lora"),
-            "(round-activations) needs a program that is 'stacked', and nothing before it makes it",
+            "(part-probes) needs a program that is 'stacked', and nothing before it makes it",
         ),
         (
             "zo-hybrid",

@@ -1,4 +1,4 @@
-"""x·Ŵᵀ as a product of integers: rows of x in steps of their own, differences of probes apart.
+"""x·Ŵᵀ as a product of integers: rows of x in steps of their own.
 
     x ≈ step · (code − 128)      step = max |x| / 127 of the row, code 1 … 255
     x − step · (code − 128) ≈ step/254 · (code′ − 128)      what is left, where 8 bits are too few
@@ -75,39 +75,3 @@ def linear_rounded(x: Tensor, steps: Tensor, codes: Tensor, scales: Tensor) -> T
 @linear_rounded.register_fake
 def _(x: Tensor, steps: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     return steps.new_empty((*x.shape[:-1], codes.shape[1]))
-
-
-@custom_op("zofx::difference_probes", mutates_args=())
-def difference_probes(x: Tensor, coefficients: Tensor) -> Tensor:
-    """Probe 0 as it is, of every other what it differs by: [P·N, …], f32[P, Q] → [P·N, …]."""
-    parts = x.reshape(coefficients.shape[0], -1, *x.shape[1:])
-    return torch.cat((parts[:1], parts[1:] - parts[:1])).reshape(x.shape)
-
-
-@difference_probes.register_fake
-def _(x: Tensor, coefficients: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@custom_op("zofx::sum_probes", mutates_args=())
-def sum_probes(x: Tensor, coefficients: Tensor, terms: int) -> Tensor:
-    """The inverse of `difference_probes`, up to rounding: [(P + terms − 1)·N, …] → [P·N, …].
-
-    Args:
-        x: probe 0, what the others differ by, then further terms of what all of them are.
-        coefficients: f32[P, Q].
-        terms: of probe 0, 1 or more.
-    """
-    probes = coefficients.shape[0]
-    parts = x.reshape(probes + terms - 1, -1, *x.shape[1:])
-    sums = torch.cat((parts[:1], parts[1:probes] + parts[:1]))
-    for further in parts[probes:]:
-        sums = sums + further
-    return sums.reshape(-1, *x.shape[1:])
-
-
-@sum_probes.register_fake
-def _(x: Tensor, coefficients: Tensor, terms: int) -> Tensor:
-    probes = coefficients.shape[0]
-    rows = x.shape[0] if terms == 1 else x.shape[0] // (probes + terms - 1) * probes
-    return x.new_empty((rows, *x.shape[1:]))
