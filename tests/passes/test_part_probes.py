@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (lines of printed programs)
 """part-probes: the first probe and the others as values of their own, to the same bits."""
 
 from typing import Any
