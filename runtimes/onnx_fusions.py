@@ -15,11 +15,13 @@ the second by 3u·(|x·cos| + |x'·sin|). Rows do not see each other, so P probe
 calls. All are ops of the standard's opset 23. What no rule fits stays as it is.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import onnx_ir as ir
 from onnx_ir.convenience import replace_all_uses_with
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
+from onnx_ir.tape import Tape
 from onnxscript.rewriter._basics import MatchFailureError  # what a rule may raise; not re-exported
 from onnxscript.rewriter.pattern import RewriteRule, RewriteRuleSet
 
@@ -43,17 +45,45 @@ def share(model: ir.Model) -> None:
 
 
 def _share_shapes(model: ir.Model) -> None:
-    """Read sizes from the first value that has them: a symbol is one number everywhere."""
-    first = dict[Sizes, ir.Value]()
-    for node in model.graph:
-        if node.op_type == "Shape" and node.inputs[0] is not None:
+    """Read every size from the first value that has it: a symbol is one number everywhere.
+
+    Most are then sizes of an input, so that what asks for one waits for no other value. Of what is
+    ready, ONNX Runtime computes first what the last node asks for, and would go through all layers
+    of the first probe, and keep them for the others, to know how long a row is.
+    """
+    first = dict[str, tuple[ir.Value, int]]()
+
+    def see(value: ir.Value) -> None:
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int) and size.value is not None:
+                first.setdefault(size.value, (value, axis))
+
+    for value in model.graph.inputs:
+        see(value)
+    for node in list(model.graph):
+        if node.op_type == "Shape":
             try:
                 known = sizes(node.inputs[0])
             except MatchFailureError:
                 continue
-            (read,) = node.outputs
             start, end = (node.attributes.get_int(name) for name in ("start", "end"))
-            replace_all_uses_with(read, first.setdefault(known[start:end], read))
+            (read,) = node.outputs
+            tape = Tape()
+            parts = [_size(tape, size, first) for size in known[start:end]]
+            made = parts[0] if len(parts) == 1 else tape.op("Concat", parts, {"axis": 0})
+            made.type, made.shape = read.type, read.shape
+            model.graph.insert_before(node, tape.nodes)
+            replace_all_uses_with(read, made)
+        for output in node.outputs:
+            see(output)
+
+
+def _size(tape: Tape, size: int | str, first: Mapping[str, tuple[ir.Value, int]]) -> ir.Value:
+    """As i64[1]."""
+    if isinstance(size, int):
+        return tape.op("Constant", [], {"value_ints": [size]})
+    value, axis = first[size]
+    return tape.op("Shape", [value], {"start": axis, "end": axis + 1})
 
 
 def sizes(value: ir.Value | None) -> Sizes:

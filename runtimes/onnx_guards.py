@@ -15,10 +15,10 @@ from zofx.runtimes.onnx_fusions import sizes
 
 
 def guard_attention(model: ir.Model) -> None:
-    """Ask first, where there may be none: wherever rows are not those of the batch itself."""
-    batch = sizes(model.graph.inputs[0])[:1]
+    """Ask first, where there may be none: wherever rows are as many as no input has."""
+    given = {sizes(value)[0] for value in model.graph.inputs if value.shape}
     for node in [node for node in model.graph if node.op_type == "Attention"]:
-        if sizes(node.inputs[0])[:1] != batch:
+        if sizes(node.inputs[0])[0] not in given:
             _ask_first(model.graph, node)
 
 
