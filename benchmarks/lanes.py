@@ -30,6 +30,9 @@ CANDIDATES: Final = 6
 TOLERANCE: Final = 1e-4
 """Of scores, which are logarithms: products of other shapes are summed in another order."""
 
+PAUSE: Final = 0.2
+"""Seconds before every way: the threads of the one before spin a while, on a processor of this one's."""
+
 
 def main(line: Sequence[str] | None = None) -> int:
     """Measure and record; returns 1 if scores depend on the arrangement."""
@@ -66,6 +69,7 @@ def _of_batch(sessions: dict[int, ort.OrtSession], batch: Batch, rounds: int) ->
     for number in range(rounds + 1):
         for way in ways:
             lanes, k = way
+            time.sleep(PAUSE)
             with mock.patch.object(engine, "by_length", _Cut(k)):
                 start = time.perf_counter()
                 scores[way] = sessions[lanes].evaluate(batch, [Key(0, 0)], MATRIX)
