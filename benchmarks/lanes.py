@@ -31,7 +31,7 @@ TOLERANCE: Final = 1e-4
 """Of scores, which are logarithms: products of other shapes are summed in another order."""
 
 PAUSE: Final = 0.2
-"""Seconds before every way: the threads of the one before spin a while, on a processor of this one's."""
+"""Seconds before every way: threads of the one before spin a while, on a processor of its own."""
 
 
 def main(line: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from zofx.runtime import Batch
 from zofx.runtimes.below import Below, Compute, processor
 from zofx.runtimes.grouping import Pace, by_length
 from zofx.runtimes.slices import HostSession, artifact_slices
-from zofx.runtimes.vocabulary import BFLOAT16, Vocabulary
+from zofx.runtimes.vocabulary import BFLOAT16, Vocabulary, Words
 from zofx.zo.types import FloatArray, Key
 
 Feeds: TypeAlias = dict[str, Any]
@@ -69,17 +69,23 @@ class EngineSession(HostSession):
         head = 0.0 if batch.relative else self._head
         prices = self.pace.prices(self._slices.bytes, self._frozen, len(coefficients), head)
         rows, parts = zip(*by_length(batch, prices), strict=True)
+        words = self._vocabulary.words(batch)
+        feeds |= self._tables(words)
         forwards = map if self._pool is None else self._pool.map
-        scores = list(forwards(lambda part: self._forward(self._inputs(part), feeds), parts))
+        scores = list(forwards(lambda part: self._forward(self._inputs(part, words), feeds), parts))
         back = np.argsort(np.concatenate(rows))
         return np.concatenate(scores, axis=1)[:, back]
 
-    def _inputs(self, batch: Batch) -> Feeds:
+    def _tables(self, words: Words) -> Feeds:
+        """Rows of tables in place of whole ones."""
+        return {
+            name: self._bfloat16(rows) if rows.dtype == BFLOAT16 else rows
+            for name, rows in words.tables.items()
+        }
+
+    def _inputs(self, batch: Batch, words: Words) -> Arrays:
         """What the graph reads of a batch; more than that, if it reads less."""
-        numbered, tables = self._vocabulary.narrowed(batch)
-        named: Feeds = {**numbered.named()}
-        for name, rows in tables.items():
-            named[name] = self._bfloat16(rows) if rows.dtype == BFLOAT16 else rows
+        named = words.number(batch).named()
         return named if self.below is None else {**named, artifact.HIDDEN: self.below(batch)}
 
     def close(self) -> None:

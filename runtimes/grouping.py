@@ -35,10 +35,8 @@ FORWARD = 32
 # The same, if all weights are slices: every probe's own weights are made once more.
 PERTURBING = 160
 # What a position costs more for every other one under every probe, as the sweeps over values then
-# wait for memory; where activations are rounded, products are faster, and sweeps more. Fitted to
-# 128 to 1,536 positions of two models (benchmarks/README.md).
-SPILL = 2.5e-5
-SPILL_ROUNDED = 1.5e-4
+# wait for memory. Fitted to 192 to 2,048 positions of two models (benchmarks/README.md).
+SPILL = 3.5e-5
 # With so many rows for each, threads do forwards of their own (docs/speed.md).
 ROWS_OF_A_LANE = 4
 
@@ -111,8 +109,7 @@ def pace_on_cpu(products: Products, cut: bool, rows: int, threads: int | None) -
     """
     count = threads or os.cpu_count() or 1
     apart = products is not Products.FLOATS and not cut and rows >= ROWS_OF_A_LANE * count
-    spill = SPILL_ROUNDED if products is Products.INTEGERS else SPILL
-    return Pace(spill, count if apart else 1)
+    return Pace(SPILL, count if apart else 1)
 
 
 def by_length(batch: Batch, prices: Prices) -> Iterator[tuple[IntArray, Batch]]:

@@ -109,8 +109,9 @@ class OrtSession(EngineSession):
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BFLOAT16)
 
     def _forward(self, inputs: Feeds, feeds: Feeds) -> FloatArray:
-        read = {name: value for name, value in inputs.items() if name in self._reads}
-        (logprob,) = self._engine.run(["logprob"], {**read, **feeds})
+        given = {**inputs, **feeds}
+        read = {name: value for name, value in given.items() if name in self._reads}
+        (logprob,) = self._engine.run(["logprob"], read)
         scores: FloatArray = logprob
         return scores
 

@@ -30,6 +30,7 @@ from zofx.runtime import Batch, Support, Weigh, unperturbed
 from zofx.runtimes.below import Compute
 from zofx.runtimes.engine import Arrays, EngineSession, Feeds
 from zofx.runtimes.torch_noise import sample_torch
+from zofx.runtimes.vocabulary import Words
 from zofx.zo.noise import Kind
 from zofx.zo.types import FloatArray, Key, key_words
 
@@ -107,6 +108,9 @@ class TorchSession(EngineSession):
         """Arrays where the graph runs; on the CPU they are shared."""
         return {name: _tensor(value).to(self._device) for name, value in arrays.items()}
 
+    def _tables(self, words: Words) -> dict[str, Tensor]:
+        return self._placed(super()._tables(words))
+
     def _bfloat16(self, bits: NDArray[np.uint16]) -> Tensor:
         return torch.from_numpy(bits).view(torch.bfloat16)
 
@@ -120,7 +124,9 @@ class TorchSession(EngineSession):
         Returns:
             Name → gradient, f32.
         """
-        inputs = {**self._feeds([], unperturbed()), **self._placed(self._inputs(batch))}
+        words = self._vocabulary.words(batch)
+        feeds = {**self._feeds([], unperturbed()), **self._tables(words)}
+        inputs = {**feeds, **self._placed(self._inputs(batch, words))}
         exact = {name: inputs[name].clone().requires_grad_() for name in self._exact}
         with torch.enable_grad():
             (scores,) = self._graph({**inputs, **exact}, _differentiable)

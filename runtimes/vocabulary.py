@@ -8,7 +8,8 @@ Rows are read, not mapped: a mapped file is resident page by page, and soon a wh
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,32 @@ BFLOAT16: Final = np.dtype(np.uint16)
 TYPES: Final[dict[str, np.dtype[Any]]] = {
     "F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": BFLOAT16,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Words:
+    """Tokens of a batch, and what tables have of them.
+
+    Attributes:
+        tokens: i64[V'], ascending; None stands for all there are, in their own numbers.
+        tables: [V', …] by name; none if all tokens are meant.
+        scored: whether targets are numbered with the ids.
+    """
+
+    tokens: IntArray | None
+    tables: Mapping[str, NDArray[Any]]
+    scored: bool
+
+    def number(self, batch: Batch) -> Batch:
+        """That batch, or rows of it, with tokens numbered anew."""
+        if self.tokens is None:
+            return batch
+        numbered = replace(batch, input_ids=np.searchsorted(self.tokens, batch.input_ids))
+        if self.scored:
+            places = np.searchsorted(self.tokens, batch.targets)
+            targets = np.where(batch.targets == IGNORED, IGNORED, places)
+            numbered = replace(numbered, targets=targets)
+        return numbered
 
 
 class Vocabulary:
@@ -52,33 +79,28 @@ class Vocabulary:
         )
         self._size = min((span.shape[0] for span in self._tables.values()), default=0)
 
-    def narrowed(self, batch: Batch) -> tuple[Batch, dict[str, NDArray[Any]]]:
-        """A batch with tokens numbered anew, and the tables' rows in that order.
-
-        Returns:
-            The batch as it is, and no tables, where it needs the whole vocabulary.
-        """
+    def words(self, batch: Batch) -> "Words":
+        """The tokens of a batch; all there are, where it needs the whole vocabulary."""
+        every = Words(None, {}, self._scored)
         if not self._tables or (self._scored and not batch.relative):
-            return batch, {}
+            return every
         parts = [batch.input_ids, batch.targets] if self._scored else [batch.input_ids]
         tokens = np.unique(np.concatenate([part[part != IGNORED] for part in parts]))
         if tokens[0] < 0 or tokens[-1] >= self._size:
-            return batch, {}  # the engine will say so
+            return every  # the engine will say so
         rows = {name: self._rows(span, tokens) for name, span in self._tables.items()}
-        numbered = replace(batch, input_ids=np.searchsorted(tokens, batch.input_ids))
-        if self._scored:
-            places = np.searchsorted(tokens, batch.targets)
-            targets = np.where(batch.targets == IGNORED, IGNORED, places)
-            numbered = replace(numbered, targets=targets)
-        return numbered, rows
+        return Words(tokens, rows, self._scored)
 
     def _rows(self, span: Span, tokens: IntArray) -> NDArray[Any]:
         """[V', …]; neighbours are read at once."""
         found: NDArray[Any] = np.empty((len(tokens), *span.shape[1:]), TYPES[span.dtype])
         width = found.nbytes // len(found)
         breaks = np.flatnonzero(np.diff(tokens) != 1) + 1
+        places = (span.offset + tokens * width).tolist()
+        ends = [0, *breaks.tolist(), len(tokens)]
+        memory = found.data.cast("B")
         with self._weights.open("rb", buffering=0) as file:
-            for start, end in zip([0, *breaks], [*breaks, len(tokens)], strict=True):
-                file.seek(span.offset + int(tokens[start]) * width)
-                file.readinto(found[start:end].data.cast("B"))
+            for start, end in pairwise(ends):
+                file.seek(places[start])
+                file.readinto(memory[start * width : end * width])
         return found

@@ -2,8 +2,8 @@
 
     least Σ cost of the matrices kept    such that    Σ held of the columns kept ≥ cover · Σ held,
                                                       and they have room for as many entries
-    cost of a matrix   as a block        out + columns · (out · BLOCK_COST + PICKED)
-                       entry by entry    out + (width + out + entries)           (`ops.sparse`)
+    cost of a matrix (`ops.sparse`)     as a block       out + columns · (out · BLOCK_COST + PICKED)
+                                        entry by entry   out + (width + out + entries) · SCATTERED
 
 Cost has a price λ in sensitivity: a column stays if it holds more than λ times what it costs, and a
 matrix if what its columns hold beyond that pays for the rest of its product. Whatever holds as much
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zofx.ops.sparse import BLOCK_COST, PICKED
+from zofx.ops.sparse import BLOCK_COST, PICKED, SCATTERED
 
 HALVINGS = 100
 
@@ -68,9 +68,9 @@ def _worth(columns: Columns, price: float) -> Tensor:
     """What pays for itself: bool[c], every matrix multiplied in the way that pays more."""
     out, width = columns.out, columns.width
     block = columns.held - price * (out * BLOCK_COST + PICKED)
-    single = columns.held - price * columns.entries
+    single = columns.held - price * columns.entries * SCATTERED
     as_block = _gain(columns, block, price * out)
-    one_by_one = _gain(columns, single, price * (2 * out + width))
+    one_by_one = _gain(columns, single, price * (out + (out + width) * SCATTERED))
     own = torch.where(as_block >= one_by_one, block, single)
     return (own > 0) & (torch.maximum(as_block, one_by_one) > 0)
 

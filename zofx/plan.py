@@ -137,7 +137,7 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     groups = cuts(np.full(batch, tokens), np.ones(batch, np.int64), prices)
     # A forward of each lane, at once: the largest come first.
     rows = sum(end - start for start, end in groups[: pace.lanes])
-    known = _vocabulary(program, rows * tokens, rows * scored * alternatives, alternatives > 1)
+    known = _vocabulary(program, batch * tokens, batch * scored * alternatives, alternatives > 1)
     axes = Axes(rows, tokens, scored, alternatives, probes, directions, known)
     shapes = Shapes(program, axes)
     whole = Footprint(program, shapes, runtime)
@@ -175,7 +175,7 @@ def products_of(graph: fx.Graph) -> Products:
 
 
 def _vocabulary(program: Program, read: int, scored: int, relative: bool) -> int:
-    """How many rows of its tables a forward is given, at most: a row for every token, or all."""
+    """How many rows of its tables a batch is given, at most: a row for every token, or all."""
     tables = [spec for spec in program.tensors.values() if spec.role in VOCABULARY]
     size = min((spec.shape[0] for spec in tables), default=0)
     heads = any(spec.role is Role.HEAD for spec in tables)

@@ -140,8 +140,9 @@ def batch_of(job: Job, steps: int) -> tuple[dict[str, Any], Shapes]:
         "tokens": first.batch.input_ids.shape[1],
     }
     roles = {row.name: row.role for row in run.model.manifest.tensors}
-    numbered, tables = Vocabulary(Path(job.artifact) / artifact.WEIGHTS, roles).narrowed(largest)
-    return words, {name: values.shape for name, values in (numbered.named() | tables).items()}
+    own = Vocabulary(Path(job.artifact) / artifact.WEIGHTS, roles).words(largest)
+    given = own.number(largest).named() | dict(own.tables)
+    return words, {name: values.shape for name, values in given.items()}
 
 
 def _most(counts: IntArray) -> int:

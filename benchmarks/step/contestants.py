@@ -132,8 +132,8 @@ def bare(job: Job, turns: Turns) -> None:
     run = prepared(job)
     for cursor in count(step=job.batch):
         encoded = run.batch(cursor)
-        numbered, tables = vocabulary.narrowed(encoded.batch)
-        feeds = {**doubled(numbered), **tables}
+        words = vocabulary.words(encoded.batch)
+        feeds = {**doubled(words.number(encoded.batch)), **words.tables}
         turns.wait()
         (logprob,) = engine.run(["logprob"], feeds)
         half = logprob[None, : len(logprob) // 2]

@@ -30,7 +30,6 @@ from zofx.runtimes.grouping import (
     MULTIPLE,
     PERTURBING,
     SPILL,
-    SPILL_ROUNDED,
     Pace,
     Prices,
     Products,
@@ -206,14 +205,14 @@ def rounded(family: Family, case: Case, folder: Path, activations: str = "int8")
     return folder
 
 
-@pytest.mark.parametrize(("activations", "spill"), [("none", SPILL), ("int8", SPILL_ROUNDED)])
+@pytest.mark.parametrize("activations", ["none", "int8"])
 def test_programs_are_split_for_the_caches(
-    tmp_path: Path, family: Family, activations: str, spill: float
+    tmp_path: Path, family: Family, activations: str
 ) -> None:
     """By how many probes there are: each has its values. On PyTorch none is split."""
     case = Case("tiny_llama", "int8-row", "gaussian")
     folder = rounded(family, case, tmp_path / "art", activations)
-    for name, price in (("ort", spill), ("torch", 0.0)):
+    for name, price in (("ort", SPILL), ("torch", 0.0)):
         with (
             closing(RUNTIMES[name].load(folder, threads=1)) as opened,
             mock.patch.object(engine, "by_length", wraps=by_length) as cut,
@@ -226,16 +225,11 @@ def test_programs_are_split_for_the_caches(
 
 def test_lanes_have_enough_rows_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four; where threads are not given, all processors count. No lanes for floats, or at a cut."""
-    spills = {
-        Products.FLOATS: SPILL,
-        Products.NIBBLES: SPILL,
-        Products.INTEGERS: SPILL_ROUNDED,
-    }
-    for products, spill in spills.items():
+    for products in Products:
         found = [pace_on_cpu(products, False, rows, 2) for rows in (1, 7, 8, 64)]
         most = 1 if products is Products.FLOATS else 2
-        assert found == [Pace(spill, lanes) for lanes in (1, 1, most, most)]
-        assert pace_on_cpu(products, True, 64, 2) == Pace(spill)
+        assert found == [Pace(SPILL, lanes) for lanes in (1, 1, most, most)]
+        assert pace_on_cpu(products, True, 64, 2) == Pace(SPILL)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     found = [pace_on_cpu(Products.INTEGERS, False, rows, None) for rows in (11, 12)]
     assert [pace.lanes for pace in found] == [1, 3]

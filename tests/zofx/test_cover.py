@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zofx.cover import Columns, cheapest
-from zofx.ops.sparse import BLOCK_COST, PICKED
+from zofx.ops.sparse import BLOCK_COST, PICKED, SCATTERED
 
 SIZES = [(3, 4), (500, 40), (60, 9)]
 """Rows and columns of three matrices, with columns of which scores are made up."""
@@ -29,7 +29,8 @@ def cost(columns: Columns, kept: torch.Tensor) -> float:
         own = kept & (columns.matrix == number)
         if own.any():
             block = int(own.sum()) * (out * BLOCK_COST + PICKED)
-            total += out + min(block, width + out + int(columns.entries[own].sum()))
+            single = (width + out + int(columns.entries[own].sum())) * SCATTERED
+            total += out + min(block, single)
     return total
 
 

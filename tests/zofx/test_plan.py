@@ -307,28 +307,28 @@ def test_products_of_integers_have_a_rate_of_their_own(llama: Path, tmp_path: Pa
 def test_rows_that_share_no_forward_are_not_in_memory_together(
     llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rounded, 16 rows of 64 tokens go 4 or 5 at a time; products are those of all rows."""
+    """64 rows of 64 tokens go 10 or 11 at a time; products are those of all rows."""
     made = program(llama, "senszoq", Options("int8-row", "int8", fraction=FRACTION))
-    settings = METHODS["senszoq"].settings.with_given(batch_size=16)
+    settings = METHODS["senszoq"].settings.with_given(batch_size=64)
     split = forecast(made, settings, tokens=64, threads=1, rates=RATES)
     both = forecast(made, settings, tokens=64, threads=2, rates=RATES)
-    monkeypatch.setattr(grouping, "SPILL_ROUNDED", 0.0)
+    monkeypatch.setattr(grouping, "SPILL", 0.0)
     whole = forecast(made, settings, tokens=64, threads=1, rates=RATES)
-    assert (split.rows, whole.rows, whole.axes.rows) == (16, 16, 16)
-    assert split.axes.rows in (4, 5, 6)
+    assert (split.rows, whole.rows, whole.axes.rows) == (64, 64, 64)
+    assert split.axes.rows in (10, 11)
     assert split.flops == whole.flops
     share = amounts(split)["forward"] / amounts(whole)["forward"]
-    assert share == pytest.approx(split.axes.rows / 16, rel=0.1)
+    assert share == pytest.approx(split.axes.rows / 64, rel=0.1)
     # Two forwards at a time, one on each thread.
-    assert (both.axes.rows, both.flops) == (6, whole.flops)
+    assert (both.axes.rows, both.flops) == (12, whole.flops)
     share = amounts(both)["forward"] / amounts(whole)["forward"]
-    assert share == pytest.approx(6 / 16, rel=0.1)
+    assert share == pytest.approx(12 / 64, rel=0.1)
     monkeypatch.undo()
     monkeypatch.chdir(llama.parent)
     words = (
-        "llama", "--fraction", "0.05", "--tokens", "64", "--batch-size", "16", "--threads", "1"
+        "llama", "--fraction", "0.05", "--tokens", "64", "--batch-size", "64", "--threads", "1"
     )  # fmt: skip
-    assert f"16 rows of 64 tokens under 2 probes, {split.axes.rows} rows at a time" in said(
+    assert f"64 rows of 64 tokens under 2 probes, {split.axes.rows} rows at a time" in said(
         monkeypatch, capsys, *words
     )
 

@@ -1,6 +1,7 @@
 """x·Sᵀ of a slice: few entries, which share columns or do not.
 
-    cost of a row of x = out + min(columns · (out · BLOCK_COST + PICKED), width + out + entries)
+    cost of a row of x = out + min(columns · (out · BLOCK_COST + PICKED),
+                                   (width + out + entries) · SCATTERED)
 
 One S, or one per probe; which way is taken says how fast it is, never what it means. However few
 entries there are, all outputs are written and added.
@@ -14,11 +15,13 @@ from torch.library import custom_op
 
 from zofx.ops.probes import by_probe
 
-# Cost of one entry of a dense block, and of picking one value of x for it, where moving one value
-# of x or y or adding one scattered entry costs 1: fitted to ONNX Runtime on a CPU (8.7e-12 and
-# 3.7e-9 s against 1.2e-9 s per row of x).
-BLOCK_COST = 1 / 138
-PICKED = 3
+# Cost of one entry of a dense block, of picking one value of x for it, and of adding one entry by
+# itself or moving a value for that, where writing one output and adding it to others costs 1:
+# fitted to ONNX Runtime on a thread of a CPU (9e-12, 2.5e-9 and 1.2e-9 s against 3.6e-10 s per row
+# of x, in forwards of some hundred rows).
+BLOCK_COST = 1 / 40
+PICKED = 7
+SCATTERED = 3.3
 
 DEEPEST = 64
 """Entries by entry are taken one of every row at a time: at most so many times."""
@@ -34,7 +37,8 @@ def as_block(entries: int, columns: int, deepest: int, out: int, width: int) -> 
     is mostly a few percent of the matrix; scattered ones do better entry by entry, unless a row has
     very many.
     """
-    return deepest > DEEPEST or columns * (out * BLOCK_COST + PICKED) < width + out + entries
+    block = columns * (out * BLOCK_COST + PICKED)
+    return deepest > DEEPEST or block < (width + out + entries) * SCATTERED
 
 
 def rows_at_once(columns: int, out: int) -> int:

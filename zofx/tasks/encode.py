@@ -230,7 +230,8 @@ class Encoder:
         return ids[0]
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        (found,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)  # no offsets
+        return tuple(found.ids)
 
     def _too_long(self, example: Example, length: int) -> str:
         return (
