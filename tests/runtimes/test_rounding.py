@@ -9,6 +9,7 @@ same bound as everywhere else.
 """
 
 import base64
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -349,6 +350,31 @@ def test_both_engines_round_alike(folder: Path) -> None:
     kept = torch.cat([gap[before == 0] if two else gap.flatten() for gap, before, two in pairs])
     assert kept.max() <= 1
     assert kept.double().mean() < 0.02
+
+
+def test_the_first_probe_goes_beside_the_others_layer_by_layer(tmp_path: Path) -> None:
+    """Or ONNX Runtime would hold all that the others ask of it in every layer."""
+    checkpoint = open_checkpoint(str(tiny.tiny_llama(tmp_path / "model", layers=3)))
+    options = Options(activations="int8", fraction=0.05, settings=["select-sensitive.cover=1"])
+    scores, art = made_up_scores(checkpoint), tmp_path / "art"
+    compile_model(checkpoint, METHODS["senszoq"], art, scores=scores, options=options)
+    session: Any = RUNTIMES["ort"].load(art, threads=1)
+    feeds = session._feeds(ASKED.keys, ASKED.matrix)
+    session.close()
+    profile = onnxruntime.SessionOptions()
+    profile.enable_profiling, profile.profile_file_prefix = True, str(tmp_path / "profile")
+    engine = onnxruntime.InferenceSession(art / artifact.ONNX, profile)
+    engine.run(["logprob"], {**ASKED.batch.named(), **feeds})
+    events = json.loads(Path(engine.end_profiling()).read_text())
+    done = sorted(
+        (event["ts"], event["args"]["output_type_shape"][0]["float"][0])
+        for event in events
+        if event.get("args", {}).get("op_name") == "Attention"
+    )
+    others, rows = len(ASKED.matrix) - 1, len(ASKED.batch.input_ids)
+    counts = [count for _, count in done]
+    pairs = zip(counts[::2], counts[1::2], strict=True)
+    assert [set(pair) for pair in pairs] == [{rows, others * rows}] * 3
 
 
 @pytest.mark.parametrize("engine", list(RUNTIMES))
