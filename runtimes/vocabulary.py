@@ -79,7 +79,7 @@ class Vocabulary:
         )
         self._size = min((span.shape[0] for span in self._tables.values()), default=0)
 
-    def words(self, batch: Batch) -> "Words":
+    def words(self, batch: Batch) -> Words:
         """The tokens of a batch; all there are, where it needs the whole vocabulary."""
         every = Words(None, {}, self._scored)
         if not self._tables or (self._scored and not batch.relative):
