@@ -21,16 +21,16 @@ from typing import Any, Final, TypeAlias
 from machine import commit, describe, save
 from trial import Judge, before, trial
 
-from zofx.assembly import Options, pipeline_for
-from zofx.checkpoint import Checkpoint, open_checkpoint
-from zofx.cli.ranking import measured
-from zofx.compile import compile_model
-from zofx.console import Progress, columns, say
+from zofx.cli.console import Progress, columns, say
+from zofx.compiler.compile import compile_model
+from zofx.compiler.methods import METHODS
+from zofx.compiler.options import Options, pipeline_for
 from zofx.errors import UsageError, ZofxError
-from zofx.methods import METHODS
-from zofx.model import open_model
-from zofx.prepare import Request
-from zofx.scores import Scores, load_scores
+from zofx.models.checkpoint import Checkpoint, open_checkpoint
+from zofx.runs.compiled_model import open_model
+from zofx.runs.prepare import Request
+from zofx.sensitivity.rank import measured
+from zofx.sensitivity.scores import Scores, load_scores
 
 Results: TypeAlias = dict[str, Any]
 

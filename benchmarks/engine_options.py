@@ -28,9 +28,10 @@ from benchmarks.step.contestants import zofx
 from benchmarks.step.job import Contestant, Job
 from benchmarks.step.match import Protocol, measured
 from benchmarks.step.turns import Turns
-from zofx.artifact import NOISE
-from zofx.runtimes import ort, slices
-from zofx.runtimes.grouping import Pace, pace_on_cpu
+from zofx.artifact.layout import NOISE
+from zofx.runtimes import ort
+from zofx.runtimes.host import theta
+from zofx.runtimes.host.batching import Pace, pace_on_cpu
 from zofx.zo.types import FloatArray, Key, key_words
 
 Options = onnxruntime.SessionOptions
@@ -140,7 +141,7 @@ def _changed(option: str, artifact: Path, threads: int) -> Iterator[None]:
             stack.enter_context(mock.patch.object(ort.OrtSession, "_forward", _bound))
         if option == DRAWN:
             drawn = _Drawn(artifact / NOISE, threads)
-            instead = mock.patch.object(slices.Slices, "draw", lambda _, key: drawn.draw(key))
+            instead = mock.patch.object(theta.Slices, "draw", lambda _, key: drawn.draw(key))
             stack.enter_context(instead)
         yield
 

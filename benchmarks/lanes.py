@@ -2,7 +2,7 @@
 
     lanes of   rows/k rows, rows/k rows, …       k forwards, L at a time, on threads/L threads each
 
-From these times are the prices of `runtimes/grouping.py`: another forward, a position more in a
+From these times are the prices of `runtimes/host/batching.py`: another forward, a position more in a
 forward, and when threads do forwards of their own. Scores have to be the same in every arrangement
 up to a number per row, as rows are relative.
 """
@@ -20,9 +20,10 @@ import numpy as np
 from machine import describe, save
 from tokenizers import Tokenizer
 
-from zofx.runtime import Batch
-from zofx.runtimes import engine, ort
-from zofx.runtimes.grouping import ROWS_OF_A_LANE, Prices
+from zofx.runtimes import ort
+from zofx.runtimes.host import engine_session
+from zofx.runtimes.host.batching import ROWS_OF_A_LANE, Prices
+from zofx.session import Batch
 from zofx.zo.types import FloatArray, IntArray, Key
 
 MATRIX: Final = np.array([[1e-3], [-1e-3]], np.float32)
@@ -70,7 +71,7 @@ def _of_batch(sessions: dict[int, ort.OrtSession], batch: Batch, rounds: int) ->
         for way in ways:
             lanes, k = way
             time.sleep(PAUSE)
-            with mock.patch.object(engine, "by_length", _Cut(k)):
+            with mock.patch.object(engine_session, "by_length", _Cut(k)):
                 start = time.perf_counter()
                 scores[way] = sessions[lanes].evaluate(batch, [Key(0, 0)], MATRIX)
                 passed = time.perf_counter() - start

@@ -21,17 +21,19 @@ import numpy as np
 from machine import describe, save
 from numpy.typing import NDArray
 
-from zofx.assembly import Options
-from zofx.checkpoint import open_checkpoint
-from zofx.compile import compile_model
-from zofx.console import columns, say
+from zofx.cli.console import columns, say
+from zofx.compiler.compile import compile_model
+from zofx.compiler.methods import METHODS
+from zofx.compiler.options import Options
 from zofx.errors import UsageError, ZofxError
-from zofx.methods import METHODS
-from zofx.model import open_model, open_session
-from zofx.runtime import Session
-from zofx.scores import load_scores
-from zofx.tasks import Encoded, Objective
-from zofx.workload import TaskChoice, open_workload
+from zofx.models.checkpoint import open_checkpoint
+from zofx.runs.compiled_model import open_model, open_session
+from zofx.runs.task_data import open_workload
+from zofx.sensitivity.scores import load_scores
+from zofx.session import Session
+from zofx.tasks.encode import Encoded
+from zofx.tasks.objectives import Objective
+from zofx.tasks.selection import TaskChoice
 from zofx.zo.types import Key
 
 Slopes: TypeAlias = NDArray[np.float64]

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
-from zofx import artifact as stored
-from zofx.export_hf import export_hf
-from zofx.merge import merged_tensors
-from zofx.runtime import IGNORED, Batch
-from zofx.tokenization import SpecialTokens
+from zofx.artifact import layout
+from zofx.artifact.manifest import read_manifest
+from zofx.artifact.merge import merged_tensors
+from zofx.models.hf_export import export_hf
+from zofx.models.tokenizer import SpecialTokens
+from zofx.session import IGNORED, Batch
 from zofx.zo.types import FloatArray
 
 
@@ -33,10 +34,10 @@ def exported(
         Batch → log-probability f32[1, N, C], as a session answers without a perturbation.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    manifest = stored.read_manifest(artifact)
+    manifest = read_manifest(artifact)
     export_hf(
         manifest.config,
-        (artifact / stored.TOKENIZER).read_bytes(),
+        (artifact / layout.TOKENIZER).read_bytes(),
         merged_tensors(artifact, theta),
         folder,
         SpecialTokens(**manifest.model["special"]),

@@ -19,19 +19,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import transformers_reference
 
-from zofx import jsonl
-from zofx.console import Progress, RunProgress
+from zofx.cli.console import Progress, RunProgress
 from zofx.errors import ArtifactError, UsageError
-from zofx.evaluate import evaluate
-from zofx.model import open_session
-from zofx.prepare import Prepared, Request, prepare, prepare_resumed
-from zofx.run_folder import RunFolder
-from zofx.runtime import Batch, Session, unperturbed
-from zofx.tasks import Example
+from zofx.runs import jsonl
+from zofx.runs.compiled_model import open_session
+from zofx.runs.evaluate import evaluate
+from zofx.runs.prepare import Prepared, Request, prepare, prepare_resumed
+from zofx.runs.run_folder import RunFolder
+from zofx.runs.task_data import Workload
+from zofx.runs.tune import start, train
+from zofx.session import Batch, Session, unperturbed
 from zofx.tasks.objectives import predictions
-from zofx.tune import start, train
-from zofx.workload import Workload
-from zofx.zo import replay
+from zofx.tasks.types import Example
+from zofx.zo.journal.replay import replay
 from zofx.zo.types import FloatArray, IntArray
 
 Row: TypeAlias = dict[str, Any]

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from zofx.registry import Table, lazy
 
 if TYPE_CHECKING:
-    from zofx.pipeline import Pass
+    from zofx.ir.pipeline import Pass
 
 PASSES: "Table[type[Pass]]" = Table(
     "pass",
     "passes",
     {
         "canonicalize": lazy("zofx.passes.canonicalize:Canonicalize"),
-        "cut-below": lazy("zofx.passes.cut_below:CutBelow"),
+        "cut-below": lazy("zofx.passes.cut_frozen_prefix:CutBelow"),
         "expose-scales": lazy("zofx.passes.expose_scales:ExposeScales"),
-        "first-order": lazy("zofx.passes.first_order:FirstOrder"),
+        "first-order": lazy("zofx.passes.hybrid_first_order:FirstOrder"),
         "forward-mode": lazy("zofx.passes.forward_mode:ForwardMode"),
         "freeze-layers": lazy("zofx.passes.freeze_layers:FreezeLayers"),
         "insert-lora": lazy("zofx.passes.insert_lora:InsertLora"),
@@ -27,15 +27,15 @@ PASSES: "Table[type[Pass]]" = Table(
         "narrow-positions": lazy("zofx.passes.narrow_positions:NarrowPositions"),
         "narrow-vocabulary": lazy("zofx.passes.narrow_vocabulary:NarrowVocabulary"),
         "quantize-frozen": lazy("zofx.passes.quantize_frozen:QuantizeFrozen"),
-        "part-probes": lazy("zofx.passes.part_probes:PartProbes"),
-        "round-activations": lazy("zofx.passes.round_activations:RoundActivations"),
+        "part-probes": lazy("zofx.passes.split_base_probe:PartProbes"),
+        "round-activations": lazy("zofx.passes.quantize_activations:RoundActivations"),
         "scale-directions": lazy("zofx.passes.scale_directions:ScaleDirections"),
         "select-parameters": lazy("zofx.passes.select_parameters:SelectParameters"),
         "select-sensitive": lazy("zofx.passes.select_sensitive:SelectSensitive"),
-        "select-small": lazy("zofx.passes.select_small:SelectSmall"),
+        "select-small": lazy("zofx.passes.mask_large_weights:SelectSmall"),
         "split-dense": lazy("zofx.passes.split_dense:SplitDense"),
         "split-sparse": lazy("zofx.passes.split_sparse:SplitSparse"),
         "stack-probes": lazy("zofx.passes.stack_probes:StackProbes"),
-        "take-turns": lazy("zofx.passes.take_turns:TakeTurns"),
+        "take-turns": lazy("zofx.passes.alternate_blocks:TakeTurns"),
     },
 )

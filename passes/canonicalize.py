@@ -21,11 +21,11 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 
-from zofx.facts import CANONICAL
-from zofx.matching import row_by_row
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, TensorSpec, is_call, shape_of
-from zofx.rewrite import Editor, run_node, same_type
+from zofx.ir.facts import CANONICAL
+from zofx.ir.patterns import row_by_row
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, TensorSpec, is_call, shape_of
+from zofx.ir.rewrite import Editor, run_node, same_type
 
 aten = torch.ops.aten
 

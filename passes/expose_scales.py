@@ -16,10 +16,11 @@ from typing import ClassVar
 import torch
 
 from zofx.errors import PipelineError
-from zofx.facts import QUANTIZED, SLICED
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, Role
-from zofx.rewrite import Editor
+from zofx.ir.facts import QUANTIZED, SLICED
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx

@@ -5,7 +5,7 @@
     row 1 + p   ∂f/∂θ · v_p,    v_p = Σ_q C[p, q]·z_q
 
 Every value v that depends on a slice gets a tangent v̇: [P, *v.shape], made by the rule of its op
-(`zofx.tangents`) from the tangents of its operands, right after it; a slice θ has θ̇ = C·z. Zeros
+(`zofx.ir.tangents`) from the tangents of its operands, right after it; a slice θ has θ̇ = C·z. Zeros
 are not computed: what no slice reaches has no tangent. An op that has no rule is refused, with all
 others like it.
 Row 0 is bit-equal to the program without perturbation. The derivatives are exact up to rounding:
@@ -26,11 +26,12 @@ from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
 
 from zofx.errors import UnsupportedError
-from zofx.facts import FORWARD_MODE, PERTURBED
-from zofx.pipeline import Pass, Remarker
-from zofx.program import COEFFICIENTS, Program, is_call, output_node, shape_of
-from zofx.rewrite import Editor
-from zofx.tangents import RULES, Tangents, Value, carry
+from zofx.ir.facts import FORWARD_MODE, PERTURBED
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, is_call, output_node, shape_of
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import COEFFICIENTS
+from zofx.ir.tangents import RULES, Tangents, Value, carry
 
 aten = torch.ops.aten
 combine = torch.ops.zofx.combine.default

@@ -18,9 +18,10 @@ from typing import ClassVar
 from torch import fx
 
 from zofx.errors import PipelineError
-from zofx.facts import CANONICAL
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, Role, placeholders
+from zofx.ir.facts import CANONICAL
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, placeholders
+from zofx.ir.schema import Role
 
 
 @dataclass(frozen=True)

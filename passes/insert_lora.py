@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from zofx.errors import PipelineError
-from zofx.facts import CANONICAL, SLICED
-from zofx.matching import linears_of, trainable_weights
-from zofx.pipeline import Pass, Remarker, require_regex
-from zofx.program import Program, Role, TensorSpec
-from zofx.rewrite import Editor
-from zofx.zo.laws import Basis
-from zofx.zo.noise import Stream, sample_words
+from zofx.ir.facts import CANONICAL, SLICED
+from zofx.ir.patterns import linears_of, trainable_weights
+from zofx.ir.pipeline import Pass, Remarker, require_regex
+from zofx.ir.program import Program, TensorSpec
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
+from zofx.zo.random.direction_spec import Basis
+from zofx.zo.random.noise import Stream, sample_words
 from zofx.zo.types import Key
 
 aten = torch.ops.aten

@@ -25,13 +25,14 @@ import torch
 from torch import Tensor, fx
 
 from zofx.errors import PipelineError
-from zofx.facts import CHOSEN, SLICED
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, Role, TensorSpec, is_call
-from zofx.rewrite import Editor
-from zofx.zo.bases import orthonormal_rows
-from zofx.zo.laws import Basis
-from zofx.zo.noise import Stream, sample
+from zofx.ir.facts import CHOSEN, SLICED
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, TensorSpec, is_call
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
+from zofx.zo.random.direction_spec import Basis
+from zofx.zo.random.low_rank_bases import orthonormal_rows
+from zofx.zo.random.noise import Stream, sample
 from zofx.zo.types import Key
 
 aten = torch.ops.aten

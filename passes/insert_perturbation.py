@@ -2,7 +2,7 @@
 
     θ   →   θ + Σ_q c_q·z(key_q)        inputs of the program: keys i64[Q, 2] and c: f32[Q]
 
-z is a function of (key, name of the slice, element) and nothing else (`zofx.zo.noise`); the program
+z is a function of (key, name of the slice, element) and nothing else (`zofx.zo.random.noise`); the program
 holds no generator. With noise=gaussian the table of quantiles is a frozen tensor of the program, so
 that z is data, not a computation that differs between engines.
 Exact: c = 0 is bit-equal to the program before; any c at Q = 1 equals moving θ by hand, f32 product
@@ -16,11 +16,12 @@ from typing import ClassVar, Literal
 
 import torch
 
-from zofx.facts import PERTURBED, SLICED
-from zofx.pipeline import Pass, Remarker
-from zofx.program import COEFFICIENTS, KEYS, Program, Role, TensorSpec
-from zofx.rewrite import Editor
-from zofx.zo.noise import TABLE_SIZE, normal_table
+from zofx.ir.facts import PERTURBED, SLICED
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, TensorSpec
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import COEFFICIENTS, KEYS, Role
+from zofx.zo.random.noise import TABLE_SIZE, normal_table
 
 direction = torch.ops.zofx.direction.default
 perturb = torch.ops.zofx.perturb.default

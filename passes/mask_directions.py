@@ -16,13 +16,14 @@ from typing import ClassVar, Literal
 
 import torch
 
-from zofx.directions import directions_of, draw_of
 from zofx.errors import PipelineError
-from zofx.facts import PERTURBED
-from zofx.pipeline import Pass, Remarker
-from zofx.program import KEYS, Program
-from zofx.rewrite import Editor
-from zofx.zo.laws import KEEP_ALL
+from zofx.ir.directions import directions_of, draw_of
+from zofx.ir.facts import PERTURBED
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import KEYS
+from zofx.zo.random.direction_spec import KEEP_ALL
 
 zofx = torch.ops.zofx
 

@@ -19,11 +19,11 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from zofx.facts import CANONICAL, NARROWED
-from zofx.matching import row_by_row
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, is_call, shape_of
-from zofx.rewrite import Editor
+from zofx.ir.facts import CANONICAL, NARROWED
+from zofx.ir.patterns import row_by_row
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, is_call, shape_of
+from zofx.ir.rewrite import Editor
 
 aten = torch.ops.aten
 select = torch.ops.zofx.select_positions.default

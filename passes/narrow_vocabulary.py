@@ -21,11 +21,12 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from zofx.facts import NARROWED
-from zofx.matching import ELEMENTWISE
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, Role, is_call, shape_of
-from zofx.rewrite import Editor
+from zofx.ir.facts import NARROWED
+from zofx.ir.patterns import ELEMENTWISE
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, is_call, shape_of
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx

@@ -27,13 +27,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from zofx import quant
 from zofx.errors import PipelineError, UsageError
-from zofx.facts import CANONICAL, QUANTIZED
-from zofx.matching import linear_weights, linears_of
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Once, Program, Role, TensorSpec, is_call, placeholders
-from zofx.rewrite import Editor
+from zofx.ir import quant
+from zofx.ir.facts import CANONICAL, QUANTIZED
+from zofx.ir.patterns import linear_weights, linears_of
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Once, Program, TensorSpec, is_call, placeholders
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx

@@ -14,12 +14,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zofx.directions import directions_of
-from zofx.facts import PERTURBED
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, Role, TensorSpec
-from zofx.rewrite import Editor
-from zofx.zo.laws import SCALE
+from zofx.ir.directions import directions_of
+from zofx.ir.facts import PERTURBED
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, TensorSpec
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
+from zofx.zo.random.direction_spec import SCALE
 
 aten = torch.ops.aten
 

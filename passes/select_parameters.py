@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from zofx.errors import PipelineError
-from zofx.facts import CANONICAL, CHOSEN
-from zofx.pipeline import Pass, Remarker, require_regex
-from zofx.program import Program, Role
+from zofx.ir.facts import CANONICAL, CHOSEN
+from zofx.ir.pipeline import Pass, Remarker, require_regex
+from zofx.ir.program import Program
+from zofx.ir.schema import Role
 
 
 @dataclass(frozen=True)

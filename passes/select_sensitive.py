@@ -9,7 +9,7 @@ position. The graph is not touched, so the meaning is the same. Memory: one matr
 twice the fraction of all of them; every matrix is read once.
 cover < 1 leaves out what is not worth its cost, as a column with one entry costs what a full one
 does, and a matrix with ten entries nearly what one with ten thousand does: kept are the columns
-that hold this share of the choice's Σ F at the least cost (`zofx.cover`); then as many entries are
+that hold this share of the choice's Σ F at the least cost (`zofx.ir.sparse_cost`); then as many entries are
 chosen once more, among these, which reads the scores again. On SmolLM2-135M cover=0.95 keeps 71 of
 180 matrices and 448 of 3,670 columns, with 96.5 % of Σ F.
 Skips, each with a remark: a weight without scores, a weight that is also used outside a linear (a
@@ -27,12 +27,12 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from zofx.cover import Columns, cheapest
 from zofx.errors import PipelineError, UsageError
-from zofx.facts import CANONICAL, SELECTED
-from zofx.matching import trainable_weights
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program
+from zofx.ir.facts import CANONICAL, SELECTED
+from zofx.ir.patterns import trainable_weights
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program
+from zofx.ir.sparse_cost import Columns, cheapest
 
 INDEX_LIMIT = 2**31  # positions are int32
 

@@ -17,10 +17,11 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from zofx.facts import CHOSEN, SLICED
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, Role, is_call
-from zofx.rewrite import Editor
+from zofx.ir.facts import CHOSEN, SLICED
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, is_call
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
 
 aten = torch.ops.aten
 

@@ -15,11 +15,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zofx.facts import SELECTED, SLICED
-from zofx.matching import linears_of
-from zofx.pipeline import Pass, Remarker
-from zofx.program import Program, Role, TensorSpec
-from zofx.rewrite import Editor
+from zofx.ir.facts import SELECTED, SLICED
+from zofx.ir.patterns import linears_of
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, TensorSpec
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
 
 aten = torch.ops.aten
 sparse_linear = torch.ops.zofx.sparse_linear.default

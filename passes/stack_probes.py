@@ -24,11 +24,12 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from zofx.errors import UnsupportedError
-from zofx.facts import PERTURBED, STACKED
-from zofx.matching import ELEMENTWISE
-from zofx.pipeline import Pass, Remarker
-from zofx.program import COEFFICIENTS, INPUTS, Program, is_call, output_node, placeholders
-from zofx.rewrite import Editor
+from zofx.ir.facts import PERTURBED, STACKED
+from zofx.ir.patterns import ELEMENTWISE
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, is_call, output_node, placeholders
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import COEFFICIENTS, INPUTS
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zofx.registry import Table, lazy
 
 if TYPE_CHECKING:
-    from zofx.runtime import Runtime
+    from zofx.session import Runtime
 
 RUNTIMES: "Table[Runtime]" = Table(
     "runtime",

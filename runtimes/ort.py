@@ -2,7 +2,7 @@
 
     graph.onnx   batch, C f32[P, Q], and per slice θ and z f32[Q, …]   →   logprob f32[P, N, C]
 
-θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.noise`), once per step, and
+θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.random.noise`), once per step, and
 shared by the forward and the move. CPU provider; the CUDA provider is chosen by device="cuda" where
 the wheel has it. CUDA was never run on the machine this was written on.
 """
@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zofx import artifact
-from zofx.artifact import Manifest
+from zofx.artifact import layout
+from zofx.artifact.manifest import Manifest, read_manifest
 from zofx.errors import UnsupportedError
-from zofx.runtime import Support
+from zofx.ir.schema import HIDDEN
 from zofx.runtimes import ort_integers
-from zofx.runtimes.below import Compute
-from zofx.runtimes.engine import Arrays, EngineSession, Feeds
-from zofx.runtimes.grouping import Pace, Products, pace_on_cpu
+from zofx.runtimes.host.batching import Pace, Products, pace_on_cpu
+from zofx.runtimes.host.engine_session import Arrays, EngineSession, Feeds
+from zofx.runtimes.host.prefix import Compute
+from zofx.session import Support
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
@@ -61,7 +62,7 @@ class OrtSession(EngineSession):
         self._threads = threads if pace.lanes == 1 else 1
         integers = products is Products.INTEGERS
         self._kernels = (ort_integers.kernels() or ()) if integers else ()
-        self._engine = self._open(artifact.ONNX)
+        self._engine = self._open(layout.ONNX)
         self._reads = {value.name for value in self._engine.get_inputs()}
         self._reads |= {value.name for value in self._engine.get_overridable_initializers()}
         parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
@@ -89,10 +90,10 @@ class OrtSession(EngineSession):
         return engine
 
     def _start_below(self) -> Compute:
-        engine = self._open(artifact.BELOW_ONNX)
+        engine = self._open(layout.BELOW_ONNX)
 
         def compute(row: Arrays) -> FloatArray:
-            (hidden,) = engine.run([artifact.HIDDEN], row)
+            (hidden,) = engine.run([HIDDEN], row)
             found: FloatArray = hidden
             return found
 
@@ -134,9 +135,9 @@ class OrtRuntime:
                 "onnxruntime is not installed: "
                 "pip install 'zofx[ort]' (or 'zofx[ort-gpu]', never both)"
             )
-        if not (folder / artifact.ONNX).is_file():
-            reasons.append(f"{folder} has no {artifact.ONNX}")
-        elif exact := artifact.read_manifest(folder, check=False).exact:
+        if not (folder / layout.ONNX).is_file():
+            reasons.append(f"{folder} has no {layout.ONNX}")
+        elif exact := read_manifest(folder, check=False).exact:
             reasons.append(
                 f"{len(exact)} of its tensors train by backpropagation, which no inference engine "
                 "has: use --runtime torch"
@@ -157,7 +158,7 @@ class OrtRuntime:
         reasons = list(self.support(folder).reasons) or _provider_missing(device)
         if reasons:
             raise UnsupportedError(f"the ort runtime cannot load {folder}", reasons)
-        return OrtSession(folder, artifact.read_manifest(folder), device, threads, rows)
+        return OrtSession(folder, read_manifest(folder), device, threads, rows)
 
 
 def _give_back() -> None:
@@ -183,7 +184,7 @@ def _products(folder: Path, manifest: Manifest) -> Products:
 
 
 def _has(folder: Path, op: bytes) -> bool:
-    models = (folder / artifact.ONNX, folder / artifact.BELOW_ONNX)
+    models = (folder / layout.ONNX, folder / layout.BELOW_ONNX)
     return any(op in model.read_bytes() for model in models if model.is_file())
 
 

@@ -3,7 +3,7 @@
     graph.json + weights.safetensors + θ, keys, C   →   logprob f32[P, N, C]
 
 Weights are mapped, not read; every value is dropped after its last use. On the CPU θ is shared with
-numpy, and the one piece of arithmetic that must be bit-equal everywhere (`zofx.zo.update`) moves
+numpy, and the one piece of arithmetic that must be bit-equal everywhere (`zofx.zo.random.apply`) moves
 it. On CUDA z is computed on the device (`torch_noise`) from the same bits. CUDA is chosen by
 device="cuda" where torch has it; it was never run on the machine this was written on.
 """
@@ -20,18 +20,20 @@ from safetensors import safe_open
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 
-from zofx import artifact, ops
-from zofx.artifact import Manifest
+from zofx.artifact import layout
+from zofx.artifact.manifest import Manifest, read_manifest
 from zofx.errors import UnsupportedError
-from zofx.graphfile import load_graph
-from zofx.ops import directions
-from zofx.program import COEFFICIENTS, KEYS, output_node
-from zofx.runtime import Batch, Support, Weigh, unperturbed
-from zofx.runtimes.below import Compute
-from zofx.runtimes.engine import Arrays, EngineSession, Feeds
+from zofx.ir import ops
+from zofx.ir.graph_json import load_graph
+from zofx.ir.ops import directions
+from zofx.ir.program import output_node
+from zofx.ir.schema import COEFFICIENTS, KEYS
+from zofx.runtimes.host.engine_session import Arrays, EngineSession, Feeds
+from zofx.runtimes.host.prefix import Compute
+from zofx.runtimes.host.vocabulary import Words
 from zofx.runtimes.torch_noise import sample_torch
-from zofx.runtimes.vocabulary import Words
-from zofx.zo.noise import Kind
+from zofx.session import Batch, Support, Weigh, unperturbed
+from zofx.zo.random.noise import Kind
 from zofx.zo.types import FloatArray, Key, key_words
 
 NF4 = b'"zofx.linear_nf4.default"'
@@ -73,12 +75,12 @@ class TorchSession(EngineSession):
     def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
         self._device = torch.device(device)
         self._folder = folder
-        self._graph = _Graph(folder / artifact.GRAPH, self._device)
+        self._graph = _Graph(folder / layout.GRAPH, self._device)
         parts = ("torch", torch.__version__, device, torch.get_num_threads())
         super().__init__(folder, manifest, " ".join(map(str, parts)))
         self._exact = manifest.exact
         self._weights: dict[str, Tensor] = {}
-        with safe_open(folder / artifact.WEIGHTS, framework="pt", device=device) as file:
+        with safe_open(folder / layout.WEIGHTS, framework="pt", device=device) as file:
             self._weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
     def _feeds(self, keys: Sequence[Key], coefficients: FloatArray) -> Feeds:
@@ -95,7 +97,7 @@ class TorchSession(EngineSession):
         return scores
 
     def _start_below(self) -> Compute:
-        graph = _Graph(self._folder / artifact.BELOW_GRAPH, self._device)
+        graph = _Graph(self._folder / layout.BELOW_GRAPH, self._device)
 
         @torch.inference_mode()
         def compute(row: Arrays) -> FloatArray:
@@ -204,9 +206,9 @@ class TorchRuntime:
     def support(self, folder: Path) -> Support:
         """Whether what the graph needs is here."""
         reasons = []
-        graph, below = folder / artifact.GRAPH, folder / artifact.BELOW_GRAPH
+        graph, below = folder / layout.GRAPH, folder / layout.BELOW_GRAPH
         if not graph.is_file():
-            reasons.append(f"{folder} has no {artifact.GRAPH}")
+            reasons.append(f"{folder} has no {layout.GRAPH}")
         elif find_spec("bitsandbytes") is None and any(
             NF4 in part.read_bytes() for part in (graph, below) if part.is_file()
         ):
@@ -229,7 +231,7 @@ class TorchRuntime:
             reasons.append("this torch sees no CUDA device")
         if reasons:
             raise UnsupportedError(f"the torch runtime cannot load {folder}", reasons)
-        manifest = artifact.read_manifest(folder)
+        manifest = read_manifest(folder)
         if threads:
             torch.set_num_threads(threads)
         return TorchSession(folder, manifest, device)

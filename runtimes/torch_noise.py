@@ -1,6 +1,6 @@
 """Directions computed by torch on the slices' device: z(key) without a copy from the host.
 
-    keys: i64[Q, 2], name, shape → z: f32[Q, *shape], bit-equal to `zofx.zo.noise.sample`
+    keys: i64[Q, 2], name, shape → z: f32[Q, *shape], bit-equal to `zofx.zo.random.noise.sample`
 
 A u64 is the int64 of the same bits: torch adds, multiplies and xors them modulo 2⁶⁴, and only its
 right shift copies the sign, so a mask follows each. Blocks are made in chunks: what is in memory
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from zofx.errors import ArtifactError, UsageError
-from zofx.zo.noise import TABLE_SIZE, VALUES_PER_BLOCK, Kind, Stream, slice_id
-from zofx.zo.philox import KEY_STEPS, MULTIPLIERS, ROUNDS
+from zofx.zo.random.noise import TABLE_SIZE, VALUES_PER_BLOCK, Kind, Stream, slice_id
+from zofx.zo.random.philox import KEY_STEPS, MULTIPLIERS, ROUNDS
 
 CHUNK: Final = 1 << 20
 """Values made at a time, over all keys: about 30 MiB of temporaries."""
@@ -93,7 +93,7 @@ def philox_torch(blocks: Tensor, slice_word: int, keys: Tensor, stream: int = St
 
 
 def _multiply_high(a: int, b: Tensor) -> Tensor:
-    """The high words of a · b: the four products of `zofx.zo.philox.multiply_high`, on bits."""
+    """The high words of a · b: the four products of `zofx.zo.random.philox.multiply_high`, on bits."""
     a_low, a_high = a & _LOW, a >> 32
     b_low, b_high = b & _LOW, _high_half(b)
     middle = b_low * a_high + _high_half(b_low * a_low)

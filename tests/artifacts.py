@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from tests import tiny
-from zofx.artifact import read_slices
-from zofx.assembly import Options
-from zofx.checkpoint import Checkpoint, build_on_meta, open_checkpoint
-from zofx.compile import compile_model
-from zofx.methods import METHODS
-from zofx.program import Lazy
-from zofx.runtime import Session
+from zofx.artifact.manifest import read_slices
+from zofx.compiler.compile import compile_model
+from zofx.compiler.methods import METHODS
+from zofx.compiler.options import Options
+from zofx.ir.program import Lazy
+from zofx.models.checkpoint import Checkpoint, build_on_meta, open_checkpoint
 from zofx.runtimes import RUNTIMES
-from zofx.scores import About, Scores
+from zofx.sensitivity.scores import About, Scores
+from zofx.session import Session
 
 FRACTION = 0.05
 

@@ -21,12 +21,12 @@ import expecttest
 import torch
 from torch import Tensor, fx, nn
 
-from zofx.capture import capture
+from zofx.ir.pipeline import Pass, Pipeline, Remark
+from zofx.ir.program import Lazy, Program, output_node
+from zofx.ir.rewrite import run_node
+from zofx.models.capture import capture
+from zofx.models.safetensors_folder import StoredTensor
 from zofx.passes import PASSES
-from zofx.pipeline import Pass, Pipeline, Remark
-from zofx.program import Lazy, Program, output_node
-from zofx.rewrite import run_node
-from zofx.shards import StoredTensor
 from zofx.zo.types import Key
 
 os.environ.setdefault("ZOFX_VERIFY", "full")

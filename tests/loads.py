@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests import tiny
-from zofx.runtime import IGNORED, Batch, Session, unperturbed
+from zofx.session import IGNORED, Batch, Session, unperturbed
 from zofx.zo.types import FloatArray, Key
 
 FIRST_WORD = len(tiny.SPECIAL)

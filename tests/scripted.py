@@ -5,7 +5,7 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
-from zofx.runtime import IGNORED, Batch, Session
+from zofx.session import IGNORED, Batch, Session
 from zofx.zo.types import FloatArray, Key
 
 Rule: TypeAlias = Callable[[float, tuple[int, ...]], float]

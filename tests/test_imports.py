@@ -11,7 +11,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-from zofx.cli.explaining import KINDS
+from zofx.cli.explain import KINDS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -110,23 +110,25 @@ def test_what_drives_a_run_imports_no_engine(module: str) -> None:
 
 
 def test_who_names_an_op_imports_the_ops() -> None:
-    """torch.ops.zofx is filled by importing zofx.ops, or of it: none relies on another's import."""
+    """torch.ops.zofx is filled by importing zofx.ir.ops, or of it: none relies on another's import."""
     graph = grimp.build_graph("zofx", cache_dir=None)
     users = [module(path) for path in sources() if "torch.ops.zofx" in path.read_text()]
     assert users
-    for user in set(users) - {"zofx.ops"}:
+    for user in set(users) - {"zofx.ir.ops"}:
         upstream = graph.find_upstream_modules(user)
-        assert any(name == "zofx.ops" or name.startswith("zofx.ops.") for name in upstream), user
+        assert any(name == "zofx.ir.ops" or name.startswith("zofx.ir.ops.") for name in upstream), (
+            user
+        )
 
 
 def test_listing_the_tables_loads_no_row() -> None:
     """A table's names are known without importing what they stand for."""
     held = modules_after(
         "from zofx.passes import PASSES; from zofx.runtimes import RUNTIMES; "
-        "from zofx.tasks import TASKS; from zofx.methods import METHODS; "
+        "from zofx.tasks import TASKS; from zofx.compiler.methods import METHODS; "
         "[list(table) for table in (PASSES, RUNTIMES, TASKS, METHODS)]"
     )
-    # zofx.passes imports zofx.pipeline for its types only
+    # zofx.passes imports zofx.ir.pipeline for its types only
     rows = {n for n in held if re.match(r"zofx\.(passes|runtimes)\.", n)}
     assert (rows, held & HEAVY) == (set(), set())
 

@@ -31,23 +31,21 @@ import torch
 from tests.artifacts import CASES, Case, Family
 from tests.loads import EPS, KEYS, ONE_SIDED, PLAIN, TWO_POINT, Load, bits
 from tests.runtimes import reference
-from zofx import artifact
+from zofx.artifact import layout
+from zofx.artifact.manifest import read_manifest, read_slices
 from zofx.errors import ArtifactError
-from zofx.runtime import Session, unperturbed
+from zofx.files import file_digest
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.torch_noise import sample_torch
-from zofx.zo import (
-    Driver,
-    Journal,
-    JournalWriter,
-    OneSided,
-    Recipe,
-    Spsa,
-    constant,
-    replay,
-    scored,
-)
-from zofx.zo.noise import normal_table, sample
+from zofx.session import Session, scored, unperturbed
+from zofx.zo.driver import Driver
+from zofx.zo.estimators import OneSided, Spsa
+from zofx.zo.journal.format import Journal
+from zofx.zo.journal.replay import replay
+from zofx.zo.journal.writer import JournalWriter
+from zofx.zo.random.noise import normal_table, sample
+from zofx.zo.recipe import Recipe
+from zofx.zo.rules.schedule import constant
 from zofx.zo.types import FloatArray, Ray, key_words
 
 SEED = 3
@@ -64,11 +62,11 @@ def trained(session: Session, recipe: Recipe, journal: JournalWriter | None = No
     """A few steps on one batch."""
     driver = Driver(recipe, session, SEED, journal)
     for step in range(STEPS):
-        driver.step(step, scored(TWO_POINT.batch, mean_loss))
+        driver.step(step, scored(session, TWO_POINT.batch, mean_loss))
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: artifact.file_digest(path) for path in folder.iterdir()}
+    return {path.name: file_digest(path) for path in folder.iterdir()}
 
 
 def test_law_1_a_frozen_tensor_never_changes(session: Session, family: Family, case: Case) -> None:
@@ -115,12 +113,10 @@ def test_law_3_a_probe_equals_moving_the_slices_by_hand(
 def test_law_5_z_is_bit_equal_on_numpy_torch_and_onnxruntime(family: Family, case: Case) -> None:
     """noise.onnx, with the table of the artifact, and the sampler of torch's devices."""
     folder, kind = family.artifact(case), case.noise
-    model = onnxruntime.InferenceSession(
-        folder / artifact.NOISE, providers=["CPUExecutionProvider"]
-    )
+    model = onnxruntime.InferenceSession(folder / layout.NOISE, providers=["CPUExecutionProvider"])
     words = key_words(KEYS).view(np.int64)
     table = torch.from_numpy(normal_table().copy()) if kind == "gaussian" else None
-    slices = artifact.read_manifest(folder).slices
+    slices = read_manifest(folder).slices
     for name, shape in slices.items():
         wanted = bits(np.stack([sample(kind, key, name, shape) for key in KEYS]))  # type: ignore[arg-type]  # a case holds strings
         (stock,) = model.run([f"{name}.z"], {"keys": words})
@@ -135,13 +131,13 @@ def test_law_6_a_journal_replays_to_the_same_bits_everywhere(
 ) -> None:
     """θ is a function of (artifact, journal): no runtime, and no forward, has a say in it."""
     folder = family.artifact(case)
-    header = recipe.header(artifact.read_manifest(folder).hash, SEED)
+    header = recipe.header(read_manifest(folder).hash, SEED)
     with JournalWriter.create(tmp_path / "journal", header) as writer:
         trained(session, recipe, writer)
     theta = session.read()
     for name in RUNTIMES:
         other = family.session(case, name)
-        other.write(artifact.read_slices(folder))
+        other.write(read_slices(folder))
         assert replay(other, Journal.read(tmp_path / "journal")) == STEPS
         for slice_name, value in other.read().items():
             np.testing.assert_array_equal(bits(value), bits(theta[slice_name]))
@@ -155,7 +151,7 @@ def test_law_7_losses_agree_between_runtimes(family: Family, case: Case) -> None
     losses = []
     for name in RUNTIMES:
         session = family.session(case, name)
-        session.write(artifact.read_slices(folder))
+        session.write(read_slices(folder))
         losses.append(mean_loss(ONE_SIDED.on(session)))
     assert (np.ptp(losses, axis=0) <= 2 * bound.mean((1, 2))).all()
 
@@ -164,10 +160,10 @@ def test_law_7_losses_agree_between_runtimes(family: Family, case: Case) -> None
 def test_law_8_the_graphs_only_go_forward(family: Family, case: Case) -> None:
     """No op of autograd or of ONNX training; both ONNX files are valid, shapes included."""
     folder = family.artifact(case)
-    nodes = json.loads((folder / artifact.GRAPH).read_text())
+    nodes = json.loads((folder / layout.GRAPH).read_text())
     ops = {node["target"] for node in nodes if node["op"] == "call"}
     assert not [op for op in ops if "backward" in op or "grad" in op]
-    for file in (artifact.ONNX, artifact.NOISE):
+    for file in (layout.ONNX, layout.NOISE):
         onnx.checker.check_model(str(folder / file), full_check=True)
         model = onnx.load(str(folder / file), load_external_data=False)
         assert {entry.domain for entry in model.opset_import} <= {"", "com.microsoft"}
@@ -178,8 +174,8 @@ def test_law_8_the_graphs_only_go_forward(family: Family, case: Case) -> None:
 
 
 FILES = (
-    artifact.WEIGHTS, artifact.SLICES, artifact.GRAPH, artifact.ONNX, artifact.NOISE,
-    artifact.PROGRAM, artifact.TOKENIZER, artifact.MANIFEST,
+    layout.WEIGHTS, layout.SLICES, layout.GRAPH, layout.ONNX, layout.NOISE,
+    layout.PROGRAM, layout.TOKENIZER, layout.MANIFEST,
 )  # fmt: skip
 
 

@@ -19,9 +19,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.distribution import ROOT, Built, install
-from zofx.run_folder import RunFolder
+from zofx.runs.run_folder import RunFolder
 from zofx.runtimes import RUNTIMES
-from zofx.zo import replay
+from zofx.zo.journal.replay import replay
 
 PYTHON = ROOT / ".venv-lean" / "bin" / "python"
 ABSENT = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "bitsandbytes", "gguf")

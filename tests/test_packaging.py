@@ -16,12 +16,12 @@ from tests.distribution import ROOT, Built, files_of_the_repository, install, ru
 
 FOLDERS = {"zofx": "zofx", "passes": "zofx/passes", "runtimes": "zofx/runtimes"}
 """Where a folder of the repository sits in the package."""
-DATA = {"zofx/py.typed", "zofx/zo/normal.npy"}
+DATA = {"zofx/py.typed", "zofx/zo/random/normal.npy"}
 
 PLACES = """
-import json, zofx, zofx.artifact, zofx.passes, zofx.runtimes.ort, zofx.tasks, zofx.zo
+import json, zofx, zofx.artifact.manifest, zofx.passes, zofx.runtimes.ort, zofx.tasks, zofx.zo
 from importlib.metadata import version
-modules = (zofx, zofx.artifact, zofx.passes, zofx.runtimes.ort, zofx.tasks, zofx.zo)
+modules = (zofx, zofx.artifact.manifest, zofx.passes, zofx.runtimes.ort, zofx.tasks, zofx.zo)
 print(json.dumps([version("zofx"), *(m.__file__ for m in modules)]))
 """
 

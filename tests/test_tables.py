@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from zofx.methods import METHODS
+from zofx.compiler.methods import METHODS
+from zofx.ir.pipeline import Pipeline
 from zofx.passes import PASSES
-from zofx.pipeline import Pipeline
 from zofx.runtimes import RUNTIMES
 from zofx.tasks import TASKS
 

@@ -24,7 +24,7 @@ from benchmarks.fidelity.compare import Row, compared
 from benchmarks.fidelity.public import commit
 from benchmarks.fidelity.subject import EPS, SEED, Ground
 from benchmarks.machine import describe, save
-from zofx.console import columns, say
+from zofx.cli.console import columns, say
 from zofx.errors import UsageError, ZofxError
 
 PEERS: Final = (mezo.PEER, lozo.PEER, zobench.PEER)

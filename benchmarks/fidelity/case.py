@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.fidelity.public import PublicRun
 from benchmarks.fidelity.subject import Trajectory
 from tests.methods.reference import Method
-from zofx.settings import Settings
+from zofx.zo.settings import Settings
 
 
 @dataclass(frozen=True)

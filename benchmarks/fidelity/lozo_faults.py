@@ -18,7 +18,7 @@ from benchmarks.fidelity.public import Draws
 from benchmarks.fidelity.subject import Tensors, Trajectory
 from tests.methods.reference import Draw, Loss, Method
 from tests.methods.shaped import Lozo, LozoMomentum
-from zofx.settings import Settings
+from zofx.zo.settings import Settings
 
 
 def sweep(run: Trajectory, t: int) -> list[Tensor]:

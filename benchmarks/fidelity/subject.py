@@ -3,7 +3,7 @@
     Ground        a tiny OPT ─▶ artifacts, one per pipeline;  questions ─▶ batches
     Trajectory    Driver     ─▶ Steps: θ before and after, losses, what their rounding may be
                   tensors of a session ─▶ weights of the model, f64:  W = base + gain · A · V
-                  zofx.zo.noise        ─▶ directions, by step and weight
+                  zofx.zo.random.noise        ─▶ directions, by step and weight
 
 The bounds of the losses are those of `tests.methods.bounds`.
 """
@@ -22,17 +22,19 @@ from benchmarks.fidelity.questions import Question, public_inputs, questions
 from tests import tiny
 from tests.methods.bounds import Evaluation, rounding_of_losses
 from tests.methods.model import tiny_opt
-from zofx.checkpoint import open_checkpoint
-from zofx.compile import compile_model
-from zofx.methods import METHODS
-from zofx.runtime import Batch, Session
+from zofx.compiler.compile import compile_model
+from zofx.compiler.methods import METHODS
+from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import RUNTIMES
-from zofx.settings import Settings
-from zofx.tasks import OBJECTIVES, Encoded, Encoder, Example
-from zofx.zo import Driver, Measure
-from zofx.zo.laws import Basis
-from zofx.zo.noise import Stream, sample
-from zofx.zo.types import FloatArray, Key
+from zofx.session import Batch, Session
+from zofx.tasks.encode import Encoded, Encoder
+from zofx.tasks.objectives import OBJECTIVES
+from zofx.tasks.types import Example
+from zofx.zo.driver import Driver
+from zofx.zo.random.direction_spec import Basis
+from zofx.zo.random.noise import Stream, sample
+from zofx.zo.settings import Settings
+from zofx.zo.types import FloatArray, Key, LossFn
 
 Values: TypeAlias = Mapping[str, FloatArray]
 Tensors: TypeAlias = dict[str, Tensor]
@@ -167,7 +169,7 @@ class Ground:
         done = []
         for t in range(self.steps):
             asked, watched.made = self._batches[t % len(self._batches)], []
-            log = driver.step(t, _measure(asked.encoded))
+            log = driver.step(t, _loss(watched, asked.encoded))
             allowed = [rounding_of_losses(folder, made, asked.encoded) for made in watched.made]
             done.append(
                 Step(
@@ -206,9 +208,9 @@ class Watched:
         return self._session.evaluate(batch, keys, coefficients)
 
 
-def _measure(encoded: Encoded) -> Measure:
+def _loss(session: Any, encoded: Encoded) -> LossFn:
     objective = OBJECTIVES["cross-entropy"]
-    return lambda session, keys, matrix: objective.measure(session, encoded, keys, matrix)
+    return lambda keys, matrix: objective.measure(session, encoded, keys, matrix)
 
 
 def double(values: FloatArray) -> Tensor:

@@ -20,7 +20,7 @@ from benchmarks.scaling import fits, journal, plot
 from benchmarks.scaling.sweeps import METHOD, Bench, Point, Sweep, sweeps_of
 from benchmarks.step.match import Protocol
 from benchmarks.step.plot import require_matplotlib
-from zofx.console import say
+from zofx.cli.console import say
 from zofx.errors import UsageError, ZofxError
 
 Results: TypeAlias = dict[str, Any]

@@ -1,6 +1,6 @@
 """What a step costs beside its forward, as a run goes on: bytes and seconds at step 10 and 5,000.
 
-    long run     N steps of `zofx.tune.train`        bytes of journal.bin after every step
+    long run     N steps of `zofx.runs.tune.train`        bytes of journal.bin after every step
     in turns     a new run, its steps from 10 on     seconds of each part of a step
                  the long one, as many steps more    the same
     append       record → file                       `JournalWriter.append`, without
@@ -22,11 +22,11 @@ from unittest.mock import patch
 from benchmarks.step.clock import Clock
 from benchmarks.step.contestants import prepared
 from benchmarks.step.job import Job
-from zofx.evaluate import Evaluation
-from zofx.metrics_log import StepMetrics
-from zofx.prepare import Prepared
-from zofx.tune import start, train
-from zofx.zo import JournalWriter
+from zofx.runs.evaluate import Evaluation
+from zofx.runs.metrics_log import StepMetrics
+from zofx.runs.prepare import Prepared
+from zofx.runs.tune import start, train
+from zofx.zo.journal.writer import JournalWriter
 
 Row: TypeAlias = dict[str, Any]
 

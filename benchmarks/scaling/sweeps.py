@@ -25,9 +25,9 @@ from benchmarks.step.contestants import prepared
 from benchmarks.step.job import Contestant, Job
 from benchmarks.step.match import Protocol, measured
 from benchmarks.step.tasks import write_synthetic
+from zofx.compiler.methods import METHODS
 from zofx.errors import ZofxError
-from zofx.methods import METHODS
-from zofx.model import open_model
+from zofx.runs.compiled_model import open_model
 
 Row: TypeAlias = dict[str, Any]
 
@@ -179,10 +179,10 @@ class Bench:
         return quadratic / (quadratic + sum(map(prod, layer.linears.values())))
 
     def _compile(self, point: Point, folder: Path) -> None:
-        from zofx.assembly import Options
-        from zofx.checkpoint import open_checkpoint
-        from zofx.compile import compile_model
-        from zofx.scores import load_scores
+        from zofx.compiler.compile import compile_model
+        from zofx.compiler.options import Options
+        from zofx.models.checkpoint import open_checkpoint
+        from zofx.sensitivity.scores import load_scores
 
         made = self.root / f"checkpoint-{point.layers}"
         shape = Ranked(self.hidden, point.layers, self.vocabulary, point.sliced)

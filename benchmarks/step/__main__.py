@@ -25,7 +25,7 @@ from benchmarks.step.job import PEERS, Case
 from benchmarks.step.match import Protocol, measured
 from benchmarks.step.prepare import Workshop
 from benchmarks.step.report import told
-from zofx.console import say
+from zofx.cli.console import say
 from zofx.errors import UsageError, ZofxError
 
 Results: TypeAlias = dict[str, Any]

@@ -12,12 +12,13 @@ from typing import Any, Final, TypeAlias
 from benchmarks.step.contestants import prepared
 from benchmarks.step.job import Case, Contestant, Job, Kind
 from benchmarks.step.prepare import Workshop
-from zofx import artifact
+from zofx.artifact import layout
+from zofx.artifact.manifest import read_manifest
+from zofx.compiler.methods import METHODS
 from zofx.errors import UsageError
-from zofx.methods import METHODS
-from zofx.runtime import IGNORED
 from zofx.runtimes import RUNTIMES
-from zofx.runtimes.vocabulary import Vocabulary
+from zofx.runtimes.host.vocabulary import Vocabulary
+from zofx.session import IGNORED
 from zofx.zo.types import IntArray
 
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
@@ -140,7 +141,7 @@ def batch_of(job: Job, steps: int) -> tuple[dict[str, Any], Shapes]:
         "tokens": first.batch.input_ids.shape[1],
     }
     roles = {row.name: row.role for row in run.model.manifest.tensors}
-    own = Vocabulary(Path(job.artifact) / artifact.WEIGHTS, roles).words(largest)
+    own = Vocabulary(Path(job.artifact) / layout.WEIGHTS, roles).words(largest)
     given = own.number(largest).named() | dict(own.tables)
     return words, {name: values.shape for name, values in given.items()}
 
@@ -189,10 +190,10 @@ def needed(job: Job, shape: Mapping[str, Any]) -> tuple[int, int]:
     """
     folder = Path(job.artifact)
     if not job.weights:
-        names = (artifact.WEIGHTS, artifact.SLICES)
+        names = (layout.WEIGHTS, layout.SLICES)
         return SPARE + 2 * sum((folder / name).stat().st_size for name in names), 0
     weights, largest = _parameters(Path(job.weights))
-    config = artifact.read_manifest(folder, check=False).config
+    config = read_manifest(folder, check=False).config
     alone = shape["objective"] == "likelihood"
     tokens = shape["tokens"] * shape["batch"] * (1 if alone else shape["candidates"])
     values = 3 * largest + 4 * tokens * config["vocab_size"]

@@ -1,6 +1,6 @@
 """Who takes steps: each is given a job and its turns, and goes on until there are no more turns.
 
-    zofx        `zofx.tune.train` itself, whose observer and stop are the turns
+    zofx        `zofx.runs.tune.train` itself, whose observer and stop are the turns
     inference   ONNX Runtime on the frozen, quantized graph: every row twice, nothing else
     peers       PyTorch eager: a batch made of rows, then the trainer's step
 
@@ -20,18 +20,19 @@ import numpy as np
 from benchmarks.step.clock import Clock
 from benchmarks.step.job import ROLES, Job, Kind
 from benchmarks.step.turns import Turns, status_bytes
-from zofx.artifact import WEIGHTS
-from zofx.evaluate import Evaluation
-from zofx.methods import METHODS
-from zofx.metrics_log import JsonlLog, StepMetrics
-from zofx.prepare import Prepared, Request, prepare
-from zofx.runtime import Batch, Session
-from zofx.runtimes.slices import Slices
-from zofx.runtimes.vocabulary import Vocabulary
-from zofx.tasks import Encoder, batch_indices
-from zofx.tune import start, train
-from zofx.zo import JournalWriter
-from zofx.zo.laws import Law
+from zofx.artifact.layout import WEIGHTS
+from zofx.compiler.methods import METHODS
+from zofx.runs.evaluate import Evaluation
+from zofx.runs.metrics_log import JsonlLog, StepMetrics
+from zofx.runs.prepare import Prepared, Request, prepare
+from zofx.runs.tune import start, train
+from zofx.runtimes.host.theta import Slices
+from zofx.runtimes.host.vocabulary import Vocabulary
+from zofx.session import Batch, Session
+from zofx.tasks.data.order import batch_indices
+from zofx.tasks.encode import Encoder
+from zofx.zo.journal.writer import JournalWriter
+from zofx.zo.random.direction_spec import Law
 
 Contest: TypeAlias = Callable[[Job, Turns], None]
 
@@ -109,7 +110,7 @@ def _watch(clock: Clock, session: Session, runtime: str) -> None:
     for owner in (Slices, Law):
         clock.watch(owner, "draw", "z")
     if runtime == "torch":
-        from zofx.ops import directions
+        from zofx.ir.ops import directions
 
         clock.watch(directions, "sample", "z")
 

@@ -23,7 +23,7 @@ from typing import Any, Final, Self, TypeAlias
 
 from benchmarks.machine import ROOT
 from benchmarks.step.job import Job
-from zofx.console import say
+from zofx.cli.console import say
 from zofx.errors import ZofxError
 
 Reply: TypeAlias = dict[str, Any]

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zofx import artifact
-from zofx.runtimes.vocabulary import ROLES
+from zofx.artifact import layout
+from zofx.artifact.manifest import read_manifest
+from zofx.runtimes.host.vocabulary import ROLES
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def weight_bytes(folder: Path) -> int:
     """Bytes of an artifact's tensors."""
-    return sum((folder / name).stat().st_size for name in (artifact.WEIGHTS, artifact.SLICES))
+    return sum((folder / name).stat().st_size for name in (layout.WEIGHTS, layout.SLICES))
 
 
 def activation_bytes(folder: Path, shapes: Mapping[str, tuple[int, ...]], probes: int) -> int:
@@ -37,9 +38,9 @@ def activation_bytes(folder: Path, shapes: Mapping[str, tuple[int, ...]], probes
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from zofx.graphfile import load_graph
+    from zofx.ir.graph_json import load_graph
 
-    graph = load_graph(folder / artifact.GRAPH)
+    graph = load_graph(folder / layout.GRAPH)
     with FakeTensorMode():
         return peak_of(graph, _given(folder, shapes, probes))
 
@@ -48,10 +49,10 @@ def _given(folder: Path, shapes: Mapping[str, tuple[int, ...]], probes: int) -> 
     """Everything that the graph reads, without its values."""
     import torch
 
-    from zofx.program import COEFFICIENTS, KEYS
-    from zofx.shards import DTYPES
+    from zofx.ir.schema import COEFFICIENTS, KEYS
+    from zofx.models.safetensors_folder import DTYPES
 
-    rows = artifact.read_manifest(folder, check=False).tensors
+    rows = read_manifest(folder, check=False).tensors
     return {
         **{name: torch.empty(shape, dtype=torch.int64) for name, shape in shapes.items()},
         **{

@@ -19,16 +19,17 @@ import numpy as np
 from benchmarks.random_llama import make_scores
 from benchmarks.step import models, tasks
 from benchmarks.step.job import ROLES, Contestant
-from zofx import artifact
-from zofx.console import say
+from zofx.artifact import layout
+from zofx.cli.console import say
+from zofx.compiler.methods import METHODS
 from zofx.errors import UsageError
-from zofx.methods import METHODS
-from zofx.model import open_model
+from zofx.files import new_folder
+from zofx.runs.compiled_model import open_model
 
 if TYPE_CHECKING:
-    from zofx.checkpoint import Checkpoint
-    from zofx.program import Program
-    from zofx.scores import Scores
+    from zofx.ir.program import Program
+    from zofx.models.checkpoint import Checkpoint
+    from zofx.sensitivity.scores import Scores
 
 PLAIN: Final = (
     "canonicalize, narrow-positions, quantize-frozen{{format={quant}}}, narrow-vocabulary"
@@ -73,7 +74,7 @@ class Workshop:
         if not folder.exists():
             say(f"{model}: exporting the plain {quant} graph")
             write_plain(self._checkpoint(model), PLAIN.format(quant=quant), folder)
-        return folder / artifact.ONNX
+        return folder / layout.ONNX
 
     def weights(self, model: str) -> Path:
         """A folder that transformers loads: the model's own, or a copy in float32."""
@@ -107,13 +108,13 @@ class Workshop:
         return str(path)
 
     def _checkpoint(self, model: str) -> "Checkpoint":
-        from zofx.checkpoint import open_checkpoint
+        from zofx.models.checkpoint import open_checkpoint
 
         return open_checkpoint(models.source(model, self.more, self.root / model))
 
     def _compile(self, model: str, who: Contestant, folder: Path) -> None:
-        from zofx.assembly import Options, pipeline_for
-        from zofx.compile import compile_model
+        from zofx.compiler.compile import compile_model
+        from zofx.compiler.options import Options, pipeline_for
 
         say(f"{model}: compiling {who.method} {who.quant}")
         method, options = METHODS[who.method], Options(who.quant or None)
@@ -126,8 +127,8 @@ class Workshop:
 
     def _scores(self, model: str, checkpoint: "Checkpoint") -> "Scores":
         """Given, random for random weights, or ranked on the calibration text."""
-        from zofx.cli.ranking import measured
-        from zofx.scores import load_scores
+        from zofx.sensitivity.rank import measured
+        from zofx.sensitivity.scores import load_scores
 
         file = self.sensitivity.get(model) or self.root / model / "scores.safetensors"
         if not file.exists() and model in models.RANDOM:
@@ -148,16 +149,16 @@ def write_plain(checkpoint: "Checkpoint", pipeline: str, folder: Path) -> None:
     An artifact has something to train; this has nothing, so it is no artifact. Passes, lowerings
     and the layout of the weights are those of artifacts; `ROLES` says which weights are tables.
     """
-    from zofx.capture import capture
-    from zofx.checkpoint import build_on_meta
+    from zofx.ir.pipeline import Pipeline
+    from zofx.models.capture import capture
+    from zofx.models.checkpoint import build_on_meta
     from zofx.passes import PASSES
-    from zofx.pipeline import Pipeline
 
     model = build_on_meta(checkpoint.config, checkpoint.architecture)
     causal = checkpoint.architecture == "causal-lm"
     program = capture(model, checkpoint.resolve(model), causal=causal)
     plain = rounded(Pipeline.parse(pipeline, PASSES).run(program))
-    with artifact.new_folder(folder) as made:
+    with new_folder(folder) as made:
         _write_onnx(plain, made)
 
 
@@ -165,7 +166,7 @@ def rounded(program: "Program") -> "Program":
     """Matrices in int8-row meet integers, as in an artifact; without probes, rows are all."""
     import torch
 
-    from zofx.passes.round_activations import RoundActivations
+    from zofx.passes.quantize_activations import RoundActivations
 
     integers = torch.ops.zofx.linear_int8.default
     if not program.graph.find_nodes(op="call_function", target=integers):
@@ -176,14 +177,14 @@ def rounded(program: "Program") -> "Program":
 def _write_onnx(program: "Program", folder: Path) -> None:
     import onnx
 
-    from zofx.compile import tensor_bytes, tensor_file
-    from zofx.program import STILL
-    from zofx.runtimes.onnx_export import to_onnx
+    from zofx.compiler.write import tensor_bytes, tensor_file
+    from zofx.ir.schema import STILL
+    from zofx.runtimes.onnx_export.export import to_onnx
 
-    file = tensor_file(program, folder / artifact.WEIGHTS, *STILL)
+    file = tensor_file(program, folder / layout.WEIGHTS, *STILL)
     for name in program.tensors:
         file.write(name, tensor_bytes(program, name))
-    onnx.save(to_onnx(program, file.span, artifact.WEIGHTS), folder / artifact.ONNX)
+    onnx.save(to_onnx(program, file.span, layout.WEIGHTS), folder / layout.ONNX)
     roles = {name: str(spec.role) for name, spec in program.tensors.items()}
     (folder / ROLES).write_text(json.dumps(roles))
 
@@ -192,11 +193,11 @@ def write_float32(checkpoint: "Checkpoint", folder: Path) -> None:
     """Write a checkpoint's parameters in float32, tied ones once, and its configuration."""
     from safetensors.torch import save_file
 
-    from zofx.checkpoint import build_on_meta
+    from zofx.models.checkpoint import build_on_meta
 
     model = build_on_meta(checkpoint.config, checkpoint.architecture)
     recipes = checkpoint.resolve(model)
     values = {name: recipes[name]().float().contiguous() for name, _ in model.named_parameters()}
-    with artifact.new_folder(folder) as made:
+    with new_folder(folder) as made:
         save_file(values, made / "model.safetensors", {"format": "pt"})
         checkpoint.config.save_pretrained(made)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from benchmarks.step.bars import paired
-from zofx.console import columns, size
+from zofx.cli.console import columns, size
 
 Row: TypeAlias = Mapping[str, Any]
 

@@ -16,7 +16,8 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from zofx.tasks import Encoder, Example
+from zofx.tasks.encode import Encoder
+from zofx.tasks.types import Example
 
 Inputs: TypeAlias = dict[str, Tensor]
 

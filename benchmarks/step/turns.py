@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
-from zofx.metrics_log import peak_memory
+from zofx.runs.metrics_log import peak_memory
 
 STATUS: Final = Path("/proc/self/status")
 

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.step.job import Contestant, Job
 from tests import tiny
-from zofx.tasks import Encoder
+from zofx.tasks.encode import Encoder
 
 
 def encoder() -> Encoder:

@@ -15,7 +15,7 @@ from benchmarks.scaling import journal, plot, sweeps
 from benchmarks.scaling.fits import Fit, bars
 from benchmarks.scaling.sweeps import Bench, Point, sweeps_of
 from zofx.errors import UsageError
-from zofx.model import open_model
+from zofx.runs.compiled_model import open_model
 
 X = (256.0, 512.0, 1024.0, 1536.0, 2048.0)
 TINY = (

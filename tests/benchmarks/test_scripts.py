@@ -16,10 +16,11 @@ from safetensors.numpy import load_file
 
 from benchmarks import engine_options
 from tests.compiled import ROOT, environment, run_zofx
-from zofx.checkpoint import open_checkpoint
-from zofx.cli.ranking import measured
-from zofx.runtimes import ort, slices
-from zofx.scores import load_scores
+from zofx.models.checkpoint import open_checkpoint
+from zofx.runtimes import ort
+from zofx.runtimes.host import theta
+from zofx.sensitivity.rank import measured
+from zofx.sensitivity.scores import load_scores
 from zofx.zo.types import Key
 
 SCRIPTS = ROOT / "benchmarks"
@@ -321,9 +322,9 @@ def test_an_option_does_what_it_says(artifact: Path) -> None:
     ):
         assert other.pace == replace(session.pace, lanes=1)
     key, name = Key(3, 5), next(iter(session.slices))
-    wanted, drawn_by_numpy = session.direction(key, name), slices.Slices.draw
+    wanted, drawn_by_numpy = session.direction(key, name), theta.Slices.draw
     with engine_options._changed(engine_options.DRAWN, artifact, 1):
-        assert slices.Slices.draw is not drawn_by_numpy
+        assert theta.Slices.draw is not drawn_by_numpy
         np.testing.assert_array_equal(session._slices.draw(key)[name], wanted)
     with engine_options._changed(engine_options.BOUND, artifact, 1):
         assert ort.OrtSession._forward is engine_options._bound

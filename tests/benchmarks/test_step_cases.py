@@ -18,9 +18,9 @@ from benchmarks.step.memory import activation_bytes, peak_of
 from benchmarks.step.prepare import Workshop
 from tests import tiny
 from tests.benchmarks.steps import encoder, job
-from zofx.checkpoint import build_on_meta
 from zofx.errors import UsageError
-from zofx.tasks import Example
+from zofx.models.checkpoint import build_on_meta
+from zofx.tasks.types import Example
 
 
 @pytest.mark.parametrize("text", ["smollm2", "smollm2:trec", ":trec:1", "m:t:0", "m:t:x"])

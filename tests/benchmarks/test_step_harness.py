@@ -17,8 +17,9 @@ from benchmarks.step.match import Child, ContestantError, Protocol
 from tests import loads
 from tests.benchmarks.steps import job
 from zofx.runtimes import RUNTIMES
-from zofx.zo import Key, Ray, noise
-from zofx.zo.philox import WordArray
+from zofx.zo.random import noise
+from zofx.zo.random.philox import WordArray
+from zofx.zo.types import Key, Ray
 
 
 def words(assets: Path, folder: Path, *more: str) -> list[str]:

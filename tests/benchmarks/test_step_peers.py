@@ -19,8 +19,9 @@ from tests.benchmarks.checkouts import dense, low_rank
 from tests.benchmarks.steps import encoder
 from tests.runtimes import reference
 from zofx.errors import UsageError
-from zofx.runtime import Batch, unperturbed
-from zofx.tasks import OBJECTIVES, Example
+from zofx.session import Batch, unperturbed
+from zofx.tasks.objectives import OBJECTIVES
+from zofx.tasks.types import Example
 
 UNIT = 2.0**-24
 EXAMPLES = (

@@ -16,13 +16,14 @@ from transformers import AutoModelForCausalLM, T5Config
 
 from tests import tiny
 from tests.compiled import environment, run_zofx
-from zofx.artifact import read_manifest
+from zofx.artifact.manifest import read_manifest
 from zofx.cli import main
 from zofx.cli.options import unwrapped
-from zofx.model import open_model, open_session
-from zofx.run_folder import RunFolder
-from zofx.runtime import unperturbed
-from zofx.workload import TaskChoice, open_workload
+from zofx.runs.compiled_model import open_model, open_session
+from zofx.runs.run_folder import RunFolder
+from zofx.runs.task_data import open_workload
+from zofx.session import unperturbed
+from zofx.tasks.selection import TaskChoice
 
 TUNE = ("--batch-size", "4", "--lr", "0.03", "--eps", "0.01", "--eval-every", "10")
 
@@ -378,13 +379,13 @@ def test_an_unexpected_error_is_one_line_and_says_how_to_see_more(
 
         return fail
 
-    monkeypatch.setattr("zofx.artifact.read_manifest", fail_with(KeyError("layers")))
+    monkeypatch.setattr("zofx.artifact.manifest.read_manifest", fail_with(KeyError("layers")))
     code, said = run_inside("inspect", "art", capsys=capsys)
     assert code == 1
     assert said.startswith("error: KeyError: 'layers'\n")
     assert "ZOFX_DEBUG=1" in said
     full = OSError(28, "No space left on device", "/mnt/out")
-    monkeypatch.setattr("zofx.artifact.read_manifest", fail_with(full))
+    monkeypatch.setattr("zofx.artifact.manifest.read_manifest", fail_with(full))
     assert run_inside("inspect", "art", capsys=capsys) == (
         1,
         "error: No space left on device: /mnt/out\n",

@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.compiled import environment, run_zofx
-from zofx.artifact import read_manifest
-from zofx.checkpoint import open_checkpoint
+from zofx.artifact.manifest import read_manifest
 from zofx.cli import main
-from zofx.coverage import read_mask
-from zofx.model import encoder_for
-from zofx.scores import Scores, load_scores
-from zofx.workload import TaskChoice, open_task
+from zofx.models.checkpoint import open_checkpoint
+from zofx.sensitivity.mask_coverage import read_mask
+from zofx.sensitivity.scores import Scores, load_scores
+from zofx.tasks.encode import encoder_for
+from zofx.tasks.selection import TaskChoice, open_task
 
 COVERAGE = ("coverage", "art", "--sensitivity", "mood.st")
 Inside = Callable[..., tuple[int, str, str]]

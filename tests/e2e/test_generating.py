@@ -10,8 +10,8 @@ import pytest
 from tests import tiny
 from tests.compiled import run_zofx
 from zofx.cli import main
-from zofx.prepare import Request, prepare
-from zofx.tune import start
+from zofx.runs.prepare import Request, prepare
+from zofx.runs.tune import start
 
 REWARD = """
 from pathlib import Path

@@ -33,8 +33,8 @@ from tests.methods.bounds import cross_entropy
 from tests.methods.reference import Tensors
 from tests.runtimes import reference
 from tests.runtimes.reference import ARITHMETIC, FUNCTION, UNIT, Rounding
-from zofx import artifact
-from zofx.graphfile import load_graph
+from zofx.artifact import layout
+from zofx.ir.graph_json import load_graph
 from zofx.tasks.encode import Encoded
 from zofx.zo.types import FloatArray, Key, key_words
 
@@ -68,9 +68,9 @@ def rounding_of_gradient(
     }
     inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in given.items()}
     leaves = {name: inputs[name].double().requires_grad_() for name in signs}
-    inputs = {**load_file(folder / artifact.WEIGHTS), **inputs, **leaves}
+    inputs = {**load_file(folder / layout.WEIGHTS), **inputs, **leaves}
     rounding = SmallScores()
-    scores = reference.run(load_graph(folder / artifact.GRAPH), inputs, rounding)
+    scores = reference.run(load_graph(folder / layout.GRAPH), inputs, rounding)
     found = noted_gradient(cross_entropy(scores, encoded).sum(), leaves, rounding)
     along = torch.stack([(signs[name] * slope).sum() for name, slope in found.items()])
     return dict(zip(signs, rounding.bound(along), strict=True))

@@ -24,16 +24,18 @@ from tests.methods.bounds import Descent, Evaluation, rounding_of_losses
 from tests.methods.model import MASK, BatchLoss, Model, Question, tiny_opt
 from tests.methods.rows import Row
 from tests.methods.start import SEED, Start, Subject
-from zofx import artifact
-from zofx.assembly import pipeline_for
-from zofx.checkpoint import open_checkpoint
-from zofx.compile import compile_model
-from zofx.methods import METHODS
-from zofx.runtime import Batch, ExactSession, Session, Weigh
-from zofx.settings import Settings
-from zofx.tasks import OBJECTIVES, Encoded, Encoder, Example
-from zofx.zo import Descend, Driver, Measure
-from zofx.zo.types import FloatArray, Key
+from zofx.artifact.manifest import read_manifest
+from zofx.compiler.compile import compile_model
+from zofx.compiler.methods import METHODS
+from zofx.compiler.options import pipeline_for
+from zofx.models.checkpoint import open_checkpoint
+from zofx.session import Batch, ExactSession, Session, Weigh
+from zofx.tasks.encode import Encoded, Encoder
+from zofx.tasks.objectives import OBJECTIVES
+from zofx.tasks.types import Example
+from zofx.zo.driver import Driver
+from zofx.zo.settings import Settings
+from zofx.zo.types import ExactGradientFn, FloatArray, Key, LossFn
 
 STEPS = 20
 
@@ -184,10 +186,12 @@ class Run:
         driver = Driver(self.settings.recipe(), watched, SEED)
         for t in range(count):
             given = self.bench.batches[t % len(self.bench.batches)]
-            measure = self._measure(given.encoded)
+            loss = self._loss(watched, given.encoded)
             before, watched.made, losses = self.session.read(), [], []
             for part in range(hold):
-                log = driver.step(t * hold + part, measure, descend=self._descend(given.encoded))
+                log = driver.step(
+                    t * hold + part, loss, exact_gradient=self._gradient(given.encoded)
+                )
                 losses.append(torch.from_numpy(log.losses).double())
             order = list(self.row.order) or slice(None)
             allowed = self._allowed(watched.made, given)
@@ -196,18 +200,18 @@ class Run:
                 self._descent(t, watched, before, given),
             )  # fmt: skip
 
-    def _measure(self, encoded: Encoded) -> Measure:
+    def _loss(self, session: Any, encoded: Encoded) -> LossFn:
         """The loss of a batch, or its slopes, as the estimator asks."""
         objective = OBJECTIVES["cross-entropy"]
         losses = objective.slopes if self._sloped else objective.measure
-        return lambda session, keys, matrix: losses(session, encoded, keys, matrix)
+        return lambda keys, matrix: losses(session, encoded, keys, matrix)
 
-    def _descend(self, encoded: Encoded) -> Descend | None:
+    def _gradient(self, encoded: Encoded) -> ExactGradientFn | None:
         """The exact gradients of a batch, for the tensors that train by them."""
         if not self._exact:
             return None
         weigh = partial(OBJECTIVES["cross-entropy"].weigh, encoded=encoded)
-        return lambda session: cast(ExactSession, session).gradient(encoded.batch, weigh)
+        return lambda: cast(ExactSession, self.session).gradient(encoded.batch, weigh)
 
     def _descent(
         self, t: int, watched: Watched, before: dict[str, FloatArray], given: Given
@@ -228,7 +232,7 @@ class Run:
     @cached_property
     def _exact(self) -> tuple[str, ...]:
         """Which tensors those are."""
-        return artifact.read_manifest(self.bench.artifact(self.row)).exact
+        return read_manifest(self.bench.artifact(self.row)).exact
 
     @property
     def _sloped(self) -> bool:

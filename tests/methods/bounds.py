@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tests.methods.reference import Loss, Method, Tensors
 from tests.runtimes import reference
-from zofx.runtime import Batch
+from zofx.session import Batch
 from zofx.tasks.encode import Encoded
 from zofx.zo.types import FloatArray, Key
 

@@ -35,10 +35,10 @@ from tests.methods.subjects import (
     small_part,
     sparse,
 )
-from zofx.assembly import Options
-from zofx.methods import METHODS
-from zofx.settings import Settings
-from zofx.zo.noise import Kind
+from zofx.compiler.methods import METHODS
+from zofx.compiler.options import Options
+from zofx.zo.random.noise import Kind
+from zofx.zo.settings import Settings
 
 EPS = 2.0**-6
 """The standard deviation of the weights: the gap of two probes is far above their rounding."""

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tests.methods.model import Model
 from tests.methods.reference import Method, Tensors
-from zofx import artifact
-from zofx.artifact import Manifest
-from zofx.merge import merged_tensors
-from zofx.runtime import Session
-from zofx.settings import Settings
-from zofx.zo.noise import Kind, Stream, sample
+from zofx.artifact import layout
+from zofx.artifact.manifest import Manifest, read_manifest, read_slices
+from zofx.artifact.merge import merged_tensors
+from zofx.session import Session
+from zofx.zo.random.noise import Kind, Stream, sample
+from zofx.zo.settings import Settings
 from zofx.zo.types import FloatArray, Key
 
 Values: TypeAlias = Mapping[str, FloatArray]
@@ -49,7 +49,7 @@ class Start:
     @property
     def manifest(self) -> Manifest:
         """Which tensors there are, and where they come from."""
-        return artifact.read_manifest(self.folder)
+        return read_manifest(self.folder)
 
     def named(self, form: str) -> dict[str, str]:
         """Weight → the artifact's tensor of this form ("slice", "index", …)."""
@@ -57,12 +57,12 @@ class Start:
 
     def frozen(self, name: str) -> Tensor:
         """A tensor of the artifact that does not move."""
-        tensor: Tensor = load_file(self.folder / artifact.WEIGHTS)[name]
+        tensor: Tensor = load_file(self.folder / layout.WEIGHTS)[name]
         return tensor
 
     def initial(self) -> dict[str, FloatArray]:
         """What moves, before the first step."""
-        return artifact.read_slices(self.folder)
+        return read_slices(self.folder)
 
     def draw(self, step: int, query: int, name: str, stream: Stream = Stream.Z) -> Tensor:
         """The values of a direction of the slice `name`, f64, as the slice is shaped."""

@@ -17,7 +17,7 @@ from tests.methods.hybrid import Hybrid
 from tests.methods.reference import Blockwise, Draw, Method, Mezo, Tensors
 from tests.methods.shaped import Clipped, Fzoo, Lozo, SparseMezo, lora, scaled, thresholds
 from tests.methods.start import SEED, Start, Subject, Values
-from zofx.zo.noise import Stream, sample, sample_words
+from zofx.zo.random.noise import Stream, sample, sample_words
 from zofx.zo.types import Key
 
 

@@ -15,8 +15,9 @@ from tests.methods.bowl import SHAPES, Bowl, draw, random, start
 from tests.methods.free_run import FreeRun
 from tests.methods.model import MASK, Model
 from tests.methods.reference import Mezo, Tensors
-from zofx.runtime import Batch
-from zofx.tasks import OBJECTIVES, Encoded
+from zofx.session import Batch
+from zofx.tasks.encode import Encoded
+from zofx.tasks.objectives import OBJECTIVES
 
 LR, EPS = 0.01, 0.3
 DELTA = torch.tensor([3e-6, 1e-6], dtype=torch.float64)

@@ -15,16 +15,17 @@ from tests import tiny
 from tests.artifacts import made_up_scores
 from tests.golden import assert_golden
 from tests.methods.model import tiny_opt
-from zofx.assembly import Options, pipeline_for
-from zofx.capture import capture
-from zofx.checkpoint import Checkpoint, build_on_meta, open_checkpoint
-from zofx.compile import compile_model
+from zofx.compiler.compile import compile_model
+from zofx.compiler.methods import METHODS
+from zofx.compiler.options import Options, pipeline_for
 from zofx.errors import UnsupportedError
-from zofx.methods import METHODS
-from zofx.prepare import Request, prepare
-from zofx.program import STILL, Program, Role
+from zofx.ir.program import Program
+from zofx.ir.schema import STILL, Role
+from zofx.models.capture import capture
+from zofx.models.checkpoint import Checkpoint, build_on_meta, open_checkpoint
+from zofx.runs.prepare import Request, prepare
+from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
-from zofx.tune import start, train
 
 STEPS = 20
 MAKERS = {"opt": tiny_opt, "llama": tiny.tiny_llama, "roberta": tiny.tiny_roberta}

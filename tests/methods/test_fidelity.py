@@ -30,8 +30,8 @@ from tests.methods.reference import Loss, Method, Mezo
 from tests.methods.rows import ROWS, Row
 from tests.methods.start import Subject
 from tests.methods.subjects import hybrid
-from zofx.runtime import Session
 from zofx.runtimes import RUNTIMES
+from zofx.session import Session
 
 ENGINES = tuple(RUNTIMES)
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from tests.golden import KEY, apply, assert_same_meaning, batch, run, values
 from tests.passes.toys import canonical
-from zofx import quant
-from zofx.directions import directions_of, noise_of
-from zofx.program import Program
+from zofx.ir import quant
+from zofx.ir.directions import directions_of, noise_of
+from zofx.ir.program import Program
+from zofx.zo.random.apply import apply_rays
 from zofx.zo.types import FloatArray, Key, Ray, key_words
-from zofx.zo.update import apply_rays
 
 PERTURB = "insert-perturbation{noise=rademacher}"
 IN_ROWS = f"quantize-frozen{{format=int8-row}}, {PERTURB}, stack-probes, part-probes"

@@ -16,7 +16,7 @@ from torch.fx.node import map_aggregate, map_arg
 from tests.golden import Inputs, values
 from tests.runtimes import reference
 from tests.runtimes.reference import FUNCTION, Note, Rounding
-from zofx.program import Program, output_node
+from zofx.ir.program import Program, output_node
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx

@@ -27,7 +27,7 @@ from tests.passes.toys import (
     Products,
     Tied,
 )
-from zofx.printer import show
+from zofx.ir.printer import show
 
 WIDTH = 2
 """Of a head of `MultiQuery`."""

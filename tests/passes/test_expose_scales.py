@@ -11,10 +11,11 @@ from tests.golden import apply, assert_golden, batch, captured, values
 from tests.golden import summation_bound as summation
 from tests.passes.probing import PERTURB, assert_a_probe_is_a_move
 from tests.passes.toys import OneLinear, Tied, TwoLinears
-from zofx import quant
 from zofx.errors import PipelineError
-from zofx.printer import show
-from zofx.program import Program, Role
+from zofx.ir import quant
+from zofx.ir.printer import show
+from zofx.ir.program import Program
+from zofx.ir.schema import Role
 
 WIDTH = 32
 zofx = torch.ops.zofx

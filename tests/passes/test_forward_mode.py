@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.golden import KEY, apply, assert_golden, batch, captured, run, selected
+from tests.models.test_capture import CONFIGS, inputs, recipes, weights
 from tests.passes.slopes import (
     along,
     directions,
@@ -23,15 +24,15 @@ from tests.passes.slopes import (
     wide,
 )
 from tests.passes.toys import OneLinear, Toy, TwoLinears
-from tests.zofx.test_capture import CONFIGS, inputs, recipes, weights
-from zofx.capture import capture
-from zofx.checkpoint import architecture_of, build_on_meta
-from zofx.compile import write_program
+from zofx.compiler.write import write_program
 from zofx.errors import PipelineError, UnsupportedError
-from zofx.matching import linear_weights
-from zofx.printer import show
-from zofx.program import Program, Role
-from zofx.rewrite import Editor
+from zofx.ir.patterns import linear_weights
+from zofx.ir.printer import show
+from zofx.ir.program import Program
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
+from zofx.models.capture import capture
+from zofx.models.checkpoint import architecture_of, build_on_meta
 from zofx.zo.types import Key
 
 # torch loads its forward formulas with what it calls deprecated.

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from tests.golden import apply, with_scores
 from tests.passes.toys import VOCABULARY, Blocks, OneLinear, Toy, canonical
 from zofx.errors import PipelineError
+from zofx.ir.pipeline import Pipeline
+from zofx.ir.printer import show
+from zofx.ir.program import Program
 from zofx.passes import PASSES
-from zofx.pipeline import Pipeline
-from zofx.printer import show
-from zofx.program import Program
 
 BELOW = {"embed.weight", "blocks.0.0.weight", "blocks.0.0.bias", "blocks.0.2.weight"}
 ABOVE = {"blocks.1.0.weight", "blocks.1.0.bias", "blocks.1.2.weight", "head.weight"}

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from tests.golden import apply, assert_golden, assert_same_meaning, batch, run
 from tests.passes.toys import Doubled, OneLinear, Shared, Tied, Toy, TwoLinears, canonical
 from zofx.errors import PipelineError
+from zofx.ir.pipeline import Pipeline
+from zofx.ir.printer import show
+from zofx.ir.program import Program
+from zofx.ir.schema import Role
 from zofx.passes import PASSES
-from zofx.pipeline import Pipeline
-from zofx.printer import show
-from zofx.program import Program, Role
-from zofx.zo.bases import orthonormal_rows, refresh
-from zofx.zo.laws import Basis, Noise
-from zofx.zo.noise import Stream, sample
+from zofx.zo.random.direction_spec import Basis, Noise
+from zofx.zo.random.low_rank_bases import orthonormal_rows, refresh
+from zofx.zo.random.noise import Stream, sample
 from zofx.zo.types import Key
 
 

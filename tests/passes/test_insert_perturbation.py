@@ -19,9 +19,9 @@ from tests.golden import (
 )
 from tests.passes.toys import OneLinear, Shared, TwoLinears
 from zofx.errors import PipelineError
-from zofx.printer import show
-from zofx.program import Program
-from zofx.zo.noise import normal_table, sample
+from zofx.ir.printer import show
+from zofx.ir.program import Program
+from zofx.zo.random.noise import normal_table, sample
 from zofx.zo.types import Key
 
 NOISES = ["gaussian", "rademacher"]

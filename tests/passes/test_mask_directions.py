@@ -6,13 +6,13 @@ import pytest
 from tests.golden import KEY, apply, assert_golden, assert_same_meaning, batch
 from tests.passes.probing import PERTURB, assert_a_probe_is_a_move, dense, directions
 from tests.passes.toys import Normed, OneLinear, Tied, Toy, canonical
-from tests.zo.test_laws import mask_by_hand
-from zofx.directions import noise_of
+from tests.zo.random.test_direction_spec import mask_by_hand
 from zofx.errors import PipelineError
+from zofx.ir.directions import noise_of
+from zofx.ir.pipeline import Pipeline
+from zofx.ir.printer import show
 from zofx.passes import PASSES
-from zofx.pipeline import Pipeline
-from zofx.printer import show
-from zofx.zo.laws import KEEP_ALL, Law, RandomMask
+from zofx.zo.random.direction_spec import KEEP_ALL, Law, RandomMask
 from zofx.zo.types import Key
 
 

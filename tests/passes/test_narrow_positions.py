@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from tests.golden import apply, assert_golden, assert_same_meaning, batch, captured
 from tests.passes.toys import Block, Broadcasts, MixedLogits, Norms, OneLinear, ReadTwice
-from zofx.printer import show
+from zofx.ir.printer import show
 
 
 def test_sinks_to_the_last_op_that_mixes_positions() -> None:

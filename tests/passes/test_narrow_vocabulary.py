@@ -21,10 +21,11 @@ from tests.golden import (
 from tests.passes.probing import PERTURB, never
 from tests.passes.toys import VOCABULARY, Masked, Tied, Toy, TwoLinears
 from zofx.errors import PipelineError
-from zofx.pipeline import Remark
-from zofx.printer import show
-from zofx.program import VOCABULARY as VOCABULARY_ROLES
-from zofx.program import Program, Role
+from zofx.ir.pipeline import Remark
+from zofx.ir.printer import show
+from zofx.ir.program import Program
+from zofx.ir.schema import VOCABULARY as VOCABULARY_ROLES
+from zofx.ir.schema import Role
 
 NARROWED = "canonicalize, narrow-positions"
 TOKENS = torch.tensor([5, 0, 3, 6])

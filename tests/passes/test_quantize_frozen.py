@@ -22,11 +22,11 @@ from tests.golden import (
     with_scores,
 )
 from tests.passes.toys import Gpt2Linear, OneLinear, Tied, TwoLinears
-from zofx import quant
 from zofx.errors import PipelineError, UsageError
-from zofx.facts import QUANTIZED
-from zofx.printer import show
-from zofx.program import Program
+from zofx.ir import quant
+from zofx.ir.facts import QUANTIZED
+from zofx.ir.printer import show
+from zofx.ir.program import Program
 
 FC = "fc.weight"
 FORMATS = ["nf4", "int4", "int8", "int8-row", "codebook"]

@@ -7,10 +7,10 @@ import torch
 from tests.golden import KEY, apply, assert_golden, assert_same_meaning, batch
 from tests.passes.probing import PERTURB, assert_a_probe_is_a_move, dense, directions, never
 from tests.passes.toys import Normed, OneLinear, Tied, canonical
-from zofx.directions import noise_of
 from zofx.errors import PipelineError
-from zofx.printer import show
-from zofx.zo.laws import Law
+from zofx.ir.directions import noise_of
+from zofx.ir.printer import show
+from zofx.zo.random.direction_spec import Law
 
 
 def test_a_scale_beside_every_slice() -> None:

@@ -5,11 +5,11 @@ import pytest
 from tests.golden import apply
 from tests.passes.toys import Normed, OneLinear, Tied, canonical
 from zofx.errors import PipelineError
-from zofx.facts import CHOSEN
+from zofx.ir.facts import CHOSEN
+from zofx.ir.pipeline import Pipeline
+from zofx.ir.printer import show
+from zofx.ir.schema import Role
 from zofx.passes import PASSES
-from zofx.pipeline import Pipeline
-from zofx.printer import show
-from zofx.program import Role
 
 
 def test_chooses_every_parameter() -> None:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from tests.golden import apply, assert_same_meaning, batch, captured, with_scores
 from tests.passes.toys import OneLinear, Tied, Toy, TwoLinears
-from zofx.cover import Columns, cheapest
 from zofx.errors import PipelineError, UsageError
+from zofx.ir.printer import show
+from zofx.ir.program import Program
+from zofx.ir.sparse_cost import Columns, cheapest
 from zofx.passes import select_sensitive
-from zofx.printer import show
-from zofx.program import Program
 
 FC, HEAD = "fc.weight", "head.weight"
 
@@ -224,7 +224,7 @@ def test_a_weight_too_large_for_int32_is_left_out() -> None:
                 super().__init__(width=2**16)
                 self.fc = torch.nn.Linear(2**16, 2**15 + 1)
 
-    from zofx.capture import capture
+    from zofx.models.capture import capture
 
     model = Huge().eval()
     recipes = {name: partial(torch.empty, 0) for name, _ in model.named_parameters()}

@@ -18,8 +18,9 @@ from tests.golden import (
 )
 from tests.passes.toys import Normed, OneLinear, Shared, Tied, Toy, TwoLinears, canonical
 from zofx.errors import PipelineError
-from zofx.printer import show
-from zofx.program import Program, Role
+from zofx.ir.printer import show
+from zofx.ir.program import Program
+from zofx.ir.schema import Role
 
 aten = torch.ops.aten
 

@@ -15,7 +15,7 @@ from tests.golden import (
 )
 from tests.passes.toys import Gpt2Linear, OneLinear, Shared, TwoLinears
 from zofx.errors import PipelineError
-from zofx.printer import show
+from zofx.ir.printer import show
 
 
 def test_cuts_a_slice_out_of_a_linear_with_bias() -> None:

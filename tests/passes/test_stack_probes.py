@@ -28,8 +28,9 @@ from tests.passes.toys import (
     canonical,
 )
 from zofx.errors import PipelineError, UnsupportedError
-from zofx.printer import show
-from zofx.program import Program, Role
+from zofx.ir.printer import show
+from zofx.ir.program import Program
+from zofx.ir.schema import Role
 
 # Powers of two on integers: every sum is exact, so one row at a time has to give the same bits.
 PROBES = [[0.5, 0.0], [-0.5, 0.0], [0.25, 2.0], [0.0, 0.0]]
@@ -389,7 +390,7 @@ def test_refuses_a_bias_in_the_product() -> None:
 def test_refuses_an_op_that_knows_no_probes() -> None:
     """The reason names the op; nothing is computed from half-stacked values."""
     before = perturbed(OneLinear(), fc_weight=[1, 6, 27])
-    from zofx.rewrite import Editor
+    from zofx.ir.rewrite import Editor
 
     edit = Editor(before)
     (read,) = edit.graph.find_nodes(op="call_function", target=torch.ops.zofx.sparse_linear.default)

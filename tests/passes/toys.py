@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tests.golden import apply, captured
-from zofx.program import Program
+from zofx.ir.program import Program
 
 VOCABULARY = 7
 

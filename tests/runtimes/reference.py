@@ -27,12 +27,15 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional
 
-from zofx import artifact, quant
-from zofx.graphfile import load_graph
-from zofx.ops.rounding import SMALLEST
-from zofx.program import output_node
-from zofx.runtime import Batch
-from zofx.zo.noise import Stream, sample, sample_words
+from zofx.artifact import layout
+from zofx.artifact.manifest import read_slices
+from zofx.ir import quant
+from zofx.ir.graph_json import load_graph
+from zofx.ir.ops.rounding import SMALLEST
+from zofx.ir.program import output_node
+from zofx.ir.schema import HIDDEN
+from zofx.session import Batch
+from zofx.zo.random.noise import Stream, sample, sample_words
 from zofx.zo.types import QUERY_BITS, FloatArray, Key, key_words
 
 aten = torch.ops.aten
@@ -112,15 +115,15 @@ def trace(
     if not keys:
         keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
     words = key_words(tuple(keys)).view(np.int64)
-    slices = artifact.read_slices(folder) if theta is None else theta
+    slices = read_slices(folder) if theta is None else theta
     given = {**batch.named(), **slices, "keys": words, "coefficients": coefficients}
     inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in given.items()}
-    stored = load_file(folder / artifact.WEIGHTS)
+    stored = load_file(folder / layout.WEIGHTS)
     rounding = Rounding()
-    if (folder / artifact.BELOW_GRAPH).is_file():
-        below = load_graph(folder / artifact.BELOW_GRAPH)
-        inputs[artifact.HIDDEN] = run(below, {**stored, **inputs}, rounding)
-    return run(load_graph(folder / artifact.GRAPH), {**stored, **inputs}, rounding), rounding
+    if (folder / layout.BELOW_GRAPH).is_file():
+        below = load_graph(folder / layout.BELOW_GRAPH)
+        inputs[HIDDEN] = run(below, {**stored, **inputs}, rounding)
+    return run(load_graph(folder / layout.GRAPH), {**stored, **inputs}, rounding), rounding
 
 
 def run(graph: fx.Graph, given: Mapping[str, Tensor], rounding: Rounding) -> Tensor:

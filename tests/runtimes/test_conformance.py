@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from tests.artifacts import CASES, Case, Family
 from tests.loads import KEYS, LOADS, ONE_SIDED, TWO_POINT, Load, bits
 from tests.runtimes import reference
-from zofx import artifact
+from zofx.artifact import layout
+from zofx.artifact.manifest import read_slices
 from zofx.errors import UnsupportedError, UsageError
-from zofx.runtime import IGNORED, Batch, Session
 from zofx.runtimes import RUNTIMES
-from zofx.zo.noise import sample
+from zofx.session import IGNORED, Batch, Session
+from zofx.zo.random.apply import apply_rays
+from zofx.zo.random.noise import sample
 from zofx.zo.types import FloatArray, Key, Ray
-from zofx.zo.update import apply_rays
 
 RAYS = (Ray(KEYS[0], 0.125), Ray(KEYS[2], -0.3), Ray(KEYS[0], 1e-3), Ray(Key(5, 9), -7.0))
 
@@ -155,7 +156,7 @@ def test_moving_has_the_bits_of_the_rule(session: Session, case: Case, before: L
 
 def test_theta_is_read_and_written_by_value(session: Session, family: Family, case: Case) -> None:
     """What `read` gives is the caller's; what `write` takes stays the caller's."""
-    start = artifact.read_slices(family.artifact(case))
+    start = read_slices(family.artifact(case))
     assert session.slices == {name: value.shape for name, value in start.items()}
     same(session.read(), start)
     taken = session.read()
@@ -202,7 +203,7 @@ def test_sessions_of_one_artifact_have_their_own_theta(family: Family, engine: s
     folder = family.artifact(CASES[0])
     first, second = (RUNTIMES[engine].load(folder, threads=1) for _ in range(2))
     first.move(RAYS)
-    same(second.read(), artifact.read_slices(folder))
+    same(second.read(), read_slices(folder))
     first.close()
     second.close()
 
@@ -234,7 +235,7 @@ def test_cuda_without_cuda_is_refused(
         RUNTIMES[name].load(family.artifact(CASES[0]), device="cuda")
 
 
-@pytest.mark.parametrize(("name", "file"), [("ort", artifact.ONNX), ("torch", artifact.GRAPH)])
+@pytest.mark.parametrize(("name", "file"), [("ort", layout.ONNX), ("torch", layout.GRAPH)])
 def test_support_names_the_graph_that_is_missing(name: str, file: str, tmp_path: Path) -> None:
     """An empty folder is nothing a runtime can load, and `load` says the same."""
     assert file in " ".join(RUNTIMES[name].support(tmp_path).reasons)

@@ -9,14 +9,14 @@ from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.loads import batch
-from zofx.assembly import Options
-from zofx.checkpoint import open_checkpoint
-from zofx.compile import compile_model
+from zofx.compiler.compile import compile_model
+from zofx.compiler.methods import METHODS
+from zofx.compiler.options import Options
 from zofx.errors import PipelineError, UnsupportedError
-from zofx.methods import METHODS
-from zofx.prepare import Request, prepare, prepare_resumed
+from zofx.models.checkpoint import open_checkpoint
+from zofx.runs.prepare import Request, prepare, prepare_resumed
+from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
-from zofx.tune import start, train
 from zofx.zo.types import FloatArray
 
 RELATIVE = 2e-5

@@ -29,23 +29,24 @@ from tests import tiny
 from tests.artifacts import made_up_scores
 from tests.loads import KEYS, Load, batch, bits
 from tests.runtimes import reference
-from zofx import artifact
-from zofx.assembly import Options
-from zofx.checkpoint import open_checkpoint
-from zofx.compile import compile_model
+from zofx.artifact import layout
+from zofx.artifact.manifest import read_manifest, read_slices
+from zofx.artifact.merge import merged_tensors
+from zofx.compiler.compile import compile_model
+from zofx.compiler.methods import METHODS
+from zofx.compiler.options import Options
 from zofx.errors import UnsupportedError
-from zofx.export_hf import export_hf
-from zofx.graphfile import load_graph
-from zofx.merge import merged_tensors
-from zofx.methods import METHODS
-from zofx.ops.rounding import FINER, SMALLEST
-from zofx.prepare import Request, prepare
-from zofx.program import is_call
-from zofx.run_folder import RunFolder
+from zofx.ir.graph_json import load_graph
+from zofx.ir.ops.rounding import FINER, SMALLEST
+from zofx.ir.program import is_call
+from zofx.models.checkpoint import open_checkpoint
+from zofx.models.hf_export import export_hf
+from zofx.runs.prepare import Request, prepare
+from zofx.runs.run_folder import RunFolder
+from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES, ort_integers
-from zofx.runtimes.onnx_basics import ms
-from zofx.runtimes.onnx_export import translate
-from zofx.tune import start, train
+from zofx.runtimes.onnx_export.contrib_ops import ms
+from zofx.runtimes.onnx_export.export import translate
 from zofx.zo.types import FloatArray, key_words
 
 zofx = torch.ops.zofx
@@ -237,7 +238,7 @@ def inputs(art: Path) -> dict[str, Tensor]:
     """What a graph is fed for `ASKED`."""
     given: Mapping[str, Any] = {
         **ASKED.batch.named(),
-        **artifact.read_slices(art),
+        **read_slices(art),
         "keys": key_words(ASKED.keys).view(np.int64),
         "coefficients": ASKED.matrix,
     }
@@ -262,7 +263,7 @@ def torch_codes(art: Path) -> tuple[FloatArray, list[Tensor]]:
 
 def ort_codes(art: Path) -> tuple[FloatArray, list[Tensor]]:
     """Scores on ONNX Runtime, and the codes, as further results of the same graph."""
-    model = onnx.load(art / artifact.ONNX, load_external_data=False)
+    model = onnx.load(art / layout.ONNX, load_external_data=False)
     names = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
     for name in names:
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.UINT8, None))
@@ -317,8 +318,8 @@ def test_scores_are_those_of_the_codes_and_codes_the_nearest(
     ):
         monkeypatch.setitem(reference.MEANINGS, op, meaning)  # type: ignore[arg-type]
     rounding = reference.Rounding()
-    given = {**load_file(folder / "art" / artifact.WEIGHTS), **inputs(folder / "art")}
-    result = reference.run(load_graph(folder / "art" / artifact.GRAPH), given, rounding)
+    given = {**load_file(folder / "art" / layout.WEIGHTS), **inputs(folder / "art")}
+    result = reference.run(load_graph(folder / "art" / layout.GRAPH), given, rounding)
     assert len(fixed.distance) == len(codes) > 3
     bound = rounding.bound(result).numpy()
     wanted = result.detach().numpy()
@@ -332,7 +333,7 @@ def test_scores_are_those_of_the_codes_and_codes_the_nearest(
 
 def second_terms(art: Path) -> list[bool]:
     """Of every rounding in order, whether it rounds what the one before it left."""
-    graph = load_graph(art / artifact.GRAPH)
+    graph = load_graph(art / layout.GRAPH)
     calls = graph.find_nodes(op="call_function", target=zofx.round_rows.default)
     return [is_call(call.args[0], zofx.left_over.default) for call in calls]
 
@@ -363,7 +364,7 @@ def test_the_first_probe_goes_beside_the_others_layer_by_layer(tmp_path: Path) -
     session.close()
     profile = onnxruntime.SessionOptions()
     profile.enable_profiling, profile.profile_file_prefix = True, str(tmp_path / "profile")
-    engine = onnxruntime.InferenceSession(art / artifact.ONNX, profile)
+    engine = onnxruntime.InferenceSession(art / layout.ONNX, profile)
     engine.run(["logprob"], {**ASKED.batch.named(), **feeds})
     events = json.loads(Path(engine.end_profiling()).read_text())
     done = sorted(
@@ -401,11 +402,11 @@ def test_a_run_is_replayed_and_exported(folder: Path, tmp_path: Path, engine: st
     session = prepared.session()
     assert train(prepared, session).steps == 5
     theta = session.read()
-    run, manifest = RunFolder.open(tmp_path / "run"), artifact.read_manifest(folder / "art")
+    run, manifest = RunFolder.open(tmp_path / "run"), read_manifest(folder / "art")
     step, replayed = run.theta(folder / "art", manifest, "last")
     assert step == 5
     assert replayed.keys() == theta.keys()
-    begun = artifact.read_slices(folder / "art")
+    begun = read_slices(folder / "art")
     for name, value in replayed.items():
         np.testing.assert_array_equal(bits(value), bits(theta[name]))
         assert not np.array_equal(value, begun[name])

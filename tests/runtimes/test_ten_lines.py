@@ -11,10 +11,13 @@ from tests.artifacts import CASES, Case, Family
 from tests.loads import bits
 from tests.test_docs import PYTHON, ROOT
 from tests.test_imports import imported_by
-from zofx import artifact
-from zofx.runtime import Batch
+from zofx.artifact.manifest import read_slices
 from zofx.runtimes import RUNTIMES
-from zofx.zo import Driver, Recipe, Spsa, constant, scored
+from zofx.session import Batch, scored
+from zofx.zo.driver import Driver
+from zofx.zo.estimators import Spsa
+from zofx.zo.recipe import Recipe
+from zofx.zo.rules.schedule import constant
 
 (LINES,) = PYTHON.findall((ROOT / "docs" / "ten_lines.md").read_text())
 
@@ -33,8 +36,8 @@ def test_the_lines_make_the_step_that_the_driver_makes(
     session = RUNTIMES["ort"].load(folder)
     recipe = Recipe(Spsa(names["eps"]), constant(names["lr"]))
     driver = Driver(recipe, session, names["seed"])
-    driver.step(names["step"], scored(Batch(**names["batch"]), lambda s: -s.mean((1, 2))))
-    start = artifact.read_slices(folder)
+    driver.step(names["step"], scored(session, Batch(**names["batch"]), lambda s: -s.mean((1, 2))))
+    start = read_slices(folder)
     for name, value in session.read().items():
         np.testing.assert_array_equal(bits(names["theta"][name]), bits(value))
         assert (value != start[name]).any()

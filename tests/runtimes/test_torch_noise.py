@@ -10,8 +10,8 @@ from torch import Tensor
 from zofx.errors import ArtifactError, UsageError
 from zofx.runtimes import torch_noise
 from zofx.runtimes.torch_noise import philox_torch, sample_torch
-from zofx.zo.noise import Kind, normal_table, sample, slice_id
-from zofx.zo.philox import philox_blocks
+from zofx.zo.random.noise import Kind, normal_table, sample, slice_id
+from zofx.zo.random.philox import philox_blocks
 from zofx.zo.types import Key, key_words
 
 KINDS: list[Kind] = ["gaussian", "rademacher"]

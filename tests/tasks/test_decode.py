@@ -9,7 +9,9 @@ from tokenizers.pre_tokenizers import Metaspace
 from tests.scripted import scripted
 from tests.tasks.test_encode import BOS, END, FILM, PAD, TEXT, words
 from zofx.errors import UsageError
-from zofx.tasks import Decoder, Encoder, Example
+from zofx.tasks.decode import Decoder
+from zofx.tasks.encode import Encoder
+from zofx.tasks.types import Example
 from zofx.zo.types import Key
 
 VOCABULARY = 64

@@ -11,8 +11,9 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.processors import TemplateProcessing
 
 from zofx.errors import UsageError
-from zofx.runtime import IGNORED, Batch
-from zofx.tasks import Encoded, Encoder, Example
+from zofx.session import IGNORED, Batch
+from zofx.tasks.encode import Encoded, Encoder
+from zofx.tasks.types import Example
 from zofx.zo.types import FloatArray, IntArray
 
 PAD, BOS, MASK, END, UNKNOWN = 0, 1, 2, 3, 4

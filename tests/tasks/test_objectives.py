@@ -13,23 +13,20 @@ from numpy.typing import NDArray
 from tests.scripted import scripted
 from tests.tasks.test_decode import decoder, says
 from zofx.errors import UsageError
-from zofx.runtime import Batch, Session
-from zofx.tasks import (
-    OBJECTIVES,
+from zofx.session import Batch, Session
+from zofx.tasks.encode import Encoded
+from zofx.tasks.metrics import (
     Accuracy,
-    Encoded,
-    Example,
     TextMatch,
-    TextObjective,
     accuracy,
     exact_match,
     f1,
     normalised,
-    objective_for,
-    predictions,
     text_match,
     wilson,
 )
+from zofx.tasks.objectives import OBJECTIVES, TextObjective, objective_for, predictions
+from zofx.tasks.types import Example
 from zofx.zo.types import FloatArray, Key
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from zofx.errors import UsageError
-from zofx.tasks import Example, Reward
+from zofx.tasks.reward import Reward
+from zofx.tasks.types import Example
 
 EXAMPLE = Example("How many legs has an ant?", (" six\n",), references=("six",), id="mine 3")
 CODE = """

@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from zofx.runtime import Batch
-from zofx.runtimes.slices import HostSession, Slices
-from zofx.zo import Basis, FloatArray, Key, Kind, Law, Noise
+from zofx.runtimes.host.theta import HostSession, Slices
+from zofx.session import Batch
+from zofx.zo.random.direction_spec import Basis, Law, Noise
+from zofx.zo.random.noise import Kind
+from zofx.zo.types import FloatArray, Key
 
 SHAPES: Mapping[str, tuple[int, ...]] = {"layer.weight": (3, 4), "layer.bias": (5,)}
 DoubleArray = NDArray[np.float64]

@@ -8,40 +8,32 @@ from numpy.typing import NDArray
 
 from tests.zo.bowl import Bowl, LowRank, Scaled, mean_loss, rows
 from zofx.errors import ArtifactError, DivergenceError, UsageError
-from zofx.runtime import Batch
-from zofx.zo import (
-    Curved,
-    Driver,
-    FloatArray,
-    Journal,
-    JournalWriter,
-    Measure,
-    OnePoint,
-    OneSided,
-    Recipe,
-    Schedule,
-    Slopes,
-    Spsa,
-    Trial,
-    adam,
+from zofx.session import Batch, scored
+from zofx.zo.driver import Driver
+from zofx.zo.estimators import Curved, OnePoint, OneSided, Slopes, Spsa
+from zofx.zo.journal.format import Journal
+from zofx.zo.journal.replay import replay
+from zofx.zo.journal.writer import JournalWriter
+from zofx.zo.recipe import Recipe, Trial
+from zofx.zo.rules.coefficient_rules import (
     chain,
-    chain_tensors,
     clip,
-    constant,
-    decay,
+    normalise_by_spread,
+    past_momentum,
+    scale_by_rms,
+    scale_by_schedule,
+    sign,
+)
+from zofx.zo.rules.gradient_rules import chain_tensors, decay, sign_coordinates
+from zofx.zo.rules.schedule import Schedule, constant
+from zofx.zo.rules.stateful_rules import (
+    adam,
     diagonal_hessian,
     low_rank_momentum,
     momentum,
-    normalise_by_spread,
     past_adam,
-    past_momentum,
-    replay,
-    scale_by_rms,
-    scale_by_schedule,
-    scored,
-    sign,
-    sign_coordinates,
 )
+from zofx.zo.types import FloatArray, LossFn
 
 SEED = 11
 
@@ -96,16 +88,16 @@ def fresh(recipe: Recipe) -> Bowl:
     return Scaled() if isinstance(recipe.estimator, Curved) else Bowl()
 
 
-def measure(recipe: Recipe, step: int) -> Measure:
+def measure(bowl: Bowl, recipe: Recipe, step: int) -> LossFn:
     """What a step's batch says: exact slopes where the estimator asks for them."""
     if isinstance(recipe.estimator, Slopes):
-        return lambda bowl, keys, matrix: bowl.slopes(batch(step), keys)  # type: ignore[attr-defined]  # a bowl
-    return scored(batch(step), mean_loss)
+        return lambda keys, matrix: bowl.slopes(batch(step), keys)
+    return scored(bowl, batch(step), mean_loss)
 
 
 def train(driver: Driver, start: int, stop: int) -> None:
     for step in range(start, stop):
-        driver.step(step, measure(driver.recipe, step), cursor=3 * step)
+        driver.step(step, measure(driver.theta, driver.recipe, step), cursor=3 * step)
 
 
 def recorded(path: Path, recipe: Recipe, steps: int) -> Bowl:
@@ -201,7 +193,7 @@ def test_killed_between_record_and_move(tmp_path: Path) -> None:
     with JournalWriter.create(tmp_path / "j", recipe.header("hash", SEED)) as writer:
         driver = Driver(recipe, Killed(), SEED, writer)
         with pytest.raises(KeyboardInterrupt):
-            driver.step(0, scored(batch(0), mean_loss))
+            driver.step(0, scored(driver.theta, batch(0), mean_loss))
     replayed = Bowl()
     assert replay(replayed, Journal.read(tmp_path / "j")) == 1
     assert_same_theta(replayed, recorded(tmp_path / "whole", recipe, 1))
@@ -212,7 +204,9 @@ def test_step_log(tmp_path: Path) -> None:
     recipe = CASES["spsa-4"]
     bowl = Bowl()
     with JournalWriter.create(tmp_path / "j", recipe.header("hash", SEED, task="t")) as writer:
-        log = Driver(recipe, bowl, SEED, writer).step(0, scored(batch(0), mean_loss), cursor=3)
+        log = Driver(recipe, bowl, SEED, writer).step(
+            0, scored(bowl, batch(0), mean_loss), cursor=3
+        )
     journal = Journal.read(tmp_path / "j")
     (record,) = journal
     assert (record.step, record.cursor, record.learning_rate) == (0, 3, log.learning_rate)
@@ -224,7 +218,8 @@ def test_step_log(tmp_path: Path) -> None:
 
 def test_a_step_is_descent_along_its_rays() -> None:
     """The coefficient of a plain step is −rate · (f₊ − f₋) / 2ε, rounded once."""
-    log = Driver(CASES["spsa"], Bowl(), SEED).step(0, scored(batch(0), mean_loss))
+    bowl = Bowl()
+    log = Driver(CASES["spsa"], bowl, SEED).step(0, scored(bowl, batch(0), mean_loss))
     up, down = (float(loss) for loss in log.losses)
     expected = np.float32(-float(np.float32(0.01)) * ((up - down) / 2e-3))
     assert [ray.coefficient for ray in log.rays] == [float(expected)]
@@ -245,7 +240,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(bad: float, tmp_path: Path) -> 
         driver = Driver(recipe, bowl, SEED, writer)
         train(driver, 0, 4)
         with pytest.raises(DivergenceError, match="losses of step 4 are not finite") as error:
-            driver.step(4, scored(batch(4), breaks))
+            driver.step(4, scored(driver.theta, batch(4), breaks))
         assert error.value.step == 4
         assert "replay the journal up to a step well before 4" in str(error.value)
         assert len(Journal.read(tmp_path / "j")) == 4
@@ -258,7 +253,7 @@ def test_a_coefficient_that_overflows_stops_the_run() -> None:
     bowl = Bowl()
     driver = Driver(Recipe(Spsa(eps=1e-30), constant(1e38)), bowl, SEED)
     with pytest.raises(DivergenceError, match="coefficients of step 0 are not finite"):
-        driver.step(0, scored(batch(0), lambda scores: np.array([1.0, 2.0])))
+        driver.step(0, scored(driver.theta, batch(0), lambda scores: np.array([1.0, 2.0])))
     assert_same_theta(bowl, Bowl())
 
 
@@ -272,7 +267,7 @@ def test_probes_that_cannot_be_told_apart_stop_the_run(recipe: Recipe, tmp_path:
         driver = Driver(recipe, bowl, SEED, writer, patience=4)
         train(driver, 0, 3)
         with pytest.raises(DivergenceError, match="4 steps in a row, the last of them step 3") as e:
-            driver.step(3, scored(batch(3), mean_loss))
+            driver.step(3, scored(driver.theta, batch(3), mean_loss))
     assert e.value.step == 3
     assert "eps is so small" in str(e.value)
     assert len(Journal.read(tmp_path / "j")) == 3
@@ -288,11 +283,11 @@ def test_patience_survives_a_resume_and_ends_with_a_slope(tmp_path: Path) -> Non
     with JournalWriter.create(tmp_path / "j", recipe.header("hash", SEED)) as writer:
         driver = Driver(recipe, Bowl(), SEED, writer, patience=3)
         for step, objective in enumerate([flat, flat, mean_loss, flat, flat]):
-            driver.step(step, scored(batch(step), objective))
+            driver.step(step, scored(driver.theta, batch(step), objective))
     resumed = Driver(recipe, Bowl(), SEED, patience=3)
     resumed.resume(Journal.read(tmp_path / "j"))
     with pytest.raises(DivergenceError, match="3 steps in a row"):
-        resumed.step(5, scored(batch(5), flat))
+        resumed.step(5, scored(driver.theta, batch(5), flat))
 
 
 def test_another_recipe_cannot_resume(tmp_path: Path) -> None:
@@ -327,7 +322,7 @@ def test_an_objective_of_the_wrong_shape() -> None:
         UsageError, match=r"shape \(\) at step 0; it must return one per probe, \(2,\)"
     ):
         Driver(CASES["spsa"], Bowl(), SEED).step(
-            0, scored(batch(0), lambda s: np.asarray(s.mean()))
+            0, scored(Bowl(), batch(0), lambda s: np.asarray(s.mean()))
         )
 
 

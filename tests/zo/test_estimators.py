@@ -7,7 +7,10 @@ import pytest
 
 from tests.zo.bowl import SHAPES, Bowl, mean_loss, rows
 from zofx.errors import UsageError
-from zofx.zo import Curved, Estimator, FloatArray, Key, Kind, OnePoint, OneSided, Slopes, Spsa
+from zofx.zo.estimate import Estimator
+from zofx.zo.estimators import Curved, OnePoint, OneSided, Slopes, Spsa
+from zofx.zo.random.noise import Kind
+from zofx.zo.types import FloatArray, Key
 
 BATCH = rows(1, 2, 3)
 

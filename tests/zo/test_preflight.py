@@ -1,22 +1,35 @@
 """Pre-flight: the verdicts on a bowl whose round-off is known."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from tests.zo.bowl import Bowl, mean_loss, rows
 from zofx.errors import UsageError
-from zofx.runtime import Batch
-from zofx.zo import FloatArray, Spsa, preflight
-from zofx.zo.types import Key
+from zofx.session import Batch
+from zofx.zo.estimators import Spsa
+from zofx.zo.preflight import Preflight, preflight
+from zofx.zo.types import FloatArray, IntArray, Key
 
 BATCH = rows(1, 2, 3, 2)
+
+
+def checked(bowl: Bowl, batch: Batch, objective: Any, eps: float, directions: int = 4) -> Preflight:
+    """The pre-flight of a batch on a bowl."""
+
+    def scores(rows: IntArray, keys: Sequence[Key], matrix: FloatArray) -> FloatArray:
+        return bowl.evaluate(batch.rows(rows), keys, matrix)
+
+    return preflight(scores, len(batch.input_ids), objective, eps, directions=directions)
 
 
 def test_a_clear_gap_is_good() -> None:
     """On a float32 bowl a usual eps stands far above round-off; θ is where it was."""
     bowl = Bowl()
-    report = preflight(bowl, BATCH, mean_loss, eps=1e-2)
+    report = checked(bowl, BATCH, mean_loss, eps=1e-2)
     assert report.verdict == "good"
     assert report.ratio > 1000
     assert bowl.calls == 8
@@ -31,23 +44,24 @@ def test_gap_is_that_of_a_two_point_step() -> None:
         pair = matrix[2 * query : 2 * query + 2]
         up, down = mean_loss(Bowl().evaluate(BATCH, keys, pair))
         gaps.append(up - down)
-    report = preflight(Bowl(), BATCH, mean_loss, eps=1e-2)
+    report = checked(Bowl(), BATCH, mean_loss, eps=1e-2)
     assert report.gap == pytest.approx(np.sqrt(np.mean(np.square(gaps))), rel=1e-4)
 
 
 def test_noise_is_the_engines_round_off() -> None:
     """Scores in steps of r have errors of variance r²/12; the measured noise is near that."""
     resolution = 1e-4
-    report = preflight(Bowl(resolution=resolution), rows(1), mean_loss, eps=0.1, directions=64)
+    report = checked(Bowl(resolution=resolution), rows(1), mean_loss, eps=0.1, directions=64)
     assert report.noise == pytest.approx(resolution / np.sqrt(12), rel=0.35)
 
 
 @pytest.mark.parametrize(
-    ("eps", "verdict"), [(1e-1, "good"), (3e-3, "noisy"), (2e-4, "lost"), (1e-7, "lost")]
+    ("eps", "verdict"),
+    [(1e-1, "good"), (3e-3, "noisy"), (2e-4, "below-noise"), (1e-7, "below-noise")],
 )
 def test_verdict_falls_with_eps(eps: float, verdict: str) -> None:
     """The same engine goes from good to lost as eps sinks into its resolution."""
-    report = preflight(Bowl(resolution=0.01), rows(1), mean_loss, eps, directions=64)
+    report = checked(Bowl(resolution=0.01), rows(1), mean_loss, eps, directions=64)
     assert report.verdict == verdict
     assert str(report).startswith(f"{verdict}: at eps {eps:g} the ± gap is")
 
@@ -61,9 +75,9 @@ def test_dependence_on_the_order_of_rows_is_noise() -> None:
             scores[:, 0] += np.float32(1e-3)
             return scores
 
-    report = preflight(Uneven(), rows(1, 1, 2), _last_row, eps=1e-2)
+    report = checked(Uneven(), rows(1, 1, 2), _last_row, eps=1e-2)
     assert report.noise == pytest.approx(0, abs=1e-5)
-    report = preflight(Uneven(), rows(1, 1, 2), _first_row, eps=1e-2)
+    report = checked(Uneven(), rows(1, 1, 2), _first_row, eps=1e-2)
     assert report.noise == pytest.approx(1e-3 / np.sqrt(2), rel=0.02)
 
 
@@ -87,7 +101,7 @@ def test_a_large_batch_is_scored_in_parts() -> None:
 
     weights = np.random.default_rng(0).integers(1, 5, 32).tolist()
     bowl = Counted()
-    found = preflight(bowl, rows(*weights), mean_loss, eps=1e-2)
+    found = checked(bowl, rows(*weights), mean_loss, eps=1e-2)
     assert bowl.most == 8
     assert bowl.calls == 8 * 4
     gaps = []
@@ -107,19 +121,19 @@ def test_an_eps_beyond_the_slope_is_bent() -> None:
         losses: NDArray[np.float64] = height + height**2
         return losses
 
-    reports = [preflight(Bowl(), rows(1), steep, eps) for eps in (1e-3, 1.0)]
-    assert [report.verdict for report in reports] == ["good", "bent"]
+    reports = [checked(Bowl(), rows(1), steep, eps) for eps in (1e-3, 1.0)]
+    assert [report.verdict for report in reports] == ["good", "too-nonlinear"]
     assert reports[1].ratio > 100
 
 
 def test_a_flat_objective_is_lost() -> None:
     """No gap at all is lost even where no round-off is seen."""
-    report = preflight(Bowl(), rows(1), lambda scores: np.ones(len(scores)), eps=1e-2)
-    assert (report.verdict, report.gap, report.bend) == ("lost", 0.0, 0.0)
+    report = checked(Bowl(), rows(1), lambda scores: np.ones(len(scores)), eps=1e-2)
+    assert (report.verdict, report.gap, report.nonlinearity) == ("below-noise", 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("eps", "directions"), [(0.0, 4), (1e-3, 0)])
 def test_errors(eps: float, directions: int) -> None:
     """What could not measure anything is refused."""
     with pytest.raises(UsageError, match="preflight needs eps > 0 and directions >= 1"):
-        preflight(Bowl(), BATCH, mean_loss, eps, directions=directions)
+        checked(Bowl(), BATCH, mean_loss, eps, directions=directions)

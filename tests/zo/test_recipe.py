@@ -7,26 +7,16 @@ import pytest
 
 from tests.zo.bowl import Bowl, mean_loss, rows
 from zofx.errors import UsageError
-from zofx.zo import (
-    Curved,
-    Driver,
-    Key,
-    Ray,
-    Recipe,
-    Record,
-    Spsa,
-    Trial,
-    chain,
-    chain_tensors,
-    clip,
-    constant,
-    decay,
-    diagonal_hessian,
-    momentum,
-    past_adam,
-    past_momentum,
-    scored,
-)
+from zofx.session import scored
+from zofx.zo.driver import Driver
+from zofx.zo.estimators import Curved, Spsa
+from zofx.zo.journal.format import Record
+from zofx.zo.recipe import Recipe, Trial
+from zofx.zo.rules.coefficient_rules import chain, clip, past_momentum
+from zofx.zo.rules.gradient_rules import chain_tensors, decay
+from zofx.zo.rules.schedule import constant
+from zofx.zo.rules.stateful_rules import diagonal_hessian, momentum, past_adam
+from zofx.zo.types import Key, Ray
 
 
 def test_a_trial_is_made_of_multiples_of_the_step() -> None:
@@ -58,7 +48,7 @@ def test_a_tried_step_is_where_its_probe_was() -> None:
     recipe, batch = Recipe(Spsa(), constant(0.3), trial=Trial()), rows(1, 2)
     for seed in range(6):
         bowl = Bowl()
-        log = Driver(recipe, bowl, seed).step(0, scored(batch, mean_loss))
+        log = Driver(recipe, bowl, seed).step(0, scored(bowl, batch, mean_loss))
         assert bowl.probes == recipe.evaluations == len(log.losses) == 5
         after = mean_loss(bowl.evaluate(batch, [], np.zeros((1, 0), np.float32)))
         best = log.losses[2:].min()

@@ -2,22 +2,12 @@
 
 import os
 import sys
+from importlib import import_module
 from typing import Annotated, NoReturn
 
 import typer
 
 from zofx import __version__
-from zofx.cli import (
-    compiling,
-    covering,
-    explaining,
-    generating,
-    judging,
-    looking,
-    planning,
-    ranking,
-    tuning,
-)
 from zofx.cli.options import unwrapped
 from zofx.errors import ZofxError
 
@@ -47,10 +37,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 VERBS = (
-    compiling, ranking, covering, planning, tuning, judging, generating, looking, explaining,
+    "compile", "sensitivity", "coverage", "plan", "tune", "eval", "export", "generate",
+    "inspect", "explain",
 )  # fmt: skip
-for group in VERBS:
-    group.register(app)
+"""Modules of `zofx.cli`; some add a second verb."""
+for verb in VERBS:
+    import_module(f"zofx.cli.{verb}").register(app)
 
 
 def _version(asked: bool) -> None:

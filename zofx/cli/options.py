@@ -1,5 +1,13 @@
 """What several verbs share: options, and how a docstring becomes a help text."""
 
+from typing import TYPE_CHECKING, Literal
+
+from zofx.errors import UsageError
+
+if TYPE_CHECKING:
+    from zofx.runs.run_folder import At
+
+
 import inspect
 import re
 from collections.abc import Callable
@@ -64,3 +72,17 @@ def teach(app: typer.Typer, name: str, verb: Callable[..., None]) -> None:
 def unwrapped(text: str) -> str:
     """Mark the indented blocks of a help text as not to be wrapped."""
     return INDENTED.sub("\n\n\b\n\\1\n", text)
+
+
+def step_of(step: str) -> "At":
+    """Which θ of a run `--step` names.
+
+    Raises:
+        UsageError: it names none.
+    """
+    words: dict[str, Literal["best", "last"]] = {"best": "best", "last": "last"}
+    if step in words:
+        return words[step]
+    if step.isdecimal():
+        return int(step)
+    raise UsageError(f"--step {step}: give best, last, or how many steps were made")

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from zofx.registry import Table, lazy
-from zofx.tasks.own import own_task
-from zofx.tasks.pool import Pool, Sizes
+from zofx.tasks.catalog.jsonl_task import own_task
+from zofx.tasks.data.pool import Pool, Sizes
 from zofx.tasks.types import MASK, Example, Splits, Task
 
 if TYPE_CHECKING:
-    from zofx.tasks.calibration import calibration_texts
+    from zofx.tasks.data.calibration import calibration_texts
+    from zofx.tasks.data.order import batch_indices
     from zofx.tasks.decode import NEW_TOKENS, Decoder, stop_of
     from zofx.tasks.encode import Encoded, Encoder
     from zofx.tasks.metrics import (
@@ -41,32 +42,31 @@ if TYPE_CHECKING:
         predictions,
     )
     from zofx.tasks.reward import Reward
-    from zofx.tasks.sampler import batch_indices
 
 TASKS: Table[Task] = Table(
     "task",
     "tasks",
     {
-        "sst2": lazy("zofx.tasks.mezo:SST2"),
-        "rte": lazy("zofx.tasks.mezo:RTE"),
-        "cb": lazy("zofx.tasks.mezo:CB"),
-        "boolq": lazy("zofx.tasks.mezo:BOOLQ"),
-        "wsc": lazy("zofx.tasks.mezo:WSC"),
-        "wic": lazy("zofx.tasks.mezo:WIC"),
-        "multirc": lazy("zofx.tasks.mezo:MULTIRC"),
-        "copa": lazy("zofx.tasks.mezo:COPA"),
-        "record": lazy("zofx.tasks.mezo:RECORD"),
-        "squad": lazy("zofx.tasks.mezo:SQUAD"),
-        "drop": lazy("zofx.tasks.mezo:DROP"),
-        "winogrande": lazy("zofx.tasks.mezo:WINOGRANDE"),
-        "trec": lazy("zofx.tasks.offline:TREC"),
-        "rotten-tomatoes": lazy("zofx.tasks.offline:ROTTEN_TOMATOES"),
-        "imdb": lazy("zofx.tasks.offline:IMDB"),
-        "boolq-offline": lazy("zofx.tasks.offline:BOOLQ"),
-        "piqa": lazy("zofx.tasks.offline:PIQA"),
-        "siqa": lazy("zofx.tasks.offline:SIQA"),
-        "commonsenseqa": lazy("zofx.tasks.offline:COMMONSENSEQA"),
-        "openbookqa": lazy("zofx.tasks.offline:OPENBOOKQA"),
+        "sst2": lazy("zofx.tasks.catalog.mezo:SST2"),
+        "rte": lazy("zofx.tasks.catalog.mezo:RTE"),
+        "cb": lazy("zofx.tasks.catalog.mezo:CB"),
+        "boolq": lazy("zofx.tasks.catalog.mezo:BOOLQ"),
+        "wsc": lazy("zofx.tasks.catalog.mezo:WSC"),
+        "wic": lazy("zofx.tasks.catalog.mezo:WIC"),
+        "multirc": lazy("zofx.tasks.catalog.mezo:MULTIRC"),
+        "copa": lazy("zofx.tasks.catalog.mezo:COPA"),
+        "record": lazy("zofx.tasks.catalog.mezo:RECORD"),
+        "squad": lazy("zofx.tasks.catalog.mezo:SQUAD"),
+        "drop": lazy("zofx.tasks.catalog.mezo:DROP"),
+        "winogrande": lazy("zofx.tasks.catalog.mezo:WINOGRANDE"),
+        "trec": lazy("zofx.tasks.catalog.offline:TREC"),
+        "rotten-tomatoes": lazy("zofx.tasks.catalog.offline:ROTTEN_TOMATOES"),
+        "imdb": lazy("zofx.tasks.catalog.offline:IMDB"),
+        "boolq-offline": lazy("zofx.tasks.catalog.offline:BOOLQ"),
+        "piqa": lazy("zofx.tasks.catalog.offline:PIQA"),
+        "siqa": lazy("zofx.tasks.catalog.offline:SIQA"),
+        "commonsenseqa": lazy("zofx.tasks.catalog.offline:COMMONSENSEQA"),
+        "openbookqa": lazy("zofx.tasks.catalog.offline:OPENBOOKQA"),
     },
 )
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from zofx.generate import generate
-from zofx.runtime import Session
+from zofx.session import Session
 from zofx.tasks.encode import Encoder
+from zofx.tasks.generation import generate
 from zofx.tasks.types import Example
 from zofx.zo.types import FloatArray, Key
 

@@ -16,16 +16,17 @@ The option length, the stripping of spaces and the truncation are MeZO's (Mallad
 large_models/utils.py).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from zofx.errors import UsageError
-from zofx.runtime import IGNORED, Batch
-from zofx.tasks.types import MASK, Example
+from zofx.session import IGNORED, Batch
+from zofx.tasks.types import MASK, Example, Task
 from zofx.zo.types import FloatArray, IntArray
 
 SHORTEST = 4
@@ -292,3 +293,39 @@ def _stack_targets(rows: Sequence[Row], shape: tuple[int, int, int]) -> IntArray
     for line, row in zip(array, rows, strict=True):
         line[: len(row.positions), : len(row.candidates)] = row.targets
     return array
+
+
+NO_LIMIT: Final = 1 << 30
+"""Of tokens, where a model or a task names none."""
+
+
+def encoder_for(
+    tokenizer: Tokenizer, model: Mapping[str, Any], task: Task | None, truncate: bool
+) -> Encoder:
+    """How a model reads a task's examples, or anyone's.
+
+    A task's own length limit shortens prompts, as its source does; the model's positions do so
+    only when asked, because that is no property of the task.
+
+    Args:
+        tokenizer: the model's.
+        model: as in a manifest: `Manifest.model`, or `Checkpoint.description`.
+        task: whose examples.
+        truncate: cut prompts that are longer than the model's positions.
+    """
+    special = model["special"]
+    positions = model["max_positions"] or NO_LIMIT
+    own = NO_LIMIT if task is None else task.max_length
+    return Encoder(
+        tokenizer=tokenizer,
+        bos_id=special["bos_id"] if special["adds_bos"] else None,
+        pad_id=special["pad_id"],
+        mask_id=special["mask_id"] if is_masked(model) else None,
+        max_length=min(own, positions),
+        truncate=truncate or own <= positions,
+    )
+
+
+def is_masked(model: Mapping[str, Any]) -> bool:
+    """Whether a model, as a manifest describes it, predicts masked tokens."""
+    return bool(model["architecture"] == "masked-lm")

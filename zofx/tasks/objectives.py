@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zofx.errors import UsageError
-from zofx.runtime import Session
+from zofx.session import Session
 from zofx.tasks.decode import Decoder
 from zofx.tasks.encode import Encoded
 from zofx.tasks.types import Example, Kind

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zofx.errors import UsageError
-from zofx.tasks.pool import Pool, Sizes
-from zofx.tasks.sources import folder
+from zofx.tasks.data.pool import Pool, Sizes
+from zofx.tasks.data.sources import folder
 
 if TYPE_CHECKING:
-    from zofx.tasks.splits import Drawn
+    from zofx.tasks.data.splits import Drawn
 
 Record: TypeAlias = Mapping[str, Any]
 Kind: TypeAlias = Literal["classification", "multiple-choice", "generation"]
@@ -120,7 +120,7 @@ class Task:
             UsageError: the task has no masked prompt, a record lacks a field, or there are too few
                 records.
         """
-        from zofx.tasks.splits import draw  # and numpy: a list of tasks draws nothing
+        from zofx.tasks.data.splits import draw  # and numpy: a list of tasks draws nothing
 
         template = self._template(masked)
         pool = folder(data) if data is not None else self.load()

@@ -1,12 +1,12 @@
 """The driver: one loop for every method.
 
-    every so many steps: session.refresh                                  low-rank slices
-    probes(seed, step) → measure(session) → losses f32[P]                 one forward
+    every so many steps: theta.refresh                                  low-rank slices
+    probes(seed, step) → loss(keys, matrix) → losses f32[P]                 one forward
     losses → estimate → rules on rays → coefficients                      scalars
     coefficients → trial points → losses → the best of them               one more, where tried
     journal ← (step, cursor, learning rate, coefficients, losses)         before θ moves
-    rays:     θ ← θ − learning rate · Σ coefficient · z                   session.move
-    tensors:  θ ← θ − learning rate · rule(Σ coefficient · z)             session.write
+    rays:     θ ← θ − learning rate · Σ coefficient · z                   theta.move
+    tensors:  θ ← θ − learning rate · rule(Σ coefficient · z)             theta.write
 
 What a step does is a pure function of the losses and the state before it. Losses are rounded to
 float32 before anything sees them, so the journal holds all that the states depend on: resuming is
@@ -15,20 +15,18 @@ the same fold over the recorded losses, with no forward.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from zofx.errors import ArtifactError, DivergenceError, UsageError
 from zofx.zo.estimate import Estimate, Probes
-from zofx.zo.journal import Header, Journal, Record
-from zofx.zo.journal_writer import JournalWriter
-from zofx.zo.recipe import Descend, Measure, Recipe
-from zofx.zo.replay import Mover
-from zofx.zo.types import FloatArray, Ray
-
-if TYPE_CHECKING:  # zofx.runtime imports zofx.zo.types: at run time the arrow points one way
-    from zofx.runtime import Session
+from zofx.zo.journal.format import Header, Journal, Record
+from zofx.zo.journal.replay import Mover
+from zofx.zo.journal.writer import JournalWriter
+from zofx.zo.recipe import Recipe
+from zofx.zo.theta import Theta
+from zofx.zo.types import ExactGradientFn, FloatArray, LossFn, Ray
 
 PATIENCE: Final = 10
 """Steps in a row without any slope before a run counts as collapsed."""
@@ -66,11 +64,11 @@ class _State:
 
 
 class Driver:
-    """Runs a recipe on a session.
+    """Runs a recipe on θ.
 
     Args:
         recipe: the method's driven half.
-        session: holds θ, at the artifact's initial values.
+        theta: to train, at the artifact's initial values.
         seed: of the run; with the step and the query it determines every direction.
         journal: where steps are recorded; None keeps no record.
         patience: steps in a row without any slope before the run stops.
@@ -79,7 +77,7 @@ class Driver:
     def __init__(
         self,
         recipe: Recipe,
-        session: "Session",
+        theta: Theta,
         seed: int,
         journal: JournalWriter | None = None,
         patience: int = PATIENCE,
@@ -87,41 +85,45 @@ class Driver:
         if journal is not None:
             _require_same_run(recipe, seed, journal.header)
         self.recipe = recipe
-        self.session = session
+        self.theta = theta
         self.seed = seed
         self.journal = journal
         self.patience = patience
         self._state = _State(recipe.rays.init())
-        self._mover = Mover(session, recipe.tensors, seed, recipe.refresh, recipe.exact)
+        self._mover = Mover(theta, recipe.tensors, seed, recipe.refresh, recipe.exact)
 
     def step(
-        self, step: int, measure: Measure, cursor: int = 0, descend: Descend | None = None
+        self,
+        step: int,
+        loss: LossFn,
+        cursor: int = 0,
+        exact_gradient: ExactGradientFn | None = None,
     ) -> StepLog:
         """Evaluate, decide, record, move.
 
         Args:
             step: of the run, from 0, increasing.
-            measure: the losses of the step's batch under some probes (`scored`).
+            loss: of the step's batch under some probes.
             cursor: where the data stream stands after this batch; only recorded.
-            descend: exact gradients of the same batch, for the tensors that train by them.
+            exact_gradient: of the same batch, for the tensors that train by them.
 
         Raises:
             DivergenceError: a loss or a coefficient is not finite, or the probes cannot be told
                 apart. θ and the journal are as they were before the step.
         """
-        self._mover.enter(step)
+        self._mover.begin_step(step)
         probes = self.recipe.estimator.probes(self.seed, step)
         rate = float(np.float32(self.recipe.learning_rate(step)))
-        losses = self._losses(step, measure, probes, self.recipe.estimator.evaluations)
+        losses = self._losses(step, loss, probes, self.recipe.estimator.evaluations)
         if self.recipe.trial:
-            tried, _, _ = self._aim(step, losses, rate)
+            tried, _, _ = self._propose(step, losses, rate)
             points = Probes(probes.keys, self.recipe.trial.matrix(_coefficients(tried.rays)))
-            more = self._losses(step, measure, points, len(points.matrix))
+            more = self._losses(step, loss, points, len(points.matrix))
             losses = np.concatenate([losses, more])
         log, state = self._decide(step, losses, rate)
         if state.flat >= self.patience:
             raise DivergenceError(_collapsed(step, self.patience), step)
-        exact = descend(self.session) if descend else None
+        exact = exact_gradient() if exact_gradient else None
         record = Record(step, cursor, rate, self._padded(log.rays), losses)
         if self.journal is not None:
             self.journal.append(record)
@@ -130,13 +132,15 @@ class Driver:
         return log
 
     def resume(
-        self, journal: Journal, descend: Callable[[int], Descend | None] = lambda step: None
+        self,
+        journal: Journal,
+        exact_gradient: Callable[[int], ExactGradientFn | None] = lambda step: None,
     ) -> int:
-        """Bring a fresh driver and session to where a journal ends; evaluates no probe.
+        """Bring a fresh driver and θ to where a journal ends; evaluates no probe.
 
         Args:
             journal: of the run.
-            descend: step → exact gradients of its batch; they are in no journal, so they are
+            exact_gradient: step → exact gradients of its batch; they are in no journal, so they are
                 computed again.
 
         Returns:
@@ -156,16 +160,16 @@ class Driver:
                     f"losses lead to coefficients {found}, recorded are "
                     f"{record.coefficients}; resume with the version of zofx that wrote it"
                 )
-            self._mover.enter(record.step)
-            again = descend(record.step)
-            exact = again(self.session) if again else None
+            self._mover.begin_step(record.step)
+            again = exact_gradient(record.step)
+            exact = again() if again else None
             self._mover.move(record.rays(journal.header), record.learning_rate, exact)
         return journal.next_step
 
-    def _losses(self, step: int, measure: Measure, probes: Probes, expected: int) -> FloatArray:
+    def _losses(self, step: int, loss: LossFn, probes: Probes, expected: int) -> FloatArray:
         """What the batch says of some probes, f32[expected]."""
         with np.errstate(over="ignore"):  # an infinite loss is refused below, with a message
-            found = np.asarray(measure(self.session, *probes)).astype(np.float32)
+            found = np.asarray(loss(*probes)).astype(np.float32)
         _require_losses(step, found, expected)
         return found
 
@@ -173,7 +177,7 @@ class Driver:
         """Losses → rays and the state after; touches neither θ nor the journal."""
         evaluations, trial = self.recipe.estimator.evaluations, self.recipe.trial
         _require_losses(step, losses, self.recipe.evaluations)
-        estimate, rule_state, sloped = self._aim(step, losses[:evaluations], rate)
+        estimate, rule_state, sloped = self._propose(step, losses[:evaluations], rate)
         if trial:
             chosen = trial.choose(estimate.coefficients, losses[evaluations:])
             estimate = estimate.with_coefficients(chosen)
@@ -182,8 +186,8 @@ class Driver:
         log = StepLog(step, estimate.loss, rate, estimate.rays, losses)
         return log, _State(rule_state, losses[:evaluations], flat)
 
-    def _aim(self, step: int, losses: FloatArray, rate: float) -> tuple[Estimate, Any, bool]:
-        """The step that the estimate leads to, the rule's state after, and if there is a slope."""
+    def _propose(self, step: int, losses: FloatArray, rate: float) -> tuple[Estimate, Any, bool]:
+        """(scaled estimate, next rule state, whether any projected gradient is nonzero)."""
         estimator = self.recipe.estimator
         keys = estimator.probes(self.seed, step).keys
         raw = estimator.estimate(keys, losses, self._state.previous)

@@ -6,7 +6,7 @@ forward, then again with the rows of the batch in reverse order.
     gap      l(1) − l(−1)                                           the signal of a two-point step
     jitter   (l(−1) − 4 l(−½) + 6 l(0) − 4 l(½) + l(1)) / √70       round-off between near points
     order    (l − l reversed) / √2                                  round-off of equal problems
-    bend     (gap(ε) − 2 gap(ε/2)) / gap(ε)                         0 where the loss is straight
+    nonlinearity     (gap(ε) − 2 gap(ε/2)) / gap(ε)                         0 where the loss is straight
 
 The fourth difference of independent errors of variance σ² has variance 70 σ², that of a smooth loss
 is O(ε⁴). So what is left on a short line is what the engine's rounding, or the quantization of
@@ -16,22 +16,21 @@ All are root mean squares over the directions.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zofx.errors import UsageError
-from zofx.zo.recipe import Objective
-from zofx.zo.types import FloatArray, Key
+from zofx.zo.types import FloatArray, IntArray, Key, Objective
 
-if TYPE_CHECKING:  # zofx.runtime imports zofx.zo.types: at run time the arrow points one way
-    from zofx.runtime import Batch, Session
-
-Verdict: TypeAlias = Literal["good", "noisy", "lost", "bent"]
+Verdict: TypeAlias = Literal["good", "noisy", "below-noise", "too-nonlinear"]
 Losses: TypeAlias = NDArray[np.float64]
+
+RowScores: TypeAlias = Callable[[IntArray, Sequence[Key], FloatArray], FloatArray]
+"""(rows of a batch, keys, matrix f32[P, Q]) → their scores f32[P, rows, C]."""
 
 POINTS: Final = np.array([-1, -1 / 2, -1 / 4, -1 / 8, 0, 1 / 8, 1 / 4, 1 / 2, 1])
 LONG: Final = [0, 1, 4, 7, 8]
@@ -53,9 +52,9 @@ FEW: Final = 4
 ADVICE: Final[dict[Verdict, str]] = {
     "good": "the gap stands clear of round-off",
     "noisy": "round-off is a visible part of every step: raise eps or use a larger batch",
-    "lost": "steps would follow round-off, not the loss: raise eps, or keep more of the graph in "
+    "below-noise": "steps would follow round-off, not the loss: raise eps, or keep more of the graph in "
     "float32",
-    "bent": "the loss is far from straight within eps, so differences are no slopes: lower eps",
+    "too-nonlinear": "the loss is far from straight within eps, so differences are no slopes: lower eps",
 }
 
 
@@ -67,13 +66,13 @@ class Preflight:
         eps: that was tried.
         gap: signal, at ±ε.
         noise: the round-off of one loss: the larger of jitter and order.
-        bend: relative departure from a straight line.
+        nonlinearity: relative departure from a straight line.
     """
 
     eps: float
     gap: float
     noise: float
-    bend: float
+    nonlinearity: float
 
     @property
     def ratio(self) -> float:
@@ -84,22 +83,22 @@ class Preflight:
     def verdict(self) -> Verdict:
         """What to think of it; `ADVICE` says what to do."""
         if self.gap == 0 or self.ratio < LOST_RATIO:
-            return "lost"
+            return "below-noise"
         if self.ratio < GOOD_RATIO:
             return "noisy"
-        return "good" if self.bend < STRAIGHT else "bent"
+        return "good" if self.nonlinearity < STRAIGHT else "too-nonlinear"
 
     def __str__(self) -> str:
         return (
             f"{self.verdict}: at eps {self.eps:g} the ± gap is {self.gap:.3g}, the round-off "
-            f"{self.noise:.3g} ({self.ratio:.3g} to 1), the bend {self.bend:.2f}; "
+            f"{self.noise:.3g} (signal-to-noise {self.ratio:.3g}), nonlinearity {self.nonlinearity:.2f}; "
             f"{ADVICE[self.verdict]}"
         )
 
 
 def preflight(
-    session: "Session",
-    batch: "Batch",
+    scores: RowScores,
+    rows: int,
     objective: Objective,
     eps: float,
     seed: int = 0,
@@ -108,8 +107,8 @@ def preflight(
     """Measure; θ is not moved.
 
     Args:
-        session: at the point to start from.
-        batch: one of the run's.
+        scores: of a batch of the run, at the point to start from.
+        rows: of that batch.
         objective: the run's.
         eps: the one to judge.
         seed: of the directions that are tried.
@@ -121,32 +120,28 @@ def preflight(
     if not eps > 0 or directions < 1:
         raise UsageError(f"preflight needs eps > 0 and directions >= 1, not {eps}, {directions}")
     keys = [Key(seed, 0, query) for query in range(directions)]
-    reverse = slice(None, None, -1)
-    backwards = batch.rows(reverse)
-    forward = _lines(session, batch, objective, eps, keys)
-    again = _lines(session, backwards, lambda scores: objective(scores[:, reverse]), eps, keys)
+    order = np.arange(rows)
+    forward = _lines(scores, order, objective, eps, keys)
+    again = _lines(scores, order[::-1], lambda reversed_: objective(reversed_[:, ::-1]), eps, keys)
     noise = max(_jitter(np.concatenate([forward, again])), _rms(forward - again) / math.sqrt(2))
     gaps, halves = forward[:, 8] - forward[:, 0], forward[:, 7] - forward[:, 1]
     gap = _rms(gaps)
-    bend = _rms(gaps - 2 * halves) / gap if gap > 0 else 0.0
-    return Preflight(eps, gap, noise, bend)
+    nonlinearity = _rms(gaps - 2 * halves) / gap if gap > 0 else 0.0
+    return Preflight(eps, gap, noise, nonlinearity)
 
 
 def _lines(
-    session: "Session", batch: "Batch", objective: Objective, eps: float, keys: Sequence[Key]
+    scores: RowScores, order: IntArray, objective: Objective, eps: float, keys: Sequence[Key]
 ) -> Losses:
     """Losses at the points of every direction, f64[directions, 9].
 
     Some rows at a time, so that nine probes take the memory of the two of a step.
     """
     matrix: FloatArray = (POINTS * eps).astype(np.float32)[:, None]
-    count = len(batch.input_ids)
-    at_once = max(FEW, math.ceil(2 * count / len(POINTS)))
-    parts = np.array_split(np.arange(count), math.ceil(count / at_once))
+    at_once = max(FEW, math.ceil(2 * len(order) / len(POINTS)))
+    parts = np.array_split(order, math.ceil(len(order) / at_once))
     lines = [
-        objective(
-            np.concatenate([session.evaluate(batch.rows(p), [key], matrix) for p in parts], axis=1)
-        )
+        objective(np.concatenate([scores(part, [key], matrix) for part in parts], axis=1))
         for key in keys
     ]
     # The driver rounds losses to float32, so that is part of what it can tell apart.

@@ -5,40 +5,18 @@
 The compiled half, noise and selection, is in the artifact.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zofx.errors import UsageError
 from zofx.zo.estimate import Coefficients, Estimator
-from zofx.zo.journal import Header
-from zofx.zo.rays import RayRule, chain
-from zofx.zo.schedule import Schedule
-from zofx.zo.tensors import TensorRule
-from zofx.zo.types import FloatArray, Key
-
-if TYPE_CHECKING:  # zofx.runtime imports zofx.zo.types: at run time the arrow points one way
-    from zofx.runtime import Batch, Session
-
-Losses: TypeAlias = NDArray[np.floating[Any]]
-
-Measure: TypeAlias = Callable[["Session", tuple[Key, ...], FloatArray], Losses]
-"""(session, keys, matrix f32[P, Q]) → losses [P] of a batch, lower is better. Where an estimator
-asks for slopes, [1 + P]: the loss at θ, then its slope along each row of the matrix."""
-
-Descend: TypeAlias = Callable[["Session"], Mapping[str, FloatArray]]
-"""Session → exact gradients of a batch's loss at θ, for the tensors that train by them."""
-
-Objective: TypeAlias = Callable[[FloatArray], Losses]
-"""logprob f32[P, N, C] → one loss per probe [P], lower is better; any host function will do."""
-
-
-def scored(batch: "Batch", objective: Objective) -> Measure:
-    """Losses that are a function of a batch's scores: one forward."""
-    return lambda session, keys, matrix: objective(session.evaluate(batch, keys, matrix))
+from zofx.zo.journal.format import Header
+from zofx.zo.rules.coefficient_rules import RayRule, chain
+from zofx.zo.rules.gradient_rules import TensorRule
+from zofx.zo.rules.schedule import Schedule
+from zofx.zo.types import FloatArray
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
     probe p evaluates  θ + Σ_q C[p, q] · z(key_q)          C: f32[P, Q]
     a ray moves        θ ← θ + coefficient · z(key)        multiply, round to f32, add, round to f32
 
-A key and the name of a slice determine z: see `zofx.zo.noise`.
+A key and the name of a slice determine z: see `zofx.zo.random.noise`.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,3 +67,16 @@ class Ray:
 def key_words(keys: tuple[Key, ...]) -> NDArray[np.uint64]:
     """The keys as the array a graph takes, u64[Q, 2]."""
     return np.array([key.words() for key in keys], dtype=np.uint64).reshape(-1, 2)
+
+
+Losses: TypeAlias = NDArray[np.floating[Any]]
+
+LossFn: TypeAlias = Callable[[tuple[Key, ...], FloatArray], Losses]
+"""(keys, matrix f32[P, Q]) → losses [P] of a batch at θ + matrix · z, lower is better. Where an
+estimator asks for slopes, [1 + P]: the loss at θ, then its slope along each row of the matrix."""
+
+ExactGradientFn: TypeAlias = Callable[[], Mapping[str, FloatArray]]
+"""Exact gradients of a batch's loss at θ, for the tensors that train by them."""
+
+Objective: TypeAlias = Callable[[FloatArray], Losses]
+"""logprob f32[P, N, C] → one loss per probe [P], lower is better; any host function will do."""

@@ -1,0 +1,64 @@
+"""Perturb one group of slices at a time: each has a projected gradient of its own.
+
+    z   →   z · [it is the turn of the slice's group]
+
+by=step: step t moves group t mod G, on a batch that is held for G steps: the next group sees what
+the last one did (Gauss–Seidel). by=query: the G directions of a step are one per group, and all
+move at its end (Jacobi). Groups go by name: level=layer takes what has the same number in its name
+together, and what has none by its module; level=module takes the parameters of one module.
+Exact: a product with 0 or 1.
+Source: Zhang et al. 2024, Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
+Fine-Tuning, arXiv 2402.11592, §5 (block-wise). Its public code reuses one seed for every block of a
+step; here the directions of different slices are independent.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from zofx.ir.directions import directions_of, draw_of
+from zofx.ir.facts import PERTURBED
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import KEYS
+
+zofx = torch.ops.zofx
+
+
+@dataclass(frozen=True)
+class TakeTurns(Pass):
+    """See the module.
+
+    Attributes:
+        by: what counts the turns.
+        level: what makes a group.
+    """
+
+    name: ClassVar[str] = "take-turns"
+    requires = (PERTURBED,)
+    by: Literal["step", "query"] = "step"
+    level: Literal["layer", "module"] = "layer"
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Let the draw of every slice wait for its turn, whatever is made of it afterwards."""
+        edit = Editor(program)
+        names = [group_of(spec.origin or spec.name, self.level) for spec in program.slices]
+        groups = list(dict.fromkeys(names))
+        turn = {spec.name: groups.index(g) for spec, g in zip(program.slices, names, strict=True)}
+        keys, count = edit.placeholder(KEYS), len(groups)
+        for name, direction in list(directions_of(edit.graph)):
+            draw, op = draw_of(direction), zofx.mask_turn.default
+            waits = edit.call(draw.next, op, draw, keys, turn[name], count, self.by)
+            edit.replace(draw, waits)
+        remark("slices", "applied", f"{len(turn)} slices in {count} groups, by {self.by}")
+        return edit.done()
+
+
+def group_of(name: str, level: str) -> str:
+    """The block that a parameter belongs to: "model.layers.3", or its module."""
+    module = re.sub(r"\.(weight|bias)\b.*$", "", name)
+    block = re.match(r"(.*?\.\d+)\.", name) if level == "layer" else None
+    return block[1] if block else module

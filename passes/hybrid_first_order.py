@@ -1,0 +1,67 @@
+"""Leave the last blocks to exact gradients; everything before them trains by probes.
+
+    slices of the last L blocks, and of what follows them   →   trained by backpropagation
+
+Those tensors are read as they are, in every probe. A backward pass through the last blocks keeps
+their activations only, so memory grows with L, not with the model. No inference engine has a
+backward pass: artifacts with such tensors run on the torch runtime.
+Exact: the program at C = 0 is the one before.
+Source: Zhang et al. 2024, Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
+Fine-Tuning, arXiv 2402.11592, §5 (hybrid training); Tan et al. 2025, ElasticZO, arXiv 2501.04287.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from zofx.errors import PipelineError
+from zofx.ir.facts import SLICED
+from zofx.ir.pipeline import Pass, Remarker
+from zofx.ir.program import Program, placeholders
+from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Role
+
+
+@dataclass(frozen=True)
+class FirstOrder(Pass):
+    """See the module.
+
+    Attributes:
+        layers: L, how many of the last numbered blocks.
+    """
+
+    name: ClassVar[str] = "first-order"
+    requires = (SLICED,)
+    layers: int = 1
+
+    def run(self, program: Program, remark: Remarker) -> Program:
+        """Change the role of the slices from the first of those blocks on."""
+        found = {spec.name: _block(spec.origin or spec.name) for spec in program.slices}
+        blocks = sorted({block for block in found.values() if block is not None})
+        if not 0 < self.layers < len(blocks):
+            raise PipelineError(
+                f"first-order.layers={self.layers}: the model has {len(blocks)} numbered blocks; "
+                "at least one goes by each way"
+            )
+        first = blocks[-self.layers]
+        edit = Editor(program)
+        order = {node: place for place, node in enumerate(edit.nodes)}
+        used = {
+            str(node.target): min(order[user] for user in node.users)
+            for node in placeholders(edit.graph)
+            if node.target in found
+        }
+        begin = min(used[name] for name, block in found.items() if block == first)
+        exact = [name for name in found if used[name] >= begin]
+        for name in exact:
+            spec = program.tensors[name]
+            edit.replace_data(replace(spec, role=Role.EXACT), program.data[name])
+        size = sum(program.tensors[name].size for name in exact)
+        remark("slices", "applied", f"{len(exact)} of {len(found)} tensors, {size} weights")
+        return edit.done()
+
+
+def _block(name: str) -> int | None:
+    """The number of the block a parameter is in."""
+    number = re.search(r"\.(\d+)\.", name)
+    return int(number[1]) if number else None

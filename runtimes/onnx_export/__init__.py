@@ -1,0 +1,1 @@
+"""A program as ONNX: translation, lowerings of the zofx:: ops, fusions."""

@@ -1,0 +1,194 @@
+"""The artifact's folder: it exists whole or not at all, and what is wrong with one is told."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.artifacts import CASES, Case, Family
+from zofx.artifact.layout import MANIFEST, SLICES, WEIGHTS
+from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_slices
+from zofx.errors import ArtifactError, UsageError
+from zofx.files import file_digest, new_folder
+from zofx.zo.random.direction_spec import Noise
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+@pytest.fixture
+def copied(family: Family, tmp_path: Path) -> Path:
+    """An artifact to damage."""
+    return Path(shutil.copytree(family.artifact(CASES[0]), tmp_path / "copy"))
+
+
+def changed(folder: Path, change: Change) -> None:
+    """Edit the manifest by hand."""
+    said = json.loads((folder / MANIFEST).read_text())
+    change(said)
+    (folder / MANIFEST).write_text(json.dumps(said))
+
+
+def test_the_manifest_describes_the_folder(family: Family, case: Case) -> None:
+    """Every tensor with its shape and type, every file with its digest; it reads back as it was."""
+    folder = family.artifact(case)
+    manifest = read_manifest(folder)
+    text = (folder / MANIFEST).read_text()
+    assert Manifest.from_json(text, folder / MANIFEST) == manifest
+    assert manifest.to_json() == text
+    assert manifest.noise.kind == case.noise
+    assert manifest.files == {
+        p.name: file_digest(p) for p in folder.iterdir() if p.name != MANIFEST
+    }
+    stored = {
+        role: load_file(folder / file) for role, file in (("slice", SLICES), ("frozen", WEIGHTS))
+    }
+    rows = {row.name: row for row in manifest.tensors}
+    assert rows.keys() == stored["slice"].keys() | stored["frozen"].keys()
+    for name, row in rows.items():
+        value = stored["slice" if row.role == "slice" else "frozen"][name]
+        assert value.shape == row.shape
+        assert f"{value.dtype.kind.upper()}{8 * value.itemsize}" == row.dtype
+
+
+def test_tensors_lie_on_multiples_of_their_elements(family: Family, case: Case) -> None:
+    """An engine may use the mapped bytes in place."""
+    data = (family.artifact(case) / WEIGHTS).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert (8 + length) % 64 == 0
+    end = 0
+    for row in header.values():
+        begin, finish = row["data_offsets"]
+        width = int(row["dtype"].strip("BFIUOL") or 8) // 8
+        assert begin == end
+        assert begin % width == 0
+        end = finish
+    assert 8 + length + end == len(data)
+
+
+def test_the_report_is_not_part_of_the_identity(family: Family) -> None:
+    """Compiled again, slower, it is the same artifact; with another tensor it is not."""
+    manifest = read_manifest(family.artifact(CASES[0]))
+    assert replace(manifest, report={"seconds": {"capture": 1e9}}).hash == manifest.hash
+    row = TensorRow("new", "frozen", (1,), "F32", None, "", None)
+    assert replace(manifest, tensors=(*manifest.tensors, row)).hash != manifest.hash
+    assert replace(manifest, noise=Noise("rademacher")).hash != manifest.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda said: said.update(version=6), "version 6, this zofx reads 7"),
+        (lambda said: said.update(version=8, tensors="elsewhere"), "version 8, this zofx reads 7"),
+        (lambda said: said.update(format="zip"), "not a zofx manifest"),
+        (lambda said: said.pop("version"), r"not a zofx manifest \(KeyError: 'version'\)"),
+        (lambda said: said.pop("noise"), "not a zofx manifest"),
+        (lambda said: said["tensors"][0].pop("form"), "not a zofx manifest"),
+        (lambda said: said["tensors"].pop(), "was changed after it was written"),
+        (lambda said: said["noise"].update(kind="rademacher"), "was changed after it was written"),
+        (lambda said: said["files"].clear(), "was changed after it was written"),
+    ],
+)
+def test_a_manifest_that_was_edited(copied: Path, change: Change, message: str) -> None:
+    """Each way is told apart, with what to do."""
+    changed(copied, change)
+    with pytest.raises(
+        ArtifactError, match=rf"manifest\.json .*{message}.*compile the model again"
+    ):
+        read_manifest(copied)
+
+
+def test_a_manifest_cut_anywhere(copied: Path) -> None:
+    """No prefix of a manifest is one."""
+    whole = (copied / MANIFEST).read_bytes().rstrip()
+    for cut in (0, 1, *range(7, len(whole), 331), len(whole) - 1):
+        (copied / MANIFEST).write_bytes(whole[:cut])
+        with pytest.raises(ArtifactError, match=r"manifest\.json is not a zofx manifest"):
+            read_manifest(copied)
+
+
+def test_a_changed_byte_of_a_manifest_is_told_or_changes_nothing(copied: Path) -> None:
+    """Outside the report, which is no part of the identity, no byte can change unnoticed."""
+    whole, before = (copied / MANIFEST).read_bytes(), read_manifest(copied)
+    for place in range(0, len(whole), 41):
+        for flip in (0x80, 0x01):
+            damaged = bytearray(whole)
+            damaged[place] ^= flip
+            (copied / MANIFEST).write_bytes(damaged)
+            try:
+                found = read_manifest(copied, check=False)
+            except ArtifactError:
+                continue
+            assert replace(found, report=before.report) == before
+
+
+def test_a_file_that_is_missing_or_damaged(copied: Path) -> None:
+    """Named, whichever it is; without `check` only that it is there is asked."""
+    files = list(read_manifest(copied).files)
+    for name in files:
+        whole = (copied / name).read_bytes()
+        (copied / name).write_bytes(whole[:-1])
+        with pytest.raises(ArtifactError, match=rf"{name} is damaged: its SHA-256"):
+            read_manifest(copied)
+        read_manifest(copied, check=False)
+        (copied / name).unlink()
+        with pytest.raises(ArtifactError, match=f"lacks {name}; compile the model again"):
+            read_manifest(copied, check=False)
+        (copied / name).write_bytes(whole)
+    assert read_manifest(copied).files.keys() == set(files)
+
+
+def test_a_folder_that_is_no_artifact(tmp_path: Path) -> None:
+    """Says how to make one."""
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UsageError, match=r"is not a compiled artifact.*zofx compile"):
+            read_manifest(folder)
+
+
+def test_slices_are_writable_copies(copied: Path) -> None:
+    """Moving θ leaves the file alone; a file that is none is told."""
+    before = file_digest(copied / SLICES)
+    for values in read_slices(copied).values():
+        values += 1
+    assert file_digest(copied / SLICES) == before
+    (copied / SLICES).write_bytes(b"\x00" * 20)
+    with pytest.raises(ArtifactError, match=r"slices\.safetensors cannot be read"):
+        read_slices(copied)
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    """Not before the block ends, not if it fails, and nothing is left beside it."""
+    target = tmp_path / "deep" / "art"
+    with new_folder(target) as folder:
+        (folder / "file").write_text("one")
+        assert not target.exists()
+    assert (target / "file").read_text() == "one"
+    with (
+        pytest.raises(ZeroDivisionError),
+        new_folder(target, replace=True) as folder,
+        (folder / "file").open("w") as file,
+    ):
+        file.write(str(1 / 0))
+    assert (target / "file").read_text() == "one"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_taken_name_is_refused_unless_told_to_replace(tmp_path: Path) -> None:
+    """A file, or a folder with something in it; an empty folder is free."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "old").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    for name in ("file", "full"):
+        with pytest.raises(UsageError, match="exists already; choose another -o, or pass --force"):
+            new_folder(tmp_path / name).__enter__()
+    for name, replacing in (("empty", False), ("full", True)):
+        with new_folder(tmp_path / name, replace=replacing) as folder:
+            (folder / "new").write_text("")
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["new"]
+    assert (tmp_path / "file").read_text() == "mine"

@@ -1,0 +1,99 @@
+"""What is shown while something runs: nothing at first, then a bar or now and then a line."""
+
+import io
+import signal
+import sys
+
+import pytest
+
+from zofx.cli import console
+from zofx.runs.evaluate import Evaluation
+from zofx.runs.metrics_log import StepMetrics
+from zofx.tasks.metrics import Accuracy
+
+
+class Clock:
+    """A monotonic clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(console, "time", made)
+    return made
+
+
+class Terminal(io.StringIO):
+    """Text that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_plain_lines_come_after_two_seconds_and_then_every_ten(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Quick work says nothing; slow work says where it is, not at every step."""
+    with console.Progress("tune") as bar:
+        for step in range(1, 16):
+            clock.now += 1.0
+            bar(step, 20, f"loss {step}")
+    said = capsys.readouterr()
+    assert said.err == "tune 2/20  loss 2\ntune 12/20  loss 12\n"
+    assert said.out == ""
+
+
+def test_a_terminal_gets_a_bar_that_goes_away(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar shows the thing, its renaming and the note, and leaves no line behind."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with console.Progress("compile") as bar:
+        bar(1, 10)
+        assert terminal.getvalue() == ""
+        clock.now += 5.0
+        bar(2, 10, "first")
+        bar(3, 10, "second", what="compile: weights")
+    assert "compile" in terminal.getvalue()
+
+
+def test_a_run_is_followed(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    """Steps move the bar; an evaluation is a line that stays."""
+    bar = console.Progress("tune")
+    follow = console.RunProgress(bar, 200)
+    follow.evaluation(50, Evaluation(Accuracy(7, 10), 0.25, "cross-entropy", 10, 1.0))
+    clock.now += 3.0
+    follow.step(StepMetrics(50, 0.5, 1e-3, 0.5, 1000, 2000.0, None))
+    follow.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "step  50  dev accuracy 0.700 [0.397, 0.892] (7/10), cross-entropy 0.2500",
+        "tune 51/200  loss 0.5000, 2,000 tokens/s",
+    ]
+
+
+def test_the_first_ctrl_c_asks_and_the_second_insists(capsys: pytest.CaptureFixture[str]) -> None:
+    """Between them the work may finish its step; afterwards the usual handler is back."""
+    usual = signal.getsignal(signal.SIGINT)
+    with console.interruptible() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is usual
+    assert "finishing this step" in capsys.readouterr().err
+
+
+def test_columns_and_sizes_are_aligned_and_short() -> None:
+    """Trailing spaces are cut; bytes are in decimal units."""
+    assert console.columns([("a", "1"), ("long", "")], "  ") == "  a     1\n  long"
+    assert [console.size(n) for n in (0, 999, 1000, 2_500_000, 4_000_000_000)] == [
+        "0 B", "999 B", "1.0 kB", "2.5 MB", "4.0 GB",
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""The artifact: a compiled model as one folder, read without torch."""

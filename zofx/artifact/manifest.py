@@ -1,0 +1,182 @@
+"""The artifact: one folder that any runtime can load, and a description anyone can read.
+
+    manifest.json        what this is: method, pipeline, tensor table, hashes, compile report
+    weights.safetensors  every frozen tensor once, read by all runtimes
+    slices.safetensors   initial values of all that moves, f32
+    graph.json           the program for torch          graph.onnx   the same for ONNX Runtime
+    below.json           if it is cut: what is below        below.onnx   the same
+    noise.onnx           keys → directions, for engines without numpy
+    program.txt          the printed program            tokenizer.json
+
+Loading never unpickles and never executes code from the artifact: JSON, safetensors and ONNX only.
+(torch's own .pt2 container is not used because loading one unpickles.) Folders are written beside
+and renamed: an artifact exists whole or not at all. This module needs numpy only.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from zofx.artifact.layout import BELOW_GRAPH, FORMAT, MANIFEST, SLICES, VERSION
+from zofx.artifact.safetensors_writer import read_tensors
+from zofx.errors import ArtifactError, UsageError
+from zofx.files import file_digest
+from zofx.zo.random.direction_spec import Noise
+from zofx.zo.types import FloatArray
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """A tensor of the artifact.
+
+    Attributes:
+        name: stable, from the module path.
+        role: "frozen", "table", "head", "index", "slice", "exact" or "state".
+        shape: its shape.
+        dtype: safetensors spelling, such as "F32" or "U8".
+        origin: the checkpoint tensor it was derived from, or None.
+        form: how it was derived ("int4", "slice", "transposed", …).
+        origin_shape: the shape of the origin, where the tensor itself does not tell it.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    origin: str | None
+    form: str
+    origin_shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The description of an artifact.
+
+    Attributes:
+        method: its name.
+        pipeline: the text that compiled it.
+        recipe: the method's defaults for `tune`: eps, lr, … as text.
+        model: source, hash, architecture, positions and special tokens of the model.
+        config: the transformers configuration.
+        noise: how a slice's direction follows from a key.
+        tensors: the table.
+        files: name → SHA-256 of every other file.
+        report: what the compiler said and how long it took; not part of the identity.
+    """
+
+    method: str
+    pipeline: str
+    recipe: Mapping[str, Any]
+    model: Mapping[str, Any]
+    config: Mapping[str, Any]
+    noise: Noise
+    tensors: tuple[TensorRow, ...]
+    files: Mapping[str, str]
+    report: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """Identity of the artifact: SHA-256 of everything but the report."""
+        said = {key: value for key, value in self._said().items() if key != "report"}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def slices(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of the trainable tensors, in table order."""
+        return {row.name: row.shape for row in self.tensors if row.role == "slice"}
+
+    @property
+    def exact(self) -> tuple[str, ...]:
+        """Names of the tensors that train by exact gradients."""
+        return tuple(row.name for row in self.tensors if row.role == "exact")
+
+    @property
+    def cut(self) -> bool:
+        """Whether the program is in two parts."""
+        return BELOW_GRAPH in self.files
+
+    def _said(self) -> dict[str, Any]:
+        return {**asdict(self), "noise": self.noise.to_dict()}
+
+    def to_json(self) -> str:
+        """The file's text."""
+        said = {"format": FORMAT, "version": VERSION, "hash": self.hash, **self._said()}
+        return json.dumps(said, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: Path) -> Self:
+        """Read it back.
+
+        Raises:
+            ArtifactError: not a manifest, another version, or edited by hand.
+        """
+        try:
+            said = json.loads(text)
+            if said.pop("format") != FORMAT:
+                raise KeyError("format")  # noqa: TRY301  one message for all that is not a manifest
+            version, stored = said.pop("version"), said.pop("hash")
+            # Another version may say anything else: nothing more is read of it.
+            manifest = cls._of(**said) if version == VERSION else None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(
+                f"{where} is not a zofx manifest ({type(error).__name__}: {error}); "
+                "compile the model again"
+            ) from error
+        if manifest is None:
+            raise ArtifactError(
+                f"{where} is of artifact version {version}, this zofx reads {VERSION}; "
+                "compile the model again, or use the zofx that made it"
+            )
+        if manifest.hash != stored:
+            raise ArtifactError(
+                f"{where} was changed after it was written (hash {manifest.hash[:12]}, "
+                f"recorded {stored[:12]}); compile the model again"
+            )
+        return manifest
+
+    @classmethod
+    def _of(cls, tensors: list[dict[str, Any]], noise: Mapping[str, Any], **said: Any) -> Self:
+        rows = tuple(_row(**row) for row in tensors)
+        return cls(tensors=rows, noise=Noise.from_dict(noise), **said)
+
+
+def _row(shape: list[int], origin_shape: list[int] | None, **said: Any) -> TensorRow:
+    whole = None if origin_shape is None else tuple(origin_shape)
+    return TensorRow(shape=tuple(shape), origin_shape=whole, **said)
+
+
+def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
+    """Read an artifact's manifest and check its files.
+
+    Args:
+        folder: the artifact.
+        check: whether to hash every file and compare.
+
+    Raises:
+        UsageError: there is no artifact here.
+        ArtifactError: damaged, or of another version.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} is not a compiled artifact: it has no {MANIFEST}; "
+            f"make one with `zofx compile MODEL -o {folder}`"
+        )
+    manifest = Manifest.from_json(path.read_bytes(), path)
+    for name, digest in manifest.files.items():
+        if not (folder / name).is_file():
+            raise ArtifactError(f"{folder} lacks {name}; compile the model again")
+        if check and (found := file_digest(folder / name)) != digest:
+            raise ArtifactError(
+                f"{folder / name} is damaged: its SHA-256 is {found[:12]}…, recorded is "
+                f"{digest[:12]}…; copy the artifact again or compile the model again"
+            )
+    return manifest
+
+
+def read_slices(folder: Path) -> dict[str, FloatArray]:
+    """Initial values of slices and state, writable."""
+    return read_tensors(folder / SLICES)

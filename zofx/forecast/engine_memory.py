@@ -1,0 +1,138 @@
+"""A program on an engine: the bytes it holds, and what a forward takes and does.
+
+    Program, Shapes, engine ─▶ bytes of weights and their copies, peak of a forward, multiply-adds
+
+Sizes are the program's own. What is not of the program is measured once per engine (ENGINES): what
+a process has before it opens an artifact, and how much more than the peak of the graph's own order
+(`zofx.forecast.liveness`) the engine's order of ops keeps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+import torch
+from torch import fx
+
+from zofx.forecast.liveness import RESHAPES, VIEWS, peak
+from zofx.forecast.op_costs import F32, Shapes, ort_scratch, products, torch_scratch
+from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.directions import DRAWS
+from zofx.ir.program import Program, placeholders
+from zofx.ir.schema import MOVING, Role
+
+zofx = torch.ops.zofx
+
+MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What is known of a runtime, the first three by measuring.
+
+    Attributes:
+        process: bytes of a process that has run a forward of a model without weights.
+        order: how much more than the graph's order its own order of ops keeps.
+        rounded: the same of programs that round activations.
+        scratch: bytes taken within an op.
+        views: ops whose result is in the memory of their first operand.
+        expanded: products it has no kernel for: their weights are f32 after loading.
+        integers: products it has kernels of 8-bit integers for.
+        fed: whether z is drawn outside the graph and fed.
+    """
+
+    process: int
+    order: float
+    rounded: float
+    scratch: Callable[[fx.Node, Shapes], int]
+    views: frozenset[Any]
+    expanded: frozenset[Any]
+    integers: frozenset[Any]
+    fed: bool
+
+
+ENGINES: Final = {
+    "ort": Engine(
+        90 * MIB, 1.7, 2.45, ort_scratch, RESHAPES,
+        frozenset({zofx.linear_codebook.default, zofx.linear_int8.default}),
+        frozenset({zofx.linear_rounded.default}), fed=True,
+    ),
+    "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, VIEWS, frozenset(), frozenset(), fed=False),
+}  # fmt: skip
+
+
+class Footprint:
+    """A program on an engine.
+
+    Args:
+        program: compiled.
+        shapes: its sizes in numbers.
+        runtime: a name of ENGINES.
+
+    Attributes:
+        multiply_adds: of the products of a forward.
+        integer: how many of these are of 8-bit integers.
+        order: what the engine's order of ops keeps, of the peak of the graph's own.
+    """
+
+    def __init__(self, program: Program, shapes: Shapes, runtime: str) -> None:
+        self.program, self.shapes = program, shapes
+        self.engine = ENGINES[runtime]
+        self.calls = [node for node in program.graph.nodes if node.op == "call_function"]
+        self.multiply_adds = sum(products(node, shapes) for node in self.calls)
+        integers = (node for node in self.calls if node.target in self.engine.integers)
+        self.integer = sum(products(node, shapes) for node in integers)
+        self.order = self.engine.rounded if self.integer else self.engine.order
+
+    def still(self, *roles: Role) -> int:
+        """Bytes of frozen tensors that a forward reads."""
+        return sum(
+            self.shapes.bytes(node)
+            for node in placeholders(self.program.graph)
+            if (spec := self.program.tensors.get(str(node.target))) and spec.role in roles
+        )
+
+    def copies(self) -> int:
+        """Bytes held beside the file's own: codes that no kernel reads become f32.
+
+        Of a matrix that is packed for its products the original is dropped: that is no copy.
+        """
+        total = 0
+        for node in placeholders(self.program.graph):
+            spec = self.program.tensors.get(str(node.target))
+            if spec is None or spec.role in MOVING:
+                continue
+            if spec.name.endswith(".codes") and any(
+                u.target in self.engine.expanded for u in node.users
+            ):
+                total += F32 * prod(spec.origin_shape or ()) - spec.nbytes
+        return total
+
+    @property
+    def queries(self) -> int:
+        """Q."""
+        keys = next(n for n in placeholders(self.program.graph) if n.target == "keys")
+        return self.shapes.of(keys)[0]
+
+    def size(self, node: fx.Node) -> int:
+        """Bytes of a result; what is fed is none."""
+        return 0 if self.engine.fed and node.target in DRAWS else self.shapes.bytes(node)
+
+    def scratch(self, node: fx.Node) -> int:
+        """Bytes taken within an op."""
+        return self.engine.scratch(node, self.shapes)
+
+    def forward(self) -> int:
+        """The most that a forward takes."""
+        most = peak(self.program, self.size, self.scratch, self.engine.views)
+        return round(self.order * most)
+
+    def moved(self) -> int:
+        """Bytes that ops other than products read and write, beside tensors of the table."""
+        made = set(self.calls)
+        return sum(
+            self.size(node) + sum(self.size(a) for a in node.all_input_nodes if a in made)
+            for node in self.calls
+            if not products(node, self.shapes) and node.target not in RESHAPES
+        )

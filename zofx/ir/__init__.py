@@ -1,0 +1,1 @@
+"""The intermediate representation: programs, their invariants, and the tools that edit them."""

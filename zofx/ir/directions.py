@@ -1,0 +1,60 @@
+"""The directions of a program, read off its graph: the single place they are written down.
+
+perturb(θ, mask_small(mask_turn(mask_random(direction(keys, …), …), …), θ, …) · scale, C)
+└───────────────────────── state ───────────┴── keys alone ──┘
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.program import Program, is_call
+from zofx.zo.random.direction_spec import Law, Noise, RandomMask, Turn
+
+aten = torch.ops.aten
+zofx = torch.ops.zofx
+
+DRAWS = (zofx.direction.default, zofx.mask_random.default, zofx.mask_turn.default)
+
+
+def directions_of(graph: fx.Graph) -> Iterator[tuple[str, fx.Node]]:
+    """Slice → the node of its direction, whole."""
+    for node in graph.nodes:
+        if is_call(node, zofx.perturb.default, zofx.combine.default):
+            yield str(node.args[0].target), node.args[1]
+
+
+def draw_of(direction: fx.Node) -> fx.Node:
+    """The part of a direction that depends on the keys alone."""
+    while not is_call(direction, *DRAWS):
+        direction = direction.args[0]  # type: ignore[assignment]  # each op's first operand is z
+    return direction
+
+
+def noise_of(program: Program) -> Noise:
+    """The artifact's description of the program's directions."""
+    found = {name: _law(node) for name, node in directions_of(program.graph)}
+    kind = next(iter(found.values())).kind
+    laws = {name: law for name, law in found.items() if law != Law(kind)}
+    return Noise(kind, laws, program.bases)
+
+
+def _law(node: fx.Node) -> Law:
+    """Walk up from a direction to its draw."""
+    said: dict[str, Any] = {}
+    while not is_call(node, zofx.direction.default):
+        z, *rest = node.args
+        if is_call(node, zofx.mask_random.default):
+            _, _, keep, interval = rest
+            said["mask"] = RandomMask(keep, interval)  # type: ignore[arg-type]  # as the schema says
+        elif is_call(node, zofx.mask_turn.default):
+            said["turn"] = Turn(*rest[1:])  # type: ignore[arg-type]
+        elif is_call(node, zofx.mask_small.default):
+            said["limit"] = rest[1]
+        elif is_call(node, aten.mul.Tensor):
+            said["scale"] = str(rest[0].target)  # type: ignore[union-attr]
+        node = z  # type: ignore[assignment]
+    return Law(kind=node.args[4], **said)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""Facts: invariants of a program with a name and a check. They guard the order of passes.
+
+A pass says which facts it requires, establishes and destroys. A pipeline checks the order before
+running anything, and every held fact again after each pass; so a pass that breaks what an earlier
+one achieved is caught where it happens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.program import Program, is_call, output_node, shape_of
+from zofx.ir.schema import COEFFICIENTS, KEYS, STILL, TOKENS
+
+aten = torch.ops.aten
+zofx = torch.ops.zofx
+
+QUANTIZED_LINEARS = (
+    zofx.linear_nf4.default,
+    zofx.linear_int.default,
+    zofx.linear_int8.default,
+    zofx.linear_codebook.default,
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """An invariant.
+
+    Attributes:
+        name: as printed.
+        check: one sentence why it does not hold, or None.
+    """
+
+    name: str
+    check: Callable[[Program], str | None]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _first(nodes: list[fx.Node], what: str) -> str | None:
+    return f"{what}: {nodes[0].format_node()}" if nodes else None
+
+
+def _canonical(program: Program) -> str | None:
+    stray = [
+        n
+        for n in program.graph.nodes
+        if is_call(n, aten.addmm.default, aten.dropout.default, aten.contiguous.default)
+        or is_call(n, aten.alias.default, aten.detach.default, aten._assert_tensor_metadata.default)
+    ]
+    return _first(stray, "not in canonical form")
+
+
+def _narrowed(program: Program) -> str | None:
+    (scores,) = output_node(program.graph).all_input_nodes
+    while not is_call(scores, zofx.score_targets.default):
+        if not scores.all_input_nodes:
+            return "the program scores nothing"
+        scores = scores.all_input_nodes[0]
+    logits, targets = scores.args[0], scores.args[1]
+    if not (isinstance(logits, fx.Node) and isinstance(targets, fx.Node)):
+        return "the scores have no logits"
+    if is_call(logits, zofx.select_positions.default) and is_call(
+        logits.args[0], aten.linear.default
+    ):
+        return "the head runs at every position, scored or not"
+    return None
+
+
+def _selected(program: Program) -> str | None:
+    return None if program.selection else "no coordinates are chosen"
+
+
+def _chosen(program: Program) -> str | None:
+    gone = sorted(program.chosen - program.tensors.keys())
+    return f"{gone[0]} is chosen, and not there" if gone else None
+
+
+def _sliced(program: Program) -> str | None:
+    return None if program.slices else "the program has no slice, nothing would train"
+
+
+def _quantized(program: Program) -> str | None:
+    """No weight is stored twice; what could not be quantized at all is whole, and remarked."""
+    calls = [n for n in program.graph.nodes if is_call(n, *QUANTIZED_LINEARS)]
+    codes = [program.tensors[str(n.args[1].target)] for n in calls]
+    whole = [spec.origin for spec in codes if spec.origin in program.tensors]
+    return f"{whole[0]} is there both quantized and whole" if whole else None
+
+
+def _perturbed(program: Program) -> str | None:
+    if KEYS not in program.inputs or COEFFICIENTS not in program.inputs:
+        return f"the program takes no {KEYS} and {COEFFICIENTS}"
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.target in {s.name for s in program.slices}:
+            known = (zofx.perturb.default, zofx.mask_small.default)
+            raw = [user for user in node.users if not is_call(user, *known)]
+            if raw:
+                return f"{node.target} is read without its perturbation: {raw[0].format_node()}"
+    return None
+
+
+def _stacked(program: Program) -> str | None:
+    (result,) = output_node(program.graph).all_input_nodes
+    if not is_call(result, zofx.split_probes.default):
+        return "the result has no axis of probes"
+    return None if len(shape_of(result)) == 3 else "the result is not [P, N, C]"
+
+
+def _parted(program: Program) -> str | None:
+    (result,) = output_node(program.graph).all_input_nodes
+    whole = result.args[0] if is_call(result, zofx.split_probes.default) else None
+    return None if is_call(whole, aten.cat.default) else "the result is not put together of parts"
+
+
+def _cut(program: Program) -> str | None:
+    cuts = program.graph.find_nodes(op="call_function", target=zofx.cut.default)
+    if len(cuts) != 1:
+        return f"there are {len(cuts)} cuts"
+    below, rest = set[fx.Node](), list(cuts)
+    while rest:
+        below.add(node := rest.pop())
+        rest += [a for a in node.all_input_nodes if a not in below]
+    still = {name for name, s in program.tensors.items() if s.role in STILL}
+    moving = [n for n in below if n.op == "placeholder" and n.target not in (*TOKENS, *still)]
+    return _first(moving, "what is below the cut reads what moves")
+
+
+def _forward_mode(program: Program) -> str | None:
+    (result,) = output_node(program.graph).all_input_nodes
+    if len(shape_of(result)) != 3:
+        return "the result is not [1 + P, N, C]"
+    perturbed = program.graph.find_nodes(op="call_function", target=zofx.perturb.default)
+    return _first(list(perturbed), "a slice is read through a perturbation")
+
+
+CANONICAL = Fact("canonical", _canonical)
+NARROWED = Fact("narrowed", _narrowed)
+SELECTED = Fact("selected", _selected)
+CHOSEN = Fact("chosen", _chosen)
+SLICED = Fact("sliced", _sliced)
+QUANTIZED = Fact("quantized", _quantized)
+PERTURBED = Fact("perturbed", _perturbed)
+STACKED = Fact("stacked", _stacked)
+PARTED = Fact("parted", _parted)
+CUT = Fact("cut", _cut)
+FORWARD_MODE = Fact("forward-mode", _forward_mode)

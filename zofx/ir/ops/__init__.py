@@ -1,0 +1,31 @@
+"""The zofx:: ops: what aten cannot say; each with a schema, a torch meaning, a rule for shapes.
+
+    scoring     positions and targets → scores         directions   keys → z; θ + C·z
+    sparse      x·Sᵀ of a slice                        probes       values that carry probes
+    frozen      x·Ŵᵀ of stored codes                   rounding     the same as products of integers
+    cut         where a program may be taken apart
+
+Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k
+entries of a slice. A value that carries probes has them outermost: a slice is [P, k], an activation
+is [P·N, …] with probe p in rows p·N … p·N+N−1.
+
+These meanings are what every runtime is tested against; a runtime may replace a kernel, never a
+meaning. Importing the package, or any of its modules, fills torch.ops.zofx.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from torch._ops import OpOverload
+
+from zofx.ir.ops import cut, directions, frozen, probes, rounding, scoring, sparse
+
+MODULES: Final = (cut, directions, frozen, probes, rounding, scoring, sparse)
+
+
+def meaning(op: OpOverload) -> Callable[..., Any]:
+    """The torch code that an op of these was defined by: that has a backward, the op has none."""
+    name, _, _ = op.__name__.partition(".")  # of the op, and of the overload
+    (definition,) = (vars(module)[name] for module in MODULES if name in vars(module))
+    found: Callable[..., Any] = definition._init_fn  # torch keeps it, under no public name
+    return found

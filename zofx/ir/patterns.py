@@ -1,0 +1,114 @@
+"""Questions passes ask of a program: which weights are plain linears, which ops act row by row."""
+
+from collections.abc import Callable
+from operator import getitem
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.program import Program, is_call, placeholders
+from zofx.ir.schema import Role
+
+if TYPE_CHECKING:
+    from zofx.ir.pipeline import Remarker
+
+aten = torch.ops.aten
+zofx = torch.ops.zofx
+
+ELEMENTWISE = frozenset(
+    {
+        aten.add.Scalar, aten.add.Tensor, aten.clamp.default, aten.clone.default,
+        aten.div.Tensor, aten.erf.default, aten.exp.default, aten.gelu.default,
+        aten.mul.Scalar, aten.mul.Tensor, aten.neg.default, aten.pow.Scalar,
+        aten.pow.Tensor_Scalar, aten.reciprocal.default, aten.relu.default, aten.rsqrt.default,
+        aten.rsub.Scalar, aten.sigmoid.default, aten.silu.default, aten.sqrt.default,
+        aten.sub.Tensor, aten.tanh.default, aten.to.dtype, aten._to_copy.default,
+    }
+)  # fmt: skip
+NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default})
+
+
+MOVES = frozenset(
+    {
+        aten.cat.default, aten.expand.default, aten.flatten.using_ints, aten.permute.default,
+        aten.reshape.default, aten.select.int, aten.slice.Tensor, aten.split.Tensor,
+        aten.split_with_sizes.default, aten.squeeze.dim, aten.transpose.int, aten.unbind.int,
+        aten.unsqueeze.default, aten.view.default, getitem, zofx.replicate.default,
+    }
+)  # fmt: skip
+"""Ops that put entries elsewhere."""
+
+
+def summands(value: fx.Node, target: Any) -> set[fx.Node]:
+    """The results of an op that reach a value by moves and sums alone."""
+    found, seen, waiting = set(), set(), [value]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_call(node, target):
+            found.add(node)
+        elif is_call(node, *MOVES, aten.add.Tensor):
+            waiting += node.all_input_nodes
+    return found
+
+
+def linears_of(graph: fx.Graph, weight: str) -> list[fx.Node]:
+    """The linears that multiply by a weight, in order."""
+    node = next(n for n in placeholders(graph) if n.target == weight)
+    return [
+        user for user in node.users if is_call(user, aten.linear.default) and user.args[1] is node
+    ]
+
+
+def linear_weights(program: Program, remark: "Remarker") -> list[str]:
+    """Names of the frozen matrices that linears use and nothing else does; remarks the others."""
+    names = []
+    for node in placeholders(program.graph):
+        name = str(node.target)
+        spec = program.tensors.get(name)
+        if spec is None or spec.role is not Role.FROZEN:
+            continue
+        linears = linears_of(program.graph, name)
+        others = [user for user in node.users if user not in linears]
+        if linears and others:
+            remark(name, "skipped", f"also used by {others[0].target}: it stays whole")
+        elif linears:
+            names.append(name)
+    return names
+
+
+def trainable_weights(program: Program, remark: "Remarker") -> list[str]:
+    """The linear weights that may train; remarks the others."""
+    names = linear_weights(program, remark)
+    for name in names:
+        if name in program.fixed:
+            remark(name, "skipped", "it is below the first layer that trains")
+    return [name for name in names if name not in program.fixed]
+
+
+def row_by_row(node: fx.Node, has_rows: Callable[[fx.Node], bool]) -> bool:
+    """Whether a row of the result depends on that row of the operands and on nothing else.
+
+    Args:
+        node: an op whose result has rows: features along the last axis, an index before it.
+        has_rows: whether an operand is indexed by the same rows; one that is not must be a weight,
+            or the same for every row.
+    """
+    operands = node.all_input_nodes
+    if is_call(node, aten.linear.default):
+        return not any(map(has_rows, operands[1:]))
+    if is_call(node, *NORMS):
+        return len(node.args[1]) == 1 and not any(map(has_rows, operands[1:]))  # type: ignore[arg-type]
+    if node.op != "call_function" or node.target not in ELEMENTWISE:
+        return False
+    return all(has_rows(a) or _broadcasts(a) for a in operands)
+
+
+def _broadcasts(node: fx.Node) -> bool:
+    """Whether a value is the same for every row: a vector of features or a scalar."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() <= 1

@@ -1,0 +1,158 @@
+"""The program: a pure function in data form, an fx graph and a table of its tensors.
+
+    graph     functional aten and zofx:: ops; weights are inputs; meta["val"] has shape and dtype
+    tensors   name → what it is (role, shape, dtype, what it was derived from)
+    data      name → a recipe that makes the bytes when asked; shared, never written in place
+
+Invariants (checked by `verify`): a placeholder's target is an input name or a tensor name; every
+tensor of the table is read and has data; every call carries its shape; the graph is functional and
+forward-only. Passes build new programs, without dead code (`rewrite`); nothing here mutates.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from zofx.ir.schema import Role
+from zofx.zo.random.direction_spec import Basis
+
+Lazy: TypeAlias = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A row of the tensor table.
+
+    Attributes:
+        name: stable, from the module path: "model.layers.0.self_attn.q_proj.weight".
+        role: what it is for.
+        shape: its shape.
+        dtype: its element type.
+        origin: the checkpoint tensor it was derived from, if it is not one itself.
+        form: how it was derived ("transposed", "int4", "slice", …), so that `merge` can undo
+            it; "computed" or "adapter" if it is in no checkpoint.
+        origin_shape: the shape of the origin, where the tensor itself does not tell it.
+        stored: its element type in the checkpoint, if it is there as it is.
+    """
+
+    name: str
+    role: Role
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    origin: str | None = None
+    form: str = ""
+    origin_shape: tuple[int, ...] | None = None
+    stored: torch.dtype | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return torch.Size(self.shape).numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the artifact."""
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Program:
+    """See the module's docstring.
+
+    Attributes:
+        graph: the computation; treated as immutable (`rewrite.Editor` copies it).
+        tensors: the table.
+        data: recipes for the table's tensors.
+        scores: sensitivity scores f32, by the name of the linear weight they belong to; inputs of
+            passes, never of the graph.
+        selection: chosen coordinates, i32[k] ascending flat positions, by weight; made by a select
+            pass for a split pass.
+        bases: low-rank slice → what it stands for.
+        fixed: names of the tensors that may not train.
+        chosen: names of the tensors that train whole; made and used likewise.
+        facts: names of the facts that hold (see `facts`).
+        history: the text of every pass run so far.
+    """
+
+    graph: fx.Graph
+    tensors: Mapping[str, TensorSpec]
+    data: Mapping[str, Lazy]
+    scores: Mapping[str, Lazy] = field(default_factory=dict)
+    selection: Mapping[str, Tensor] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
+    chosen: frozenset[str] = frozenset()
+    bases: Mapping[str, Basis] = field(default_factory=dict)
+    facts: frozenset[str] = frozenset()
+    history: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the run-time inputs, in order."""
+        names = (str(node.target) for node in placeholders(self.graph))
+        return tuple(name for name in names if name not in self.tensors)
+
+    @property
+    def slices(self) -> tuple[TensorSpec, ...]:
+        """The trainable tensors, in table order."""
+        return tuple(spec for spec in self.tensors.values() if spec.role is Role.SLICE)
+
+    def load(self, name: str) -> Tensor:
+        """Make one tensor's data now."""
+        value = self.data[name]()
+        spec = self.tensors[name]
+        if tuple(value.shape) != spec.shape or value.dtype != spec.dtype:
+            raise AssertionError(
+                f"{name} is declared {spec.dtype}{list(spec.shape)} "
+                f"and its recipe made {value.dtype}{list(value.shape)}"
+            )
+        return value
+
+    def with_(self, **changes: Any) -> "Program":
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+def placeholders(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The placeholders of a graph, in order."""
+    return (node for node in graph.nodes if node.op == "placeholder")
+
+
+def output_node(graph: fx.Graph) -> fx.Node:
+    """The graph's one output node."""
+    output: fx.Node = next(iter(graph.find_nodes(op="output")))
+    return output
+
+
+def is_call(node: Any, *targets: Any) -> bool:
+    """Whether a node calls one of these ops."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
+
+
+def shape_of(node: fx.Node) -> tuple[Any, ...]:
+    """The annotated shape of a node; entries are ints or SymInts."""
+    return tuple(node.meta["val"].shape)
+
+
+class Once:
+    """Several tensors made by one computation, at the first request; dropped as each is taken.
+
+    Quantizing a weight gives codes and scales together; a writer that asks for one after the other
+    pays once and holds one layer at a time.
+    """
+
+    def __init__(self, compute: Callable[[], tuple[Tensor, ...]]) -> None:
+        self._compute = compute
+        self._parts: dict[int, Tensor] = {}
+
+    def part(self, index: int) -> Lazy:
+        """The recipe for one of them."""
+
+        def take() -> Tensor:
+            if index not in self._parts:
+                self._parts = dict(enumerate(self._compute()))
+            return self._parts.pop(index)
+
+        return take

@@ -1,0 +1,33 @@
+"""What a program and an artifact agree on: roles of tensors, names of inputs. No torch."""
+
+from enum import StrEnum
+from typing import Final
+
+HIDDEN: Final = "hidden"
+"""What crosses a cut: result of the program below, input of the one above."""
+
+INPUTS = ("input_ids", "attention_mask", "positions", "targets")
+TOKENS = INPUTS[:2]
+KEYS = "keys"
+COEFFICIENTS = "coefficients"
+
+
+class Role(StrEnum):
+    """What a tensor is for."""
+
+    FROZEN = "frozen"  # never changes; in weights.safetensors
+    TABLE = "table"  # the same, a row per token, looked up: a batch may bring those of its own
+    HEAD = "head"  # the same, and multiplied by for a logit per token
+    INDEX = "index"  # where a slice's entries sit in the tensor it was cut from; frozen too
+    SLICE = "slice"  # trains; f32; initial value in slices.safetensors
+    EXACT = "exact"  # trains by exact gradients, on an engine that has them; f32; also there
+    STATE = "state"  # f32 beside a slice; changes when the driver says so; also there
+
+
+VOCABULARY: Final = (Role.TABLE, Role.HEAD)
+"""What has a row per token, as many as a batch needs."""
+
+STILL: Final = (Role.FROZEN, *VOCABULARY, Role.INDEX)
+"""What training leaves as it is."""
+
+MOVING: Final = (Role.SLICE, Role.EXACT, Role.STATE)

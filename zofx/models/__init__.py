@@ -1,0 +1,1 @@
+"""Checkpoints in: locate, read and trace a Hugging Face model; checkpoints out."""

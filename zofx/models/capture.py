@@ -1,0 +1,133 @@
+"""Model → Program, traced from shapes: no weight is read, or even allocated.
+
+    input_ids[N, T], attention_mask[N, T], positions[N, S], targets[N, S, C]  →  logprob[N, C]
+
+The model's logits are narrowed to the scored positions and scored there; everything else
+(cross-entropy over candidates, accuracy, F1, a reward) is arithmetic on these numbers, so one graph
+serves every objective. Works for any transformers architecture that torch.export takes; there is
+no code here for a particular one.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+
+from zofx.ir.facts import SLICED
+from zofx.ir.ops import scoring
+from zofx.ir.program import Lazy, Program, TensorSpec
+from zofx.ir.schema import INPUTS, Role
+from zofx.ir.verify import verify
+from zofx.models.safetensors_folder import StoredTensor
+from zofx.models.soft_prompts import Adapter, Attachment, attach
+from zofx.models.trace import Traced, held, make_fake, new_mode, trace
+
+# Sizes of the example batch: distinct, so that no two axes are taken for the same one.
+ROWS, TOKENS, SCORED, ALTERNATIVES = 3, 11, 2, 5
+LIMIT = 2**20
+
+
+class Scorer(nn.Module):
+    """A language model that scores alternatives at chosen positions.
+
+    Args:
+        model: returns logits.
+        causal: whether it predicts the next token.
+        adapter: what stands before the text, if anything does.
+    """
+
+    def __init__(self, model: nn.Module, causal: bool, adapter: Attachment | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.adapter = adapter
+        accepted = inspect.signature(model.forward).parameters
+        # Positions count tokens, not padding, as `generate` does; a masked LM finds its own.
+        self.gives_positions = causal and "position_ids" in accepted
+        self.options = {"use_cache": False} if "use_cache" in accepted else {}
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, targets: Tensor
+    ) -> Tensor:
+        """Log-probabilities f32[N, C]."""
+        given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        cached = 0
+        if self.adapter is not None:
+            given = self.adapter(input_ids, attention_mask)
+            cached = self.adapter.cached
+            if self.adapter.embedded:
+                positions = positions + self.adapter.embedded
+        if self.gives_positions:
+            seen = (given["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+            given["position_ids"] = seen[:, cached:] if cached else seen
+        logits = self.model(**self.options | given).logits
+        scores: Tensor = scoring.score_targets(scoring.select_positions(logits, positions), targets)
+        return scores
+
+
+def capture(
+    model: nn.Module,
+    loaders: Mapping[str, Lazy],
+    *,
+    causal: bool,
+    adapter: Adapter | None = None,
+) -> Program:
+    """Trace a model into a program.
+
+    Args:
+        model: in eval mode; parameters may be on the meta device already, buffers hold their
+            values. It is left with shapes only.
+        loaders: a recipe for every parameter, by its name in the model.
+        causal: whether it predicts the next token (else: the masked one).
+        adapter: what is to stand before the text and train; None leaves the model as it is.
+
+    Raises:
+        CaptureError: torch.export cannot trace the model.
+        UnsupportedError: the model has no place for the adapter.
+    """
+    buffers = {name: held(buffer.detach().clone()) for name, buffer in model.named_buffers()}
+    mode = new_mode()
+    make_fake(model, mode)
+    data = buffers | dict(loaders)
+    attachment = None if adapter is None else attach(adapter, model, data, causal=causal)
+    initial = attachment.initial if attachment else {}
+    examples, axes = _examples(mode)
+    traced = trace(Scorer(model, causal, attachment), examples, axes)
+    program = Program(
+        traced.graph,
+        _table(traced, loaders, initial),
+        traced.recipes(data | dict(initial)),
+        facts=frozenset({SLICED.name}) if initial else frozenset(),
+    )
+    verify(program, "capture")
+    return program
+
+
+def _examples(mode: FakeTensorMode) -> tuple[dict[str, Tensor], tuple[dict[int, Any], ...]]:
+    """An example of every input, and which of its axes are free."""
+    shapes = ((ROWS, TOKENS), (ROWS, TOKENS), (ROWS, SCORED), (ROWS, SCORED, ALTERNATIVES))
+    with mode:
+        ids = [torch.zeros(shape, dtype=torch.long) for shape in shapes]
+    n, t, s, c = (Dim(name, min=1, max=LIMIT) for name in "NTSC")
+    axes = ({0: n, 1: t}, {0: n, 1: t}, {0: n, 1: s}, {0: n, 1: s, 2: c})
+    return dict(zip(INPUTS, ids, strict=True)), axes
+
+
+def _table(
+    traced: Traced, loaders: Mapping[str, Lazy], initial: Mapping[str, Lazy]
+) -> dict[str, TensorSpec]:
+    """What each tensor is: the checkpoint's, computed by the model, or of the adapter."""
+    rows = {}
+    for node in traced.tensors:
+        name, value = str(node.target), node.meta["val"]
+        role = Role.SLICE if name in initial else Role.FROZEN
+        form = "adapter" if name in initial else "" if name in loaders else "computed"
+        recipe = loaders.get(name)
+        stored = recipe.dtype if isinstance(recipe, StoredTensor) else None
+        rows[name] = TensorSpec(
+            name, role, tuple(value.shape), value.dtype, form=form, stored=stored
+        )
+    return rows

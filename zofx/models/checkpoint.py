@@ -1,0 +1,243 @@
+"""A pretrained model on disk or on the hub, its weights unread.
+
+    MODEL ─locate─▶ folder of safetensors | .gguf file ─open─▶ Checkpoint
+    Checkpoint ─resolve(model on meta)─▶ parameter name → recipe
+
+MODEL is a hub id ("facebook/opt-125m"), a folder that save_pretrained wrote, a .gguf file, or
+"package:DISTRIBUTION/PATH", a file inside an installed Python package. Nothing of a checkpoint is
+executed or unpickled, and a recipe holds no more than its tensor.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+from zofx.errors import CaptureError, UnsupportedError, UsageError
+from zofx.models import gguf_file, gguf_model, tokenizer
+from zofx.models.locate import locate
+from zofx.models.safetensors_folder import StoredTensor, fingerprint, open_shards
+from zofx.models.tokenizer import SpecialTokens, Tokenization
+from zofx.models.weight_mapping import resolve
+
+Architecture: TypeAlias = Literal["causal-lm", "masked-lm"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model is made of; weights stay where they are until a recipe runs.
+
+    Attributes:
+        source: MODEL as the caller wrote it.
+        config: its transformers configuration.
+        architecture: what it predicts: the next token or a masked one.
+        tensors: the file's own names → recipes.
+        hash: identity of the weights (`shards.fingerprint`), 64 hex digits.
+        tokenization: tokenizer and special ids; None if the checkpoint has none.
+        placed: the tensors under names transformers can resolve, for a model on meta.
+    """
+
+    source: str
+    config: PreTrainedConfig
+    architecture: Architecture
+    tensors: Mapping[str, StoredTensor]
+    hash: str
+    tokenization: Tokenization | None
+    placed: Callable[[PreTrainedModel], Mapping[str, StoredTensor]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The file's own tensor names."""
+        return tuple(self.tensors)
+
+    def spec(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
+        """Shape and stored dtype of a tensor; reads nothing."""
+        return self.tensors[name].shape, self.tensors[name].dtype
+
+    def load(self, name: str) -> Tensor:
+        """Read one tensor."""
+        return self.tensors[name]()
+
+    def resolve(self, model: PreTrainedModel) -> dict[str, StoredTensor]:
+        """A recipe for every parameter and persistent buffer of the model `build_on_meta` built.
+
+        Raises:
+            CaptureError: the checkpoint does not fit the model; lists what is missing.
+        """
+        return resolve(model, self.placed(model))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids; `to_str()` is tokenizer.json."""
+        return self._tokenization().tokenizer
+
+    @property
+    def special(self) -> SpecialTokens:
+        """BOS, EOS, padding and mask."""
+        return self._tokenization().special
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest input in tokens: the least of what configuration and tokenizer say."""
+        limits = [getattr(self.config.get_text_config(), "max_position_embeddings", None)]
+        limits += [self.tokenization.max_length] if self.tokenization else []
+        return min((limit for limit in limits if limit), default=None)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What tokenizing and scoring need to know, as an artifact's manifest has it."""
+        return {
+            "source": self.source,
+            "hash": self.hash,
+            "architecture": self.architecture,
+            "max_positions": self.max_positions,
+            "special": asdict(self.special),
+        }
+
+    def _tokenization(self) -> Tokenization:
+        if self.tokenization is None:
+            raise UsageError(
+                f"{self.source} has no tokenizer; "
+                "put its tokenizer.json and tokenizer_config.json beside the weights"
+            )
+        return self.tokenization
+
+
+def open_checkpoint(model: str, *, revision: str | None = None) -> Checkpoint:
+    """Open a pretrained model without reading its weights.
+
+    Args:
+        model: hub id, folder, .gguf file, or "package:DISTRIBUTION/PATH".
+        revision: branch, tag or commit; hub ids only.
+
+    Raises:
+        UsageError: nothing is there, or it is damaged.
+        UnsupportedError: it is a model that cannot be compiled; says why.
+    """
+    path = locate(model, revision)
+    return _open_folder(model, path) if path.is_dir() else _open_gguf(model, path)
+
+
+def build_on_meta(config: PreTrainedConfig, architecture: Architecture) -> PreTrainedModel:
+    """Build a model with its parameters on the meta device and its buffers real, on the CPU.
+
+    Buffers (rotary tables, position ids) are in no checkpoint and would be lost on meta. So the
+    constructor runs on the CPU, and every parameter moves to meta as it is registered: its memory
+    was allocated and never touched, and initialising it costs nothing.
+
+    Args:
+        config: left as it is.
+        architecture: which head.
+
+    Returns:
+        The model in evaluation mode, float32, scaled-dot-product attention, no cache.
+    """
+    config = copy.deepcopy(config)
+    config.use_cache = False
+    auto = AutoModelForCausalLM if architecture == "causal-lm" else AutoModelForMaskedLM
+
+    def to_meta(
+        module: nn.Module, name: str, parameter: nn.Parameter | None
+    ) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return parameter  # the same object, so that ties stay ties
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  # may return
+    try:
+        model = auto.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    except ValueError as error:
+        raise CaptureError(
+            f"transformers cannot build {config.model_type} as a {architecture}: {error}"
+        ) from error
+    finally:
+        hook.remove()
+    return model.eval()
+
+
+def _open_folder(model: str, folder: Path) -> Checkpoint:
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{folder} has no config.json, so it is no Hugging Face model folder; "
+            "give one that save_pretrained wrote"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder / 'config.json'} is not understood: {error}") from error
+    if getattr(config, "quantization_config", None):
+        raise UnsupportedError(
+            f"{model} is quantized already; compile from the model it was made from",
+            ["config.json has a quantization_config, and quantizing twice loses twice"],
+        )
+    architecture = architecture_of(model, config)
+    tensors, headers = open_shards(folder)
+    text = tokenizer.from_folder(folder)
+    return Checkpoint(
+        model, config, architecture, tensors, fingerprint(headers), text, lambda _: tensors
+    )
+
+
+def _open_gguf(model: str, path: Path) -> Checkpoint:
+    if path.suffix != ".gguf":
+        raise UsageError(
+            f"{model} is neither a folder nor a .gguf file; "
+            "give the folder that holds config.json and the weights"
+        )
+    file = gguf_file.read_gguf(path)
+    config = gguf_model.configuration(file)
+    architecture = architecture_of(model, config)
+    text = tokenizer.from_gguf(file.metadata)
+    identity = fingerprint([file.header])
+    return Checkpoint(
+        model,
+        config,
+        architecture,
+        gguf_file.stored_tensors(file),
+        identity,
+        text,
+        lambda on_meta: gguf_model.model_tensors(file, on_meta),
+    )
+
+
+def architecture_of(source: str, config: PreTrainedConfig) -> Architecture:
+    """What a model predicts: by the class its configuration names, else by its type.
+
+    Args:
+        source: its name, for the message.
+        config: its configuration.
+
+    Raises:
+        UnsupportedError: neither the next token nor a masked one.
+    """
+    classes, kind = set(config.architectures or ()), config.model_type
+    causal, masked = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if config.is_encoder_decoder or not (kind in causal or kind in masked):
+        what = "an encoder-decoder" if config.is_encoder_decoder else "neither"
+        raise UnsupportedError(
+            f"{source} cannot be compiled: only causal and masked language models can",
+            [f"{kind} is {what}"],
+        )
+    if classes & set(causal.values()):
+        return "causal-lm"
+    if classes & set(masked.values()):
+        return "masked-lm"
+    is_masked = kind in masked and not getattr(config, "is_decoder", False)
+    return "masked-lm" if is_masked else "causal-lm"

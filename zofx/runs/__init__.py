@@ -1,0 +1,1 @@
+"""Runs of an artifact: train, evaluate, resume. No torch."""

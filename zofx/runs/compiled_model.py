@@ -1,0 +1,134 @@
+"""A compiled model: what its artifact says of it, how it reads text, and a session of it.
+
+    folder ──manifest──▶ Model    tokenizer, special ids, positions: how text becomes rows
+    Model ──runtime──▶ Session    scores of rows, on an engine
+
+This module needs numpy and tokenizers only; an engine is imported when a session is opened.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from zofx.artifact import layout
+from zofx.artifact.manifest import Manifest, read_manifest
+from zofx.errors import ArtifactError, UnsupportedError, UsageError
+from zofx.files import file_digest
+from zofx.runtimes import RUNTIMES
+from zofx.session import Session
+from zofx.tasks.decode import NEW_TOKENS, Decoder
+from zofx.tasks.encode import Encoder, encoder_for, is_masked
+from zofx.tasks.types import Task
+
+
+@dataclass(frozen=True)
+class Model:
+    """A compiled model as a source of scores.
+
+    Attributes:
+        folder: the artifact.
+        manifest: its description.
+        tokenizer: text to ids.
+    """
+
+    folder: Path
+    manifest: Manifest
+    tokenizer: Tokenizer
+
+    @property
+    def masked(self) -> bool:
+        """Whether it predicts masked tokens."""
+        return is_masked(self.manifest.model)
+
+    def encoder(self, task: Task | None, truncate: bool) -> Encoder:
+        """How this task's examples, or anyone's, become rows."""
+        return encoder_for(self.tokenizer, self.manifest.model, task, truncate)
+
+    def decoder(
+        self, encoder: Encoder, stop: str | None = None, max_new_tokens: int = NEW_TOKENS
+    ) -> Decoder:
+        """How this model writes texts.
+
+        Args:
+            encoder: of its prompts.
+            stop: what a text ends before, besides the end of sequence.
+            max_new_tokens: the most tokens of a text.
+
+        Raises:
+            UsageError: it is a masked model.
+            UnsupportedError: its configuration does not say how many tokens there are.
+        """
+        if self.masked:
+            raise UsageError(
+                f"{self.folder} is a masked language model: it fills gaps in a text and continues "
+                "none; compile a causal model to generate"
+            )
+        return Decoder(encoder, self.vocabulary, self.end_ids, stop, max_new_tokens)
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens have a probability: the tokenizer may know fewer.
+
+        Raises:
+            UnsupportedError: the configuration does not say.
+        """
+        config = self.manifest.config
+        size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+        if not size:
+            raise UnsupportedError(
+                f"{self.folder} cannot generate", ["its configuration has no vocab_size"]
+            )
+        return int(size)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a text: the tokenizer's, and all that the configuration names."""
+        named = self.manifest.config.get("eos_token_id")
+        ends = named if isinstance(named, list) else [named]
+        return frozenset(
+            i for i in (*ends, self.manifest.model["special"]["eos_id"]) if i is not None
+        )
+
+
+def open_model(folder: Path) -> Model:
+    """An artifact's description and tokenizer; its weights are checked when a session opens.
+
+    Raises:
+        UsageError: there is no artifact.
+        ArtifactError: it is damaged.
+    """
+    manifest = read_manifest(folder, check=False)
+    path = folder / layout.TOKENIZER
+    if file_digest(path) != manifest.files[layout.TOKENIZER]:
+        raise ArtifactError(
+            f"{path} is damaged: its SHA-256 is not the recorded one; "
+            "copy the artifact again or compile the model again"
+        )
+    return Model(folder, manifest, Tokenizer.from_file(str(path)))
+
+
+def default_runtime() -> str:
+    """ONNX Runtime where it is installed, else torch."""
+    return "ort" if find_spec("onnxruntime") else "torch"
+
+
+def open_session(
+    model: Model, runtime: str, device: str, threads: int | None, rows: int = 1
+) -> Session:
+    """Load the artifact on a runtime, for batches of so many rows; every file of it is checked.
+
+    Raises:
+        UsageError: no such runtime.
+        UnsupportedError: it cannot run here; with every reason.
+        ArtifactError: the artifact is damaged.
+    """
+    try:
+        engine = RUNTIMES[runtime]
+    except ImportError as error:
+        raise UnsupportedError(
+            f"the {runtime} runtime is not installed",
+            [f"{error}; run pip install 'zofx[{runtime}]'"],
+        ) from error
+    return engine.load(model.folder, device=device, threads=threads, rows=rows)

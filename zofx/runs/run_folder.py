@@ -1,0 +1,218 @@
+"""The run folder: one training run on disk.
+
+    run.json          what the run is; written once
+    journal.bin       what every step did: θ = f(artifact, journal)         the checkpoint
+    evals.jsonl       accuracy and loss on dev after some of the steps      says which step is best
+    metrics.jsonl     loss, rate, time and memory of every step             only to look at
+    best.safetensors  θ of the best step, and last.safetensors of the last  caches, deletable
+    activations/      of the layers below the first that trains             likewise
+
+The folder appears with its first two files or not at all. Resuming drops what is ahead of the
+journal in the other files.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Literal, Self, TypeAlias
+
+from zofx.artifact.manifest import Manifest
+from zofx.errors import ArtifactError, UsageError
+from zofx.files import new_folder
+from zofx.runs import jsonl, snapshot
+from zofx.runs.evaluate import Evaluation
+from zofx.runs.run_config import Plan
+from zofx.runtimes.host.theta import HostSession, artifact_slices
+from zofx.zo.journal.format import Journal
+from zofx.zo.journal.replay import replay
+from zofx.zo.journal.writer import JournalWriter
+from zofx.zo.types import FloatArray
+
+RUN: Final = "run.json"
+JOURNAL: Final = "journal.bin"
+EVALS: Final = "evals.jsonl"
+METRICS: Final = "metrics.jsonl"
+ACTIVATIONS: Final = "activations"
+TENSORBOARD: Final = "tensorboard"
+
+At: TypeAlias = int | Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk.
+
+    Attributes:
+        path: the folder.
+        plan: its run.json.
+    """
+
+    path: Path
+    plan: Plan
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan) -> Self:
+        """Make a folder with run.json and an empty journal.
+
+        Raises:
+            UsageError: the name is taken.
+        """
+        require_free(path)
+        with new_folder(path) as folder:
+            (folder / RUN).write_text(plan.to_json(), encoding="utf-8")
+            JournalWriter.create(folder / JOURNAL, plan.header).close()
+        return cls(path, plan)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open an existing one.
+
+        Raises:
+            UsageError: there is none.
+            ArtifactError: it is damaged.
+        """
+        file = path / RUN
+        if not file.is_file():
+            raise UsageError(f"{path} is not a run folder: it has no {RUN}; `zofx tune` makes one")
+        return cls(path, Plan.from_json(file.read_bytes(), file))
+
+    @property
+    def journal_path(self) -> Path:
+        """The checkpoint."""
+        return self.path / JOURNAL
+
+    @property
+    def metrics_path(self) -> Path:
+        """One line per step."""
+        return self.path / METRICS
+
+    def journal(self) -> Journal:
+        """Read and verify the journal.
+
+        Raises:
+            ArtifactError: it is damaged, or of another run.
+        """
+        if not self.journal_path.is_file():
+            raise ArtifactError(
+                f"{self.path} has lost its {JOURNAL}: the steps are gone; restore it"
+            )
+        journal = Journal.read(self.journal_path)
+        if journal.header != self.plan.header:
+            raise ArtifactError(
+                f"{self.journal_path} does not belong to {self.path / RUN}: their runs differ; "
+                "restore both from one copy"
+            )
+        return journal
+
+    def evaluations(self) -> dict[int, Evaluation]:
+        """Step → evaluation on dev of θ after so many steps."""
+        rows = jsonl.read(self.path / EVALS)
+        return {int(row["step"]): Evaluation.from_dict(row) for row in rows if "step" in row}
+
+    def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Record one."""
+        jsonl.append(self.path / EVALS, {"step": step, **evaluation.to_dict()})
+
+    def best(self) -> int | None:
+        """The step whose θ did best on dev, the first of equals; None before any evaluation."""
+        found = self.evaluations()
+        return max(found, key=lambda step: (*found[step].rank, -step), default=None)
+
+    def step(self, at: At, steps: int) -> int:
+        """A step number for "best", "last" or a number, in a run that has made so many steps.
+
+        Raises:
+            UsageError: the run has not come that far.
+        """
+        if at == "best":
+            best = self.best()
+            return steps if best is None else best
+        if at == "last":
+            return steps
+        if not 0 <= at <= steps:
+            raise UsageError(f"{self.path} has made {steps} steps, so there is no step {at} in it")
+        return at
+
+    def trim(self, steps: int) -> None:
+        """Drop what other files say about steps that the journal does not hold."""
+        jsonl.keep(self.path / EVALS, lambda row: row.get("step", 0) <= steps)
+        jsonl.keep(self.metrics_path, lambda row: row.get("step", 0) < steps)
+
+    def save_snapshot(self, name: str, theta: Mapping[str, FloatArray], step: int) -> None:
+        """Cache θ after so many steps as NAME.safetensors."""
+        snapshot.save(self._snapshot(name), theta, step, self._hash(self.journal(), step))
+
+    def theta(
+        self, artifact: Path, manifest: Manifest, at: At = "best"
+    ) -> tuple[int, dict[str, FloatArray]]:
+        """θ of a step, from a snapshot if one holds it, else by replay; no engine is needed.
+
+        Returns:
+            How many steps led there, and the slices.
+
+        Raises:
+            UsageError: another artifact, or the run has not come that far.
+        """
+        self.require_artifact(manifest)
+        journal = self.journal()
+        step = self.step(at, journal.next_step)
+        history = self._hash(journal, step)
+        for name in ("best", "last"):
+            if (cached := snapshot.load(self._snapshot(name), step, history)) is not None:
+                return step, cached
+        # Replay moves, reads and writes θ but evaluates nothing: no engine is needed for that.
+        host = HostSession(artifact_slices(artifact, manifest))
+        replay(host, journal, step, self.plan.settings.recipe().tensors)
+        return step, host.read()
+
+    def require_artifact(self, manifest: Manifest) -> None:
+        """Check that the run was made with this artifact.
+
+        Raises:
+            UsageError: it was not.
+        """
+        if manifest.hash != self.plan.artifact:
+            raise UsageError(
+                f"{self.path} was made with artifact {self.plan.artifact[:12]} (then at "
+                f"{self.plan.folder}), and this one is {manifest.hash[:12]}: steps have a "
+                "meaning only on the artifact they were made with; give that one"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from writing here; a killed one holds no lock."""
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such lock
+            yield
+            return
+        with self.journal_path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process is training in {self.path}; wait for it or stop it"
+                ) from None
+            yield
+
+    def _snapshot(self, name: str) -> Path:
+        return self.path / f"{name}.safetensors"
+
+    def _hash(self, journal: Journal, step: int) -> str:
+        """SHA-256 of the file up to a step."""
+        later = len(journal) - step
+        end = journal.end - later * journal.header.layout.itemsize
+        return sha256(self.journal_path.read_bytes()[:end]).hexdigest()
+
+
+def require_free(path: Path) -> None:
+    """Check that a run may be made here.
+
+    Raises:
+        UsageError: something is here already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        cure = f"`--resume {path}` goes on with it, or " if (path / RUN).is_file() else ""
+        raise UsageError(f"{path} exists already; {cure}choose another folder with -o")

@@ -1,0 +1,262 @@
+"""The verb: train an artifact's slices on a task.
+
+    Prepared ──pre-flight──▶ run folder ──▶ journal ──fold──▶ θ ──┬─▶ every E steps: evaluate on dev
+                                               ▲                  └─▶ batch(seed, cursor)
+                                               └── record ◀── losses ◀── probes ◀──┘
+
+A new run is a resumed one with an empty journal, so an interrupted run and an uninterrupted one do
+the same. All that can be wrong with the input is found before the folder is made.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import numpy as np
+
+from zofx.errors import DivergenceError
+from zofx.runs.evaluate import Evaluation, evaluate
+from zofx.runs.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
+from zofx.runs.prepare import Prepared
+from zofx.runs.run_folder import RunFolder, require_free
+from zofx.runtimes.host.activation_cache import Activations
+from zofx.runtimes.host.prefix import CutSession
+from zofx.session import ExactSession, Session
+from zofx.tasks.encode import Encoded
+from zofx.tasks.objectives import TextObjective
+from zofx.zo.driver import Driver
+from zofx.zo.journal.format import Journal
+from zofx.zo.journal.writer import JournalWriter
+from zofx.zo.preflight import Preflight, preflight
+from zofx.zo.types import ExactGradientFn, Key, LossFn
+
+Stop: TypeAlias = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `tune` ended.
+
+    Attributes:
+        run: the folder.
+        steps: how many steps the run has made.
+        wanted: how many it was to make.
+        evaluations: step → evaluation on dev.
+        best: the step that did best on dev; None without dev examples.
+    """
+
+    run: RunFolder
+    steps: int
+    wanted: int
+    evaluations: Mapping[int, Evaluation]
+    best: int | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped before the last step."""
+        return self.steps < self.wanted
+
+
+def measure(prepared: Prepared, session: Session) -> Preflight | None:
+    """The pre-flight on the first batch of the run; θ is not moved.
+
+    Returns:
+        None where nothing can be told: exact slopes have no ± gap, and losses of text jump.
+
+    Raises:
+        DivergenceError: the losses near the start are not finite.
+    """
+    settings = prepared.plan.settings
+    objective = prepared.workload.objective(prepared.plan.objective)
+    if settings.estimator == "slopes" or isinstance(objective, TextObjective):
+        return None
+    encoded = prepared.batch(0)
+    if settings.refresh:  # before the first basis a low-rank slice changes nothing
+        session.refresh(Key(prepared.plan.choice.seed, 0))
+    with np.errstate(all="ignore"):  # what is not finite is refused below, with a message
+        found = preflight(
+            lambda rows, keys, matrix: session.evaluate(encoded.batch.rows(rows), keys, matrix),
+            len(encoded.batch.input_ids),
+            objective.on(encoded),
+            settings.eps,
+            prepared.plan.choice.seed,
+        )
+    if not np.isfinite([found.gap, found.noise]).all():
+        raise DivergenceError(
+            f"the loss is not finite at or near the initial weights (eps {settings.eps:g}); lower "
+            "--eps, and check with `zofx eval` that the compiled model answers at all",
+            0,
+        )
+    return found
+
+
+def start(prepared: Prepared, out: Path) -> Prepared:
+    """Make the folder of a new run.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    require_free(out)
+    return replace(prepared, run=RunFolder.create(out, prepared.plan))
+
+
+def train(
+    prepared: Prepared,
+    session: Session,
+    observers: Sequence[Observer] = (),
+    stop: Stop = lambda: False,
+    activations: Activations | None = None,
+) -> Outcome:
+    """Make the steps that are missing, from wherever the journal ends.
+
+    Args:
+        prepared: with a folder.
+        session: fresh, at the artifact's initial θ.
+        observers: told of every step and evaluation.
+        stop: asked between steps and between the batches of an evaluation.
+        activations: where what is below the cut of the program is kept; no bit depends on it.
+
+    Raises:
+        DivergenceError: the loss is not finite or has collapsed; says how to go back.
+    """
+    run = prepared.run
+    assert run is not None, "start() or prepare_resumed() first"
+    if activations is not None:
+        cast(CutSession, session).keep_activations(activations)
+    with run.locked():
+        run.journal()
+        writer, journal = JournalWriter.resume(run.journal_path)
+        with writer:
+            told = (JsonlLog(run.metrics_path), *observers)
+            loop = _Loop(prepared, run, session, writer, told, stop)
+            try:
+                steps = loop.go(journal)
+            except DivergenceError as error:
+                raise DivergenceError(
+                    f"{error}\n{_way_back(run, error.step)}", error.step
+                ) from error
+            finally:
+                for observer in observers:
+                    observer.close()
+    return Outcome(run, steps, prepared.steps, run.evaluations(), run.best())
+
+
+class _Loop:
+    """The steps of one call of `train`."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        run: RunFolder,
+        session: Session,
+        writer: JournalWriter,
+        observers: tuple[Observer, ...],
+        stop: Stop,
+    ) -> None:
+        plan = prepared.plan
+        self.prepared, self.run, self.session = prepared, run, session
+        self.observers, self.stop = observers, stop
+        self.objective = prepared.workload.objective(plan.objective)
+        self.driver = Driver(plan.settings.recipe(), session, plan.choice.seed, writer)
+        self.dev = prepared.workload.splits.dev[: plan.eval_size]
+
+    def go(self, journal: Journal) -> int:
+        """Make steps until there are enough, or until told to stop; returns how many there are."""
+        step = self.driver.resume(journal, self._exact_gradient_at)
+        self.run.trim(step)
+        evaluated = set(self.run.evaluations())
+        while not self.stop():
+            if self._due(step) and step not in evaluated:
+                self._evaluate(step)
+            if step >= self.prepared.steps or self.stop():
+                break
+            self._step(step)
+            step += 1
+        self.run.save_snapshot("last", self.session.read(), step)
+        return step
+
+    def _due(self, step: int) -> bool:
+        ends = step == self.prepared.steps
+        return bool(self.dev) and (ends or step % self.prepared.plan.eval_every == 0)
+
+    def _step(self, step: int) -> None:
+        began = time.perf_counter()
+        cursor, after = map(self.prepared.plan.settings.cursor, (step, step + 1))
+        encoded = self.prepared.batch(cursor)
+        loss, gradient = self._loss(encoded), self._exact_gradient(encoded)
+        log = self.driver.step(step, loss, after, gradient)
+        seconds = time.perf_counter() - began
+        tokens = int(encoded.batch.attention_mask.sum())
+        metrics = StepMetrics(
+            step, log.loss, log.learning_rate, seconds, tokens, tokens / seconds, peak_memory()
+        )
+        for observer in self.observers:
+            observer.step(metrics)
+
+    def _loss(self, encoded: Encoded) -> LossFn:
+        slopes = self.prepared.plan.settings.estimator == "slopes"
+        losses = self.objective.slopes if slopes else self.objective.measure
+        return lambda keys, matrix: losses(self.session, encoded, keys, matrix)
+
+    def _exact_gradient(self, encoded: Encoded) -> ExactGradientFn | None:
+        """Exact gradients, where the artifact has tensors that train by them."""
+        if not self.prepared.model.manifest.exact:
+            return None
+        session = cast(ExactSession, self.session)
+        return lambda: session.gradient(
+            encoded.batch, lambda scores: self.objective.weigh(scores, encoded)
+        )
+
+    def _exact_gradient_at(self, step: int) -> ExactGradientFn | None:
+        if not self.prepared.model.manifest.exact:
+            return None
+        return self._exact_gradient(self.prepared.batch(self.prepared.plan.settings.cursor(step)))
+
+    def _evaluate(self, step: int) -> None:
+        found = self._judge(step)
+        if found is None:
+            return
+        best = self.run.best()
+        self.run.add_evaluation(step, found)
+        if best is None or found.rank > self.run.evaluations()[best].rank:
+            self.run.save_snapshot("best", self.session.read(), step)
+        for observer in self.observers:
+            observer.evaluation(step, found)
+
+    def _judge(self, step: int) -> Evaluation | None:
+        """Evaluate on dev; None when told to stop half-way."""
+        workload = self.prepared.workload
+
+        def watch(done: int, total: int) -> None:
+            if done < total and self.stop():
+                raise _StoppedError
+
+        try:
+            return evaluate(
+                self.session,
+                workload.encoder,
+                workload.task,
+                self.dev,
+                self.objective,
+                batch_size=self.prepared.plan.settings.batch_size,
+                step=step,
+                progress=watch,
+            )
+        except _StoppedError:
+            return None
+
+
+class _StoppedError(Exception):
+    """Told to stop within an evaluation."""
+
+
+def _way_back(run: RunFolder, step: int) -> str:
+    """What to do after a run diverged."""
+    best = run.best()
+    found = "" if best is None else f"; the best on dev is step {best}: {run.evaluations()[best]}"
+    return (
+        f"{run.path} keeps every step before {step}{found}. `zofx eval {run.plan.folder} --run "
+        f"{run.path} --step N` judges any of them. Start a new run (-o) with a lower --lr"
+    )

@@ -1,0 +1,1 @@
+"""Squared-gradient sensitivities of weights, and how well a mask covers a task's."""

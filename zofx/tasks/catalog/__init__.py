@@ -1,0 +1,1 @@
+"""The tasks that have a name, and tasks from .jsonl files."""

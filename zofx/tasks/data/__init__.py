@@ -1,0 +1,1 @@
+"""Records of a task: where they come from, how they are split and ordered."""

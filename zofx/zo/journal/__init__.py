@@ -1,0 +1,1 @@
+"""The journal of a run: its file format, its writer, its replay."""

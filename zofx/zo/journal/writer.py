@@ -1,0 +1,148 @@
+"""Writing the journal: append, flush, and only then does a step count.
+
+create  header → a file beside → disk → renamed into place          whole or not at all
+append  record → file, and every `sync_every` records → disk        killed: one torn record
+resume  read and verify → cut the torn record → append
+"""
+
+import os
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from zofx.errors import UsageError
+from zofx.zo.journal.format import CHECKSUM, Header, Journal, Record, header_checksum
+
+
+class JournalWriter:
+    """Appends records; use it as a context manager.
+
+    Args:
+        path: the file, which exists: `create` and `resume` open one.
+        header: of that file.
+        end: where the next record goes.
+        checksum: of the last record, or of the header.
+        next_step: the least step that may be appended.
+        sync_every: force records to the disk after this many. 1 loses at most the step in flight
+            even when the machine dies; when only the process dies, any value does.
+    """
+
+    def __init__(
+        self, path: Path, header: Header, end: int, checksum: int, next_step: int, sync_every: int
+    ) -> None:
+        if sync_every < 1:
+            raise UsageError(f"sync_every={sync_every}: records are synced every 1 or more steps")
+        self.path = path
+        self.header = header
+        self.next_step = next_step
+        self._checksum = checksum
+        self._sync_every = sync_every
+        self._unsynced = 0
+        self._file = path.open("r+b")
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    @classmethod
+    def create(cls, path: Path, header: Header, sync_every: int = 1) -> Self:
+        """Start a journal.
+
+        Raises:
+            UsageError: the file exists already, or its folder does not.
+        """
+        if not path.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent} to keep the journal in: create it")
+        if path.exists():
+            raise UsageError(
+                f"{path} exists and is never overwritten: resume it, or choose another folder"
+            )
+        data = header.encode()
+        beside = path.with_name(path.name + ".new")
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(path.parent)
+        return cls(path, header, len(data), header_checksum(data), 0, sync_every)
+
+    @classmethod
+    def resume(cls, path: Path, sync_every: int = 1) -> tuple[Self, Journal]:
+        """Go on with a journal: a torn last record is cut off; returns what was read too."""
+        journal = Journal.read(path)
+        if len(journal):
+            checksum = int(journal.rows[-1]["checksum"])
+        else:
+            checksum = header_checksum(path.read_bytes())
+        writer = cls(path, journal.header, journal.end, checksum, journal.next_step, sync_every)
+        return writer, journal
+
+    def append(self, record: Record) -> None:
+        """Write one record; when it returns, the step counts.
+
+        Raises:
+            UsageError: the step is not after the last one, or a shape is not the header's.
+        """
+        self._require_fit(record)
+        row = np.zeros((), dtype=self.header.layout)
+        row["step"], row["cursor"] = record.step, record.cursor
+        row["learning_rate"] = record.learning_rate
+        row["coefficients"], row["losses"] = record.coefficients, record.losses
+        body = row.tobytes()[: -CHECKSUM.size]
+        self._checksum = zlib.crc32(body, self._checksum)
+        self._file.write(body + CHECKSUM.pack(self._checksum))
+        self._file.flush()
+        self.next_step = record.step + 1
+        self._unsynced += 1
+        if self._unsynced >= self._sync_every:
+            self.sync()
+
+    def sync(self) -> None:
+        """Force what was written to the disk."""
+        os.fsync(self._file.fileno())
+        self._unsynced = 0
+
+    def close(self) -> None:
+        """Sync and close."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _require_fit(self, record: Record) -> None:
+        if record.step < self.next_step:
+            raise UsageError(
+                f"step {record.step} cannot be appended to {self.path}: it stands at step "
+                f"{self.next_step}, and records are never rewritten"
+            )
+        shapes = record.coefficients.shape, record.losses.shape
+        layout = self.header.layout
+        expected = layout["coefficients"].shape, layout["losses"].shape
+        if shapes != expected:
+            raise UsageError(
+                f"step {record.step} does not fit {self.path}: it has coefficients and losses of "
+                f"shapes {shapes}, and those of this run's records are {expected}"
+            )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; only POSIX systems can open a folder."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

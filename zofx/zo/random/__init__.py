@@ -1,0 +1,1 @@
+"""Directions from keys: a counter-based generator and the distributions on it."""

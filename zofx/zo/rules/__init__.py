@@ -1,0 +1,1 @@
+"""Update rules: on coefficients of rays, and on gradients of tensors."""

@@ -1,0 +1,157 @@
+"""Settings of a run: the driven half of a method as data, and the recipe they make.
+
+row of a method ─command line─▶ Settings ─artifact's directions─▶ fitted ──▶ Recipe
+
+Settings are words and numbers; the driver, and numpy with it, is imported where they become a
+recipe.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from zofx.errors import UsageError
+
+if TYPE_CHECKING:
+    from zofx.zo.estimate import Estimator
+    from zofx.zo.random.direction_spec import Noise
+    from zofx.zo.recipe import Recipe
+
+ESTIMATORS: Final = ("two-point", "one-sided", "curved", "slopes")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The driven half of a method, as data: defaults in its row, overridden on the command line.
+
+    Attributes:
+        estimator: "two-point" (±ε along each direction), "one-sided" (θ and +ε), "curved" (±ε and
+            θ) or "slopes" (exact derivatives, of a program in forward mode).
+        eps: distance of a probe, in units of z.
+        queries: directions per step.
+        average: whether their slopes are averaged, or stand each for its own slices.
+        rays: rules on the coefficients, as text.
+        tensors: rules on the materialised gradient, as text.
+        trial: whether the step is tried forwards, backwards and not at all, and the best kept.
+        refresh: steps between two bases of low-rank slices; 0 for none.
+        exact_lr: learning rate of tensors that train by exact gradients; 0 for none.
+        hold: steps on the same batch.
+        lr: learning rate at its peak.
+        schedule: "constant", "linear" or "cosine" decay to zero.
+        steps: of the run.
+        batch_size: examples per step.
+    """
+
+    estimator: str = "two-point"
+    eps: float = 1e-3
+    queries: int = 1
+    average: bool = True
+    rays: str = ""
+    tensors: str = ""
+    trial: bool = False
+    refresh: int = 0
+    exact_lr: float = 0.0
+    hold: int = 1
+    lr: float = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    steps: int = 1000
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0 or self.steps < 1 or self.batch_size < 1 or self.hold < 1:
+            raise UsageError(
+                f"lr={self.lr}, steps={self.steps}, batch_size={self.batch_size}, "
+                f"hold={self.hold}: all must be positive"
+            )
+        if self.estimator not in ESTIMATORS:
+            raise UsageError(
+                f"there is no estimator '{self.estimator}'; there are: {', '.join(ESTIMATORS)}"
+            )
+        if self.estimator == "curved" and self.queries != 1:
+            raise UsageError(
+                f"queries={self.queries}: the estimator 'curved' looks along one direction a step"
+            )
+
+    @classmethod
+    def from_mapping(cls, said: Mapping[str, Any]) -> Self:
+        """Read back what `asdict` wrote."""
+        return cls(**{f.name: said[f.name] for f in fields(cls) if f.name in said})
+
+    def with_given(self, **given: Any) -> Self:
+        """Override by everything that is not None."""
+        return replace(self, **{key: value for key, value in given.items() if value is not None})
+
+    def fitted(self, noise: "Noise") -> Self:
+        """For an artifact: where slices take turns, a round of them is one step of the method.
+
+        Raises:
+            UsageError: the estimator or a rule does not go with its directions.
+        """
+        self._require_past(noise)
+        turn = noise.turns
+        if turn is None:
+            return self
+        if turn.by == "step":
+            return replace(self, hold=turn.groups)
+        if self.estimator != "two-point":
+            raise UsageError(
+                f"--estimator {self.estimator}: this artifact moves each group of slices by a "
+                "query of its own (take-turns{by=query}), which takes two points per query; leave "
+                "--estimator out"
+            )
+        return replace(self, queries=turn.groups, average=False)
+
+    def _require_past(self, noise: "Noise") -> None:
+        """A rule on past rays makes their directions again: they must be what they were."""
+        from zofx.zo.rules.syntax import ray_rule, tensor_rule
+
+        for rule in (ray_rule(self.rays), tensor_rule(self.tensors)):
+            if rule and rule.window > 1 and noise.depends_on_state:
+                raise UsageError(
+                    f"{rule.text} makes the directions of past steps again, and this artifact's "
+                    "depend on what has moved since (the size of θ, or a scale): they would be "
+                    "others. Leave it out, or keep the past as a tensor: momentum() or adam()"
+                )
+
+    def cursor(self, step: int) -> int:
+        """Where the data stream stands before a step, in examples."""
+        return step // self.hold * self.batch_size
+
+    def recipe(self) -> "Recipe":
+        """The driver's recipe; it names the steps where the schedule depends on them."""
+        from zofx.zo.recipe import Recipe, Trial
+        from zofx.zo.rules.schedule import Schedule
+        from zofx.zo.rules.syntax import ray_rule, tensor_rule
+
+        steps = 0 if self.schedule == "constant" else self.steps
+        return Recipe(
+            self._estimator(),
+            Schedule(self.schedule, self.lr, steps),
+            ray_rule(self.rays),
+            tensor_rule(self.tensors),
+            Trial() if self.trial else None,
+            self.refresh,
+            self.exact_lr / self.lr,
+        )
+
+    def _estimator(self) -> "Estimator":
+        from zofx.zo.estimators import Curved, OneSided, Slopes, Spsa
+
+        match self.estimator:
+            case "one-sided":
+                return OneSided(self.eps, self.queries)
+            case "curved":
+                return Curved(self.eps)
+            case "slopes":
+                return Slopes(self.queries)
+            case _:
+                return Spsa(self.eps, self.queries, self.average)
+
+    def __str__(self) -> str:
+        plain = Settings()
+        always = ("estimator", "eps", "lr", "schedule", "steps", "batch_size")
+        return ", ".join(
+            f"{key}={value}"
+            for key, value in asdict(self).items()
+            if key in always or value != getattr(plain, key)
+        )
