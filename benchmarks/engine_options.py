@@ -31,7 +31,7 @@ from benchmarks.step.turns import Turns
 from zofx.artifact.layout import NOISE
 from zofx.runtimes import ort
 from zofx.runtimes.host import theta
-from zofx.runtimes.host.batching import Pace, pace_on_cpu
+from zofx.runtimes.host.batching import BatchingPolicy, cpu_batching_policy
 from zofx.zo.types import FloatArray, Key, key_words
 
 Options = onnxruntime.SessionOptions
@@ -136,19 +136,19 @@ def _changed(option: str, artifact: Path, threads: int) -> Iterator[None]:
         if option in CHANGES:
             stack.enter_context(mock.patch.object(onnxruntime, "InferenceSession", change))
         if option == SHARED:
-            stack.enter_context(mock.patch.object(ort, "pace_on_cpu", _shared))
+            stack.enter_context(mock.patch.object(ort, "cpu_batching_policy", _shared))
         if option == BOUND:
             stack.enter_context(mock.patch.object(ort.OrtSession, "_forward", _bound))
         if option == DRAWN:
             drawn = _Drawn(artifact / NOISE, threads)
-            instead = mock.patch.object(theta.Slices, "draw", lambda _, key: drawn.draw(key))
+            instead = mock.patch.object(theta.HostTheta, "draw", lambda _, key: drawn.draw(key))
             stack.enter_context(instead)
         yield
 
 
-def _shared(*conditions: Any) -> Pace:
+def _shared(*conditions: Any) -> BatchingPolicy:
     """In place of the pace that zofx has for a program: without lanes."""
-    return replace(pace_on_cpu(*conditions), lanes=1)
+    return replace(cpu_batching_policy(*conditions), lanes=1)
 
 
 def _bound(session: ort.OrtSession, inputs: dict[str, Any], feeds: dict[str, Any]) -> FloatArray:
@@ -166,7 +166,7 @@ def _bound(session: ort.OrtSession, inputs: dict[str, Any], feeds: dict[str, Any
 
 
 class _Drawn:
-    """In place of numpy's draws: those of the artifact's own model, of all slices at once."""
+    """In place of numpy's draws: those of the artifact's own model, of all trainables at once."""
 
     def __init__(self, model: Path, threads: int) -> None:
         options = Options()
@@ -175,7 +175,7 @@ class _Drawn:
         self._names = [value.name.removesuffix(".z") for value in self._engine.get_outputs()]
 
     def draw(self, key: Key) -> dict[str, FloatArray]:
-        """z(key) of every slice."""
+        """z(key) of every trainable."""
         draws = self._engine.run(None, {"keys": key_words((key,)).view(np.int64)})
         return {name: z[0] for name, z in zip(self._names, draws, strict=True)}
 

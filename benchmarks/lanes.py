@@ -1,8 +1,8 @@
 """What a batch takes in so many forwards, one after the other on all threads, or a thread each.
 
-    lanes of   rows/k rows, rows/k rows, …       k forwards, L at a time, on threads/L threads each
+    workers of   rows/k rows, rows/k rows, …       k forwards, L at a time, on threads/L threads each
 
-From these times are the prices of `runtimes/host/batching.py`: another forward, a position more in a
+From these times are the cost_model of `runtimes/host/batching.py`: another forward, a position more in a
 forward, and when threads do forwards of their own. Scores have to be the same in every arrangement
 up to a number per row, as rows are relative.
 """
@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from zofx.runtimes import ort
 from zofx.runtimes.host import engine_session
-from zofx.runtimes.host.batching import ROWS_OF_A_LANE, Prices
+from zofx.runtimes.host.batching import ROWS_PER_WORKER, CostModel
 from zofx.session import Batch
 from zofx.zo.types import FloatArray, IntArray, Key
 
@@ -39,12 +39,12 @@ def main(line: Sequence[str] | None = None) -> int:
     """Measure and record; returns 1 if scores depend on the arrangement."""
     given = _parser().parse_args(line)
     sessions = {
-        lanes: ort.RUNTIME.load(given.artifact, threads=given.threads, rows=rows)
-        for lanes, rows in ((1, 1), (given.threads, ROWS_OF_A_LANE * given.threads))
+        workers: ort.RUNTIME.load(given.artifact, threads=given.threads, rows=rows)
+        for workers, rows in ((1, 1), (given.threads, ROWS_PER_WORKER * given.threads))
     }
-    if all(session.pace.lanes == 1 for session in sessions.values()):
+    if all(session.batching.workers == 1 for session in sessions.values()):
         raise SystemExit(
-            f"error: {given.artifact} has one lane (products of floats), or --threads is 1"
+            f"error: {given.artifact} has one worker (products of floats), or --threads is 1"
         )
     words = Tokenizer.from_file(str(given.artifact / "tokenizer.json")).get_vocab_size()
     batches = [_batch(given.rows, tokens, words) for tokens in given.tokens]
@@ -53,7 +53,7 @@ def main(line: Sequence[str] | None = None) -> int:
         session.close()
     if given.out is not None:
         protocol = {"rows": given.rows, "threads": given.threads, "rounds": given.rounds}
-        results = {"benchmark": "lanes", "machine": describe(), "protocol": protocol}
+        results = {"benchmark": "workers", "machine": describe(), "protocol": protocol}
         save(given.out, {**results, "result": found})
     for row in found:
         print(_told(row))
@@ -64,24 +64,24 @@ def _of_batch(sessions: dict[int, ort.OrtSession], batch: Batch, rounds: int) ->
     """All arrangements, in turns."""
     rows, tokens = batch.input_ids.shape
     counts = [k for k in (1, 2, 4, 8, 16, 32) if k <= rows]
-    ways = [(lanes, k) for lanes in sessions for k in counts if k >= lanes]
+    ways = [(workers, k) for workers in sessions for k in counts if k >= workers]
     seconds: dict[tuple[int, int], list[float]] = {way: [] for way in ways}
     scores: dict[tuple[int, int], FloatArray] = {}
     for number in range(rounds + 1):
         for way in ways:
-            lanes, k = way
+            workers, k = way
             time.sleep(PAUSE)
             with mock.patch.object(engine_session, "by_length", _Cut(k)):
                 start = time.perf_counter()
-                scores[way] = sessions[lanes].evaluate(batch, [Key(0, 0)], MATRIX)
+                scores[way] = sessions[workers].evaluate(batch, [Key(0, 0)], MATRIX)
                 passed = time.perf_counter() - start
             if number:  # the first round warms up
                 seconds[way].append(passed)
     relative = [score - score[:, :, :1] for score in scores.values()]
     same = all(np.abs(other - relative[0]).max() <= TOLERANCE for other in relative)
     found = [
-        {"lanes": lanes, "forwards": k, "median": median(times), "quartiles": quantiles(times)}
-        for (lanes, k), times in seconds.items()
+        {"workers": workers, "forwards": k, "median": median(times), "quartiles": quantiles(times)}
+        for (workers, k), times in seconds.items()
     ]
     return {"tokens": tokens, "same": bool(same), "ways": found}
 
@@ -92,7 +92,7 @@ class _Cut:
     def __init__(self, count: int) -> None:
         self._count = count
 
-    def __call__(self, batch: Batch, prices: Prices) -> Iterator[tuple[IntArray, Batch]]:
+    def __call__(self, batch: Batch, cost_model: CostModel) -> Iterator[tuple[IntArray, Batch]]:
         for rows in np.array_split(np.arange(len(batch.input_ids)), self._count):
             yield rows, batch.rows(rows)
 
@@ -111,7 +111,7 @@ def _told(row: dict[str, Any]) -> str:
     for way in row["ways"]:
         low, _, high = way["quartiles"]
         lines.append(
-            f"  {way['forwards']:>2} forwards, {way['lanes']} at a time: {way['median']:.3f} s "
+            f"  {way['forwards']:>2} forwards, {way['workers']} at a time: {way['median']:.3f} s "
             f"({low:.3f}–{high:.3f})"
         )
     return "\n".join(lines)

@@ -36,7 +36,7 @@ from zofx.tasks.objectives import Objective
 from zofx.tasks.selection import TaskChoice
 from zofx.zo.types import Key
 
-Slopes: TypeAlias = NDArray[np.float64]
+ForwardGradient: TypeAlias = NDArray[np.float64]
 
 FILES: Final = ("sensitivity", "work", "out")
 """Arguments that say where, not what."""
@@ -119,14 +119,14 @@ class _Slope:
         self.session.close()
 
 
-def _exact(given: argparse.Namespace, quant: str, keys: Sequence[Key]) -> Slopes:
+def _exact(given: argparse.Namespace, quant: str, keys: Sequence[Key]) -> ForwardGradient:
     derivative = _Slope(given, _compiled(given, quant, "exact"))
     slopes = np.array([derivative.exact(key) for key in keys])
     derivative.close()
     return slopes
 
 
-def _error(found: Slopes, exact: Slopes) -> dict[str, float]:
+def _error(found: ForwardGradient, exact: ForwardGradient) -> dict[str, float]:
     power = float((exact**2).mean())
     return {
         "sigma": float(np.sqrt(((found - exact) ** 2).mean() / power)),

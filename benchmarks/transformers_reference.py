@@ -27,7 +27,7 @@ def exported(
 
     Args:
         artifact: θ belongs to.
-        theta: the slices.
+        theta: the trainables.
         folder: to make; one that is there is replaced.
 
     Returns:

@@ -86,7 +86,7 @@ def before(artifact: Path, request: Request, judge: Judge) -> Row:
     return {
         "artifact": manifest.hash,
         "pipeline": manifest.pipeline,
-        "trained_weights": sum(map(prod, manifest.slices.values())),
+        "trained_weights": sum(map(prod, manifest.trainables.values())),
         "compile_seconds": manifest.report["seconds"],
         "before": found,
     }
@@ -133,7 +133,7 @@ def trial(
 
 
 def theta_digest(theta: Mapping[str, FloatArray]) -> str:
-    """SHA-256 of the slices in order of name: of each its name and its float32 bytes."""
+    """SHA-256 of the trainables in order of name: of each its name and its float32 bytes."""
     said = hashlib.sha256()
     for name in sorted(theta):
         said.update(name.encode() + b"\0")

@@ -1,6 +1,6 @@
-"""Perturb one group of slices at a time: each has a projected gradient of its own.
+"""Perturb one group of trainables at a time: each has a projected gradient of its own.
 
-    z   →   z · [it is the turn of the slice's group]
+    z   →   z · [it is the turn of the trainable's group]
 
 by=step: step t moves group t mod G, on a batch that is held for G steps: the next group sees what
 the last one did (Gauss–Seidel). by=query: the G directions of a step are one per group, and all
@@ -9,7 +9,7 @@ together, and what has none by its module; level=module takes the parameters of 
 Exact: a product with 0 or 1.
 Source: Zhang et al. 2024, Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
 Fine-Tuning, arXiv 2402.11592, §5 (block-wise). Its public code reuses one seed for every block of a
-step; here the directions of different slices are independent.
+step; here the directions of different trainables are independent.
 """
 
 import re
@@ -29,7 +29,7 @@ zofx = torch.ops.zofx
 
 
 @dataclass(frozen=True)
-class TakeTurns(Pass):
+class AlternateBlocks(Pass):
     """See the module.
 
     Attributes:
@@ -37,23 +37,25 @@ class TakeTurns(Pass):
         level: what makes a group.
     """
 
-    name: ClassVar[str] = "take-turns"
+    name: ClassVar[str] = "alternate-blocks"
     requires = (PERTURBED,)
     by: Literal["step", "query"] = "step"
     level: Literal["layer", "module"] = "layer"
 
     def run(self, program: Program, remark: Remarker) -> Program:
-        """Let the draw of every slice wait for its turn, whatever is made of it afterwards."""
+        """Let the draw of every trainable wait for its turn, whatever is made of it afterwards."""
         edit = Editor(program)
-        names = [group_of(spec.origin or spec.name, self.level) for spec in program.slices]
+        names = [group_of(spec.origin or spec.name, self.level) for spec in program.trainables]
         groups = list(dict.fromkeys(names))
-        turn = {spec.name: groups.index(g) for spec, g in zip(program.slices, names, strict=True)}
+        turn = {
+            spec.name: groups.index(g) for spec, g in zip(program.trainables, names, strict=True)
+        }
         keys, count = edit.placeholder(KEYS), len(groups)
         for name, direction in list(directions_of(edit.graph)):
             draw, op = draw_of(direction), zofx.mask_turn.default
             waits = edit.call(draw.next, op, draw, keys, turn[name], count, self.by)
             edit.replace(draw, waits)
-        remark("slices", "applied", f"{len(turn)} slices in {count} groups, by {self.by}")
+        remark("trainables", "applied", f"{len(turn)} trainables in {count} groups, by {self.by}")
         return edit.done()
 
 

@@ -2,10 +2,10 @@
 
     f(θ, z, C; x)  =  g(θ, z, C; cut(h(x)), x)          h: [N, T] tokens → f32[N, T, H]
 
-h reads no slice, key, coefficient or scored position, so h(x) is a constant of x: a run keeps it
+h reads no trainable, key, coefficient or scored position, so h(x) is a constant of x: a run keeps it
 per row. The cut is the last value [N, T, H] through which everything above sees what matrices have
 made of the tokens. What else crosses (masks, rotary tables) is cheap and made again above.
-Refuses a program where several values of matrices cross, or nothing is below the slices.
+Refuses a program where several values of matrices cross, or nothing is below the trainables.
 Exact: `zofx.cut` is the identity.
 Source: Liu et al. 2021, AutoFreeze, arXiv 2102.01386 (a cache of the activations below what
 trains).
@@ -18,22 +18,22 @@ import torch
 from torch import fx
 
 from zofx.errors import UnsupportedError
-from zofx.ir.facts import CUT, SLICED
+from zofx.ir.facts import CUT, HAS_TRAINABLES
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import STILL, TOKENS
+from zofx.ir.schema import FROZEN_ROLES, TOKENS
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
 
 
 @dataclass(frozen=True)
-class CutBelow(Pass):
+class CutFrozenPrefix(Pass):
     """See the module."""
 
-    name: ClassVar[str] = "cut-below"
-    requires = (SLICED,)
+    name: ClassVar[str] = "cut-frozen-prefix"
+    requires = (HAS_TRAINABLES,)
     establishes = (CUT,)
 
     def run(self, program: Program, remark: Remarker) -> Program:
@@ -44,7 +44,9 @@ class CutBelow(Pass):
         if below.products.isdisjoint(below.edge):
             raise UnsupportedError(
                 "there is nothing to keep between steps",
-                ["no matrix is multiplied by before the first slice; leave --train-from-layer out"],
+                [
+                    "no matrix is multiplied by before the first trainable; leave --train-from-layer out"
+                ],
             )
         for node in reversed(edit.nodes):
             if node in below.products and below.has_tokens(node) and not below.around(node):
@@ -53,7 +55,7 @@ class CutBelow(Pass):
                 return edit.done()
         crossing = ", ".join(sorted(node.format_node() or str(node) for node in below.edge)[:3])
         raise UnsupportedError(
-            "the activations below the first slice are more than one value per token",
+            "the activations below the first trainable are more than one value per token",
             [f"these cross: {crossing}, …"],
         )
 
@@ -126,7 +128,7 @@ def _ask_tokens_for_sizes(edit: Editor) -> None:
 def _still(node: fx.Node, program: Program) -> bool:
     """Whether a placeholder is the same in every step for the same tokens."""
     spec = program.tensors.get(str(node.target))
-    return node.target in TOKENS if spec is None else spec.role in STILL
+    return node.target in TOKENS if spec is None else spec.role in FROZEN_ROLES
 
 
 def _is_matrix(node: fx.Node, program: Program) -> bool:

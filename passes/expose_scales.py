@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 
 from zofx.errors import PipelineError
-from zofx.ir.facts import QUANTIZED, SLICED
+from zofx.ir.facts import HAS_TRAINABLES, QUANTIZED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
@@ -32,7 +32,7 @@ class ExposeScales(Pass):
 
     name: ClassVar[str] = "expose-scales"
     requires = (QUANTIZED,)
-    establishes = (SLICED,)
+    establishes = (HAS_TRAINABLES,)
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Rewrite every linear of a matrix of block-wise integers."""
@@ -57,7 +57,7 @@ class ExposeScales(Pass):
             )
         for name in exposed:
             spec = program.tensors[name]
-            edit.replace_data(replace(spec, role=Role.SLICE), program.data[name])
+            edit.replace_data(replace(spec, role=Role.TRAINABLE), program.data[name])
         size = sum(program.tensors[name].size for name in exposed)
         remark("scales", "applied", f"{len(exposed)} tensors, {size} numbers")
         return edit.done()

@@ -4,12 +4,12 @@
     row 0       f(x, θ)
     row 1 + p   ∂f/∂θ · v_p,    v_p = Σ_q C[p, q]·z_q
 
-Every value v that depends on a slice gets a tangent v̇: [P, *v.shape], made by the rule of its op
-(`zofx.ir.tangents`) from the tangents of its operands, right after it; a slice θ has θ̇ = C·z. Zeros
-are not computed: what no slice reaches has no tangent. An op that has no rule is refused, with all
+Every value v that depends on a trainable gets a tangent v̇: [P, *v.shape], made by the rule of its op
+(`zofx.ir.tangents`) from the tangents of its operands, right after it; a trainable θ has θ̇ = C·z. Zeros
+are not computed: what no trainable reaches has no tangent. An op that has no rule is refused, with all
 others like it.
 Row 0 is bit-equal to the program without perturbation. The derivatives are exact up to rounding:
-there is no ε, so nothing is cut off. Below the slices a product becomes at most 1 + 2P of its size;
+there is no ε, so nothing is cut off. FrozenPrefix the trainables a product becomes at most 1 + 2P of its size;
 nothing is kept for a backward pass.
 Source: Baydin et al. 2022, Gradients without Backpropagation, arXiv 2202.08587; the rules are those
 of Wengert 1964, A Simple Automatic Derivative Evaluation Program, CACM 7(8).
@@ -54,7 +54,7 @@ class ForwardMode(Pass):
     destroys = (PERTURBED,)
 
     def run(self, program: Program, remark: Remarker) -> Program:
-        """Give slices their tangents, carry them down, and show them in the result."""
+        """Give trainables their tangents, carry them down, and show them in the result."""
         edit = Editor(program)
         directions = edit.placeholder(COEFFICIENTS).meta["val"].shape[0]
         coefficients = edit.change_input(COEFFICIENTS, (edit.new_axis(), directions))
@@ -65,13 +65,13 @@ class ForwardMode(Pass):
         (result,) = output.all_input_nodes
         reasons = list(walk.reasons)
         if not reasons and result not in walk.tangents:
-            reasons = ["no slice reaches the result"]
+            reasons = ["no trainable reaches the result"]
         if reasons:
             raise UnsupportedError("forward-mode cannot differentiate this program", reasons)
         value = edit.call(output, aten.unsqueeze.default, result, 0)
         both = [value, walk.tangents[result].node]
         output.args = (edit.call(output, aten.cat.default, both),)
-        remark("slices", "applied", f"{len(walk.tangents)} values have tangents")
+        remark("trainables", "applied", f"{len(walk.tangents)} values have tangents")
         return edit.done()
 
 

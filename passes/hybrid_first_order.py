@@ -1,6 +1,6 @@
 """Leave the last blocks to exact gradients; everything before them trains by probes.
 
-    slices of the last L blocks, and of what follows them   →   trained by backpropagation
+    trainables of the last L blocks, and of what follows them   →   trained by backpropagation
 
 Those tensors are read as they are, in every probe. A backward pass through the last blocks keeps
 their activations only, so memory grows with L, not with the model. No inference engine has a
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from zofx.errors import PipelineError
-from zofx.ir.facts import SLICED
+from zofx.ir.facts import HAS_TRAINABLES
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, placeholders
 from zofx.ir.rewrite import Editor
@@ -23,24 +23,24 @@ from zofx.ir.schema import Role
 
 
 @dataclass(frozen=True)
-class FirstOrder(Pass):
+class HybridFirstOrder(Pass):
     """See the module.
 
     Attributes:
         layers: L, how many of the last numbered blocks.
     """
 
-    name: ClassVar[str] = "first-order"
-    requires = (SLICED,)
+    name: ClassVar[str] = "hybrid-first-order"
+    requires = (HAS_TRAINABLES,)
     layers: int = 1
 
     def run(self, program: Program, remark: Remarker) -> Program:
-        """Change the role of the slices from the first of those blocks on."""
-        found = {spec.name: _block(spec.origin or spec.name) for spec in program.slices}
+        """Change the role of the trainables from the first of those blocks on."""
+        found = {spec.name: _block(spec.origin or spec.name) for spec in program.trainables}
         blocks = sorted({block for block in found.values() if block is not None})
         if not 0 < self.layers < len(blocks):
             raise PipelineError(
-                f"first-order.layers={self.layers}: the model has {len(blocks)} numbered blocks; "
+                f"hybrid-first-order.layers={self.layers}: the model has {len(blocks)} numbered blocks; "
                 "at least one goes by each way"
             )
         first = blocks[-self.layers]
@@ -57,7 +57,7 @@ class FirstOrder(Pass):
             spec = program.tensors[name]
             edit.replace_data(replace(spec, role=Role.EXACT), program.data[name])
         size = sum(program.tensors[name].size for name in exact)
-        remark("slices", "applied", f"{len(exact)} of {len(found)} tensors, {size} weights")
+        remark("trainables", "applied", f"{len(exact)} of {len(found)} tensors, {size} weights")
         return edit.done()
 
 

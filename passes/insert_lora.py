@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from zofx.errors import PipelineError
-from zofx.ir.facts import CANONICAL, SLICED
+from zofx.ir.facts import CANONICAL, HAS_TRAINABLES
 from zofx.ir.patterns import linears_of, trainable_weights
 from zofx.ir.pipeline import Pass, Remarker, require_regex
 from zofx.ir.program import Program, TensorSpec
@@ -45,7 +45,7 @@ class InsertLora(Pass):
 
     name: ClassVar[str] = "insert-lora"
     requires = (CANONICAL,)
-    establishes = (SLICED,)
+    establishes = (HAS_TRAINABLES,)
     rank: int = 8
     alpha: float = 16.0
     match: str = "q_proj|v_proj|query|value|c_attn"
@@ -76,7 +76,7 @@ class InsertLora(Pass):
 
     def _branch(self, edit: Editor, spec: TensorSpec) -> dict[str, Basis]:
         out, width = spec.shape
-        role = Role.FROZEN if self.freeze == "A" else Role.SLICE
+        role = Role.FROZEN if self.freeze == "A" else Role.TRAINABLE
         down = edit.add_tensor(
             TensorSpec(
                 f"{spec.name}.lora_A", role, (self.rank, width), torch.float32, spec.name, "right"
@@ -85,7 +85,7 @@ class InsertLora(Pass):
         )
         up = edit.add_tensor(
             TensorSpec(
-                f"{spec.name}.lora_B", Role.SLICE, (out, self.rank), torch.float32, spec.name,
+                f"{spec.name}.lora_B", Role.TRAINABLE, (out, self.rank), torch.float32, spec.name,
                 "low-rank",
             ),
             lambda: torch.zeros(out, self.rank),

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, fx
 
 from zofx.errors import PipelineError
-from zofx.ir.facts import CHOSEN, SLICED
+from zofx.ir.facts import HAS_TRAINABLES, TENSORS_SELECTED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec, is_call
 from zofx.ir.rewrite import Editor
@@ -52,8 +52,8 @@ class InsertLowRank(Pass):
     """
 
     name: ClassVar[str] = "insert-low-rank"
-    requires = (CHOSEN,)
-    establishes = (SLICED,)
+    requires = (TENSORS_SELECTED,)
+    establishes = (HAS_TRAINABLES,)
     rank: int = 2
     basis: Literal["refreshed", "fixed"] = "refreshed"
     sides: Literal["one", "two"] = "one"
@@ -93,7 +93,7 @@ class InsertLowRank(Pass):
         name, two = f"{spec.name}.slice", self.sides == "two"
         shape = (self.rank if two else rows, self.rank)
         values = edit.add_tensor(
-            TensorSpec(name, Role.SLICE, shape, torch.float32, spec.name, "low-rank"),
+            TensorSpec(name, Role.TRAINABLE, shape, torch.float32, spec.name, "low-rank"),
             lambda: torch.zeros(shape),
         )
         right = self._factor(edit, spec, "right", (self.rank, columns), Stream.V)

@@ -1,8 +1,8 @@
-"""Let every slice be read through a seeded perturbation.
+"""Let every trainable be read through a seeded perturbation.
 
     θ   →   θ + Σ_q c_q·z(key_q)        inputs of the program: keys i64[Q, 2] and c: f32[Q]
 
-z is a function of (key, name of the slice, element) and nothing else (`zofx.zo.random.noise`); the program
+z is a function of (key, name of the trainable, element) and nothing else (`zofx.zo.random.noise`); the program
 holds no generator. With noise=gaussian the table of quantiles is a frozen tensor of the program, so
 that z is data, not a computation that differs between engines.
 Exact: c = 0 is bit-equal to the program before; any c at Q = 1 equals moving θ by hand, f32 product
@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from zofx.ir.facts import PERTURBED, SLICED
+from zofx.ir.facts import HAS_TRAINABLES, PERTURBED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
 from zofx.ir.rewrite import Editor
@@ -38,12 +38,12 @@ class InsertPerturbation(Pass):
     """
 
     name: ClassVar[str] = "insert-perturbation"
-    requires = (SLICED,)
+    requires = (HAS_TRAINABLES,)
     establishes = (PERTURBED,)
     noise: Literal["gaussian", "rademacher"] = "gaussian"
 
     def run(self, program: Program, remark: Remarker) -> Program:
-        """One direction and one perturb per slice."""
+        """One direction and one perturb per trainable."""
         edit = Editor(program)
         directions = edit.new_axis()
         keys = edit.add_input(KEYS, (directions, 2), torch.int64)
@@ -52,11 +52,11 @@ class InsertPerturbation(Pass):
         if self.noise == "gaussian":
             spec = TensorSpec(TABLE, Role.FROZEN, (TABLE_SIZE,), torch.float32, form="computed")
             table = edit.add_tensor(spec, lambda: torch.from_numpy(normal_table().copy()))
-        for spec in program.slices:
+        for spec in program.trainables:
             values = edit.placeholder(spec.name)
             first = min(values.users, key=edit.nodes.index)
             z = edit.call(first, direction, keys, table, spec.name, list(spec.shape), self.noise)
             moved = edit.call(first, perturb, values, z, coefficients)
             edit.replace(values, moved)
-        remark("slices", "applied", f"{self.noise}, {len(program.slices)} slices")
+        remark("trainables", "applied", f"{self.noise}, {len(program.trainables)} trainables")
         return edit.done()

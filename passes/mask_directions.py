@@ -1,8 +1,8 @@
-"""Perturb a random part of each slice, the same part for some steps.
+"""Perturb a random part of each trainable, the same part for some steps.
 
     z   →   z ⊙ m        m = [16 random bits < keep · 2¹⁶] of (seed, step // interval, slice)
 
-scope=slice keeps the same share of every slice. scope=global keeps of each the share of its weights
+scope=trainable keeps the same share of every trainable. scope=global keeps of each the share of its weights
 that are among the `keep` largest magnitudes of all: which entries is random all the same.
 Exact: a product with 0 or 1. Each entry stays with probability keep, rounded to 2⁻¹⁶.
 Source: Zhang et al. 2024, Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
@@ -38,14 +38,14 @@ class MaskDirections(Pass):
     Attributes:
         keep: share of the entries that are perturbed, in (0, 1].
         interval: steps that a mask holds; 0 for all of the run.
-        scope: the same share of each slice, or more of those with large weights.
+        scope: the same share of each trainable, or more of those with large weights.
     """
 
     name: ClassVar[str] = "mask-directions"
     requires = (PERTURBED,)
     keep: float = 0.8
     interval: int = 0
-    scope: Literal["slice", "global"] = "slice"
+    scope: Literal["trainable", "global"] = "trainable"
 
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1 or self.interval < 0:
@@ -55,7 +55,7 @@ class MaskDirections(Pass):
             )
 
     def run(self, program: Program, remark: Remarker) -> Program:
-        """Mask the draw of every slice, whatever is made of it afterwards."""
+        """Mask the draw of every trainable, whatever is made of it afterwards."""
         edit = Editor(program)
         shares = self._shares(program)
         keys = edit.placeholder(KEYS)
@@ -66,20 +66,20 @@ class MaskDirections(Pass):
             edit.replace(draw, mask)
         spread = f"{min(shares.values()):.3g} to {max(shares.values()):.3g}"
         held = f"for {self.interval} steps" if self.interval else "for the run"
-        remark("slices", "applied", f"{len(shares)} slices, {spread} of each, {held}")
+        remark("trainables", "applied", f"{len(shares)} trainables, {spread} of each, {held}")
         return edit.done()
 
     def _shares(self, program: Program) -> Mapping[str, float]:
-        """How much of each slice is kept."""
-        names = [spec.name for spec in program.slices]
-        if self.scope == "slice":
+        """How much of each trainable is kept."""
+        names = [spec.name for spec in program.trainables]
+        if self.scope == "trainable":
             return dict.fromkeys(names, self.keep)
         limit = _quantile(program, names, 1 - self.keep)
         return {name: float((program.load(name).abs() >= limit).float().mean()) for name in names}
 
 
 def _quantile(program: Program, names: list[str], at: float) -> float:
-    """A quantile of the magnitudes of all slices, from evenly spaced entries of each."""
+    """A quantile of the magnitudes of all trainables, from evenly spaced entries of each."""
     total = sum(program.tensors[name].size for name in names)
     stride = -(-total // SAMPLED)
     sample = torch.cat([program.load(name).flatten()[::stride].abs() for name in names])

@@ -3,7 +3,7 @@
     z   →   z ⊙ [|θ| ≤ h]        h = the `fraction` quantile of |W| of the pretrained matrix
 
 The threshold is fixed, the mask is not: a weight that grows over it rests, one that shrinks moves.
-One-dimensional slices, a few numbers each, have no threshold of their own and move whole.
+One-dimensional trainables, a few numbers each, have no threshold of their own and move whole.
 Exact: a product with 0 or 1.
 Source: Liu et al. 2024, Sparse MeZO: Less Parameters for Better Performance in Zeroth-Order LLM
 Fine-Tuning, arXiv 2402.15751 (which calls 1 − fraction the sparsity).
@@ -26,20 +26,20 @@ zofx = torch.ops.zofx
 
 
 @dataclass(frozen=True)
-class SelectSmall(Pass):
+class MaskLargeWeights(Pass):
     """See the module.
 
     Attributes:
         fraction: how much of each matrix is small, in (0, 1].
     """
 
-    name: ClassVar[str] = "select-small"
+    name: ClassVar[str] = "mask-large-weights"
     requires = (PERTURBED,)
     fraction: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
-            raise PipelineError(f"select-small.fraction={self.fraction}: must be in (0, 1]")
+            raise PipelineError(f"mask-large-weights.fraction={self.fraction}: must be in (0, 1]")
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Mask the direction of every matrix."""
@@ -53,7 +53,7 @@ class SelectSmall(Pass):
             small = edit.call(direction.next, zofx.mask_small.default, direction, values, limit)
             edit.replace(direction, small)
             masked += 1
-        remark("slices", "applied", f"{masked} matrices, {self.fraction:g} of each is small")
+        remark("trainables", "applied", f"{masked} matrices, {self.fraction:g} of each is small")
         return edit.done()
 
 

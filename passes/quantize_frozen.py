@@ -1,4 +1,4 @@
-"""Store frozen linear weights in 4 or 8 bits; slices, biases and norms stay whole.
+"""Store frozen linear weights in 4 or 8 bits; trainables, biases and norms stay whole.
 
     linear(x, W, b)    →   linear_nf4 | linear_int | linear_int8 | linear_codebook(x, codes, …, b)
     embedding(W, ids)  →   _to_copy(embedding(W₁₆, ids), f32)
@@ -10,12 +10,12 @@ holds every number of both. Of matrices the meaning is approximate, |W − Ŵ| e
     nf4          absmax of the block · 0.152    (half the widest gap between NF4 levels)
     codebook     half the gap between the row's neighbouring centroids, or the distance to the
                  outermost one
-Integers and nf4 represent 0 exactly, so the places a slice was cut from add nothing; a codebook
-does not, and its error there is taken out of the slice's initial value. W + slice is then exact (up
+Integers and nf4 represent 0 exactly, so the places a trainable was cut from add nothing; a codebook
+does not, and its error there is taken out of the trainable's initial value. W + slice is then exact (up
 to rounding) at every trained coordinate, whatever the format.
-int8-row is for `round-activations`; alone it is no faster than full precision.
+int8-row is for `quantize-activations`; alone it is no faster than full precision.
 Skips, each with a remark: weights also used outside a linear (tied embeddings), rows that blocks do
-not divide, the factors beside a low-rank slice.
+not divide, the factors beside a low-rank trainable.
 Source: bitsandbytes NF4, Dettmers et al. 2023, arXiv 2305.14314; codebook, Kim et al. 2023
 (SqueezeLLM), arXiv 2306.07629.
 """
@@ -32,7 +32,7 @@ from zofx.ir import quant
 from zofx.ir.facts import CANONICAL, QUANTIZED
 from zofx.ir.patterns import linear_weights, linears_of
 from zofx.ir.pipeline import Pass, Remarker
-from zofx.ir.program import Once, Program, TensorSpec, is_call, placeholders
+from zofx.ir.program import Program, SharedLoader, TensorSpec, is_call, placeholders
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import Role
 
@@ -44,7 +44,7 @@ SMALLEST = {"nf4": 32}  # bitsandbytes' kernels; MatMulNBits takes 16
 LARGEST = 4096
 SHORT = (torch.float16, torch.bfloat16)
 BY_ROW = {"int8-row": zofx.linear_int8.default, "codebook": zofx.linear_codebook.default}
-FACTORS = ("left", "right")  # forms of what a merge multiplies a low-rank slice by
+FACTORS = ("left", "right")  # forms of what a merge multiplies a low-rank trainable by
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class QuantizeFrozen(Pass):
         return edit.done()
 
     def _rewrite(self, edit: Editor, program: Program, spec: TensorSpec, block: int) -> None:
-        made = Once(lambda: self._quantize(program, spec, block))
+        made = SharedLoader(lambda: self._quantize(program, spec, block))
         parts = [
             edit.add_tensor(
                 TensorSpec(

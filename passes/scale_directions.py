@@ -1,6 +1,6 @@
 """Let every direction be scaled per weight, by tensors that the driver's rule keeps.
 
-    z   →   z ⊙ s        s: f32 of the slice's shape, state of a session, 1 at first
+    z   →   z ⊙ s        s: f32 of the trainable's shape, state of a session, 1 at first
 
 Exact at first: a product with 1.
 Source: Zhao et al. 2025, Second-Order Fine-Tuning without Pain for LLMs: a Hessian Informed
@@ -33,7 +33,7 @@ class ScaleDirections(Pass):
     requires = (PERTURBED,)
 
     def run(self, program: Program, remark: Remarker) -> Program:
-        """One product per slice."""
+        """One product per trainable."""
         edit = Editor(program)
         for name, direction in list(directions_of(edit.graph)):
             shape = program.tensors[name].shape
@@ -42,7 +42,9 @@ class ScaleDirections(Pass):
             )
             scale = edit.add_tensor(spec, _ones(shape))
             edit.replace(direction, edit.call(direction.next, aten.mul.Tensor, direction, scale))
-        remark("slices", "applied", f"{len(program.slices)} slices, as much memory again")
+        remark(
+            "trainables", "applied", f"{len(program.trainables)} trainables, as much memory again"
+        )
         return edit.done()
 
 

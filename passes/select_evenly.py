@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from zofx.errors import UsageError
-from zofx.ir.facts import CANONICAL, SELECTED
+from zofx.ir.facts import CANONICAL, COORDINATES_SELECTED
 from zofx.ir.patterns import trainable_weights
 from zofx.ir.pipeline import Pass, Pipeline, Remarker
 from zofx.ir.program import Program
@@ -30,7 +30,7 @@ class SelectSpread(Pass):
 
     name: ClassVar[str] = "select-spread"
     requires = (CANONICAL,)
-    establishes = (SELECTED,)
+    establishes = (COORDINATES_SELECTED,)
     fraction: float = 0.001
 
     def run(self, program: Program, remark: Remarker) -> Program:

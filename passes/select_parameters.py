@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from zofx.errors import PipelineError
-from zofx.ir.facts import CANONICAL, CHOSEN
+from zofx.ir.facts import CANONICAL, TENSORS_SELECTED
 from zofx.ir.pipeline import Pass, Remarker, require_regex
 from zofx.ir.program import Program
 from zofx.ir.schema import Role
@@ -29,7 +29,7 @@ class SelectParameters(Pass):
 
     name: ClassVar[str] = "select-parameters"
     requires = (CANONICAL,)
-    establishes = (CHOSEN,)
+    establishes = (TENSORS_SELECTED,)
     match: str = "."
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from zofx.errors import PipelineError, UsageError
-from zofx.ir.facts import CANONICAL, SELECTED
+from zofx.ir.facts import CANONICAL, COORDINATES_SELECTED
 from zofx.ir.patterns import trainable_weights
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
@@ -49,7 +49,7 @@ class SelectSensitive(Pass):
 
     name: ClassVar[str] = "select-sensitive"
     requires = (CANONICAL,)
-    establishes = (SELECTED,)
+    establishes = (COORDINATES_SELECTED,)
     fraction: float = 0.001
     scope: Literal["global", "matrix"] = "global"
     cover: float = 1.0

@@ -5,7 +5,7 @@
 
 An op that is done to the first probe alone, or to what the others differ from it by, takes whole
 tensors then, where each would have to be cut out of the other. Frozen weights are read twice. What
-is above the slices stays as it is, and the first probe reads it without a copy.
+is above the trainables stays as it is, and the first probe reads it without a copy.
 Exact: row (p, n) meets the operands it met before; engines may sum a product of another shape in
 another order.
 """
@@ -33,10 +33,10 @@ Parts: TypeAlias = tuple[fx.Node, fx.Node]
 
 
 @dataclass(frozen=True)
-class PartProbes(Pass):
+class SplitBaseProbe(Pass):
     """See the module."""
 
-    name: ClassVar[str] = "part-probes"
+    name: ClassVar[str] = "split-base-probe"
     requires = (STACKED,)
     establishes = (PARTED,)
 

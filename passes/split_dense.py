@@ -1,10 +1,10 @@
 """Let chosen tensors train whole.
 
-    W frozen                            →   W a slice, f32
+    W frozen                            →   W a trainable, f32
     linear(x, W, b),  either trains     →   linear(x, W) + b
     layer_norm(x, w, b),  either trains →   layer_norm(x) · w + b
 
-What reads a slice is then one of few ops, each with a form for probes (`stack-probes`).
+What reads a trainable is then one of few ops, each with a form for probes (`stack-probes`).
 Exact up to rounding, u = 2⁻²⁴: a norm is scaled and shifted in steps of their own, so |Δy| ≤
 2·u·(|y| + |y − b|); a bias is added after the sum, so |Δy| ≤ 2·γ·(|x|·|W|ᵀ + |b|) with
 γ = n·u / (1 − n·u), n = in + 3.
@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from zofx.ir.facts import CHOSEN, SLICED
+from zofx.ir.facts import HAS_TRAINABLES, TENSORS_SELECTED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call
 from zofx.ir.rewrite import Editor
@@ -31,9 +31,9 @@ class SplitDense(Pass):
     """See the module."""
 
     name: ClassVar[str] = "split-dense"
-    requires = (CHOSEN,)
-    establishes = (SLICED,)
-    destroys = (CHOSEN,)
+    requires = (TENSORS_SELECTED,)
+    establishes = (HAS_TRAINABLES,)
+    destroys = (TENSORS_SELECTED,)
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Change the role of every chosen tensor, and part what it is added to."""
@@ -47,9 +47,9 @@ class SplitDense(Pass):
         for node in trained:
             spec = program.tensors[str(node.target)]
             edit.replace_data(
-                replace(spec, role=Role.SLICE, dtype=torch.float32), program.data[spec.name]
+                replace(spec, role=Role.TRAINABLE, dtype=torch.float32), program.data[spec.name]
             )
-        remark("slices", "applied", f"{len(trained)} tensors train whole")
+        remark("trainables", "applied", f"{len(trained)} tensors train whole")
         return edit.done(chosen=frozenset())
 
 

@@ -1,11 +1,11 @@
-"""Cut the chosen coordinates out of each weight: they train as a slice, the rest is frozen.
+"""Cut the chosen coordinates out of each weight: they train as a trainable, the rest is frozen.
 
     linear(x, W, b)   →   linear(x, W₀, b) + sparse_linear(x, W[index], index)
     W₀ = W with zeros at index
 
 Exact up to rounding: the same products are summed in another order, with two more additions, so
 |Δy| ≤ 2·γ·(|x|·|W|ᵀ + |b|) with γ = n·u / (1 − n·u), n = in + 3, u = 2⁻²⁴.
-Slices are f32 whatever the checkpoint holds.
+HostTheta are f32 whatever the checkpoint holds.
 Source: Guo et al. 2024, arXiv 2406.02913, listing 1.
 """
 
@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zofx.ir.facts import SELECTED, SLICED
+from zofx.ir.facts import COORDINATES_SELECTED, HAS_TRAINABLES
 from zofx.ir.patterns import linears_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
@@ -31,9 +31,9 @@ class SplitSparse(Pass):
     """See the module."""
 
     name: ClassVar[str] = "split-sparse"
-    requires = (SELECTED,)
-    establishes = (SLICED,)
-    destroys = (SELECTED,)
+    requires = (COORDINATES_SELECTED,)
+    establishes = (HAS_TRAINABLES,)
+    destroys = (COORDINATES_SELECTED,)
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Rewrite every linear whose weight has an index."""
@@ -52,7 +52,7 @@ def _split(edit: Editor, program: Program, name: str, positions: Tensor) -> None
         lambda: positions,
     )
     values = edit.add_tensor(
-        TensorSpec(f"{name}.slice", Role.SLICE, shape, torch.float32, name, form="slice"),
+        TensorSpec(f"{name}.slice", Role.TRAINABLE, shape, torch.float32, name, form="slice"),
         lambda: _cut(program.load(name), positions),
     )
     edit.replace_data(spec, lambda: _rest(program.load(name), positions))

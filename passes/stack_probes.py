@@ -1,11 +1,11 @@
-"""Evaluate P probes in one forward: rows are replicated at the first op that reads a slice.
+"""Evaluate P probes in one forward: rows are replicated at the first op that reads a trainable.
 
     c: f32[Q] → f32[P, Q]      logprob[N, C] → logprob[P, N, C]
     f(x, θ + Σ c_q z_q) for each row of c   →   f(replicate(x), θ + C z)
     x: [N, …] → [P·N, …], one copy per probe
 
 Frozen weights are read once for all probes; embeddings, masks, rotary tables and layers before the
-first slice run once, too. A slice that is a whole weight multiplies by P weights in one batched
+first trainable run once, too. A trainable that is a whole weight multiplies by P weights in one batched
 product; one that meets activations element by element is given to each of its rows. Downstream of a
 slice every value has P·N rows: what it meets there is replicated when it has rows of its own, and a
 size that counts rows is multiplied by P. A model that addresses rows by number downstream of a
@@ -34,21 +34,21 @@ from zofx.ir.schema import COEFFICIENTS, INPUTS
 aten = torch.ops.aten
 zofx = torch.ops.zofx
 
-# Ops that may tell rows apart by number; harmless above the slices, not below.
+# Ops that may tell rows apart by number; harmless above the trainables, not below.
 ADDRESSES_ROWS = frozenset(
     {
         aten.index.Tensor, aten.index_add.default, aten.index_put.default,
         aten.index_select.default, aten.scatter.src,
     }
 )  # fmt: skip
-# What reads a slice, and where → the op that reads one with probes.
+# What reads a trainable, and where → the op that reads one with probes.
 PROBE_FORMS = {
     (zofx.sparse_linear.default, 1): zofx.sparse_linear.default,
     (aten.linear.default, 1): zofx.probe_linear.default,
     (aten.embedding.default, 0): zofx.probe_embedding.default,
 }
 
-# What makes a weight of a slice: an axis of probes in front changes nothing.
+# What makes a weight of a trainable: an axis of probes in front changes nothing.
 BETWEEN_WEIGHTS = (aten.t.default, zofx.dequantize_int.default)
 
 
@@ -63,7 +63,7 @@ class StackProbes(Pass):
     name: ClassVar[str] = "stack-probes"
     requires = (PERTURBED,)
     establishes = (STACKED,)
-    at: Literal["slice", "input"] = "slice"
+    at: Literal["trainable", "input"] = "trainable"
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Replicate, rewire, and show the probes in the result."""
@@ -78,7 +78,7 @@ class StackProbes(Pass):
             remark("input", "applied", f"replicated at the input{why}")
         else:
             stacking.replicate_at_slices()
-            remark("slices", "applied", f"{len(stacking.copies)} values replicated on the way")
+            remark("trainables", "applied", f"{len(stacking.copies)} values replicated on the way")
         output = output_node(edit.graph)
         (result,) = output.all_input_nodes
         output.args = (edit.call(output, zofx.split_probes.default, result, coefficients),)
@@ -92,7 +92,7 @@ class _Stacking:
         self.edit = edit
         self.coefficients = coefficients
         perturbed = edit.graph.find_nodes(op="call_function", target=zofx.perturb.default)
-        # What is made of slices alone → how many axes it has beside that of the probes.
+        # What is made of trainables alone → how many axes it has beside that of the probes.
         self.with_probes = {n: n.args[0].meta["val"].dim() for n in perturbed}
         self.stacked: set[fx.Node] = set()
         self.copies: dict[fx.Node, fx.Node] = {}
@@ -102,7 +102,7 @@ class _Stacking:
         self.turned = self._turned()
 
     def addresses_rows(self) -> fx.Node | None:
-        """The first op below a slice that may address rows by number, or has turned them."""
+        """The first op below a trainable that may address rows by number, or has turned them."""
         below: set[fx.Node] = set()
         for node in self.edit.nodes:
             if any(a in below or a in self.with_probes for a in node.all_input_nodes):
@@ -139,7 +139,7 @@ class _Stacking:
                     node.meta.pop("val", None)
 
     def replicate_at_slices(self) -> None:
-        """Follow the slices downwards."""
+        """Follow the trainables downwards."""
         for node in self.edit.nodes:
             if node.op != "call_function":
                 continue
@@ -152,7 +152,7 @@ class _Stacking:
             self.stacked.add(node)
 
     def _take_probes(self, node: fx.Node) -> bool:
-        """Let a reader of a slice read it with probes; whether its result has rows by that."""
+        """Let a reader of a trainable read it with probes; whether its result has rows by that."""
         places = [place for place, arg in enumerate(node.args) if arg in self.with_probes]
         if not places or node in self.with_probes:
             return False
@@ -175,7 +175,7 @@ class _Stacking:
         return True
 
     def _to_probe_form(self, node: fx.Node) -> None:
-        """The same op for a slice [P, *k] and rows [P·N, …]."""
+        """The same op for a trainable [P, *k] and rows [P·N, …]."""
         if is_call(node, aten.linear.default):
             if len(node.args) > 2 and node.args[2] is not None:
                 self._refuse(f"{node.format_node()} has a bias; split-dense adds it apart")
@@ -184,7 +184,7 @@ class _Stacking:
             node.args, node.target = node.args[:2], zofx.probe_embedding.default
 
     def _between_weights(self, node: fx.Node, places: list[int]) -> None:
-        """Once per probe, and no rows; an operand of fewer axes gets axes of 1 after the probes."""
+        """SharedLoader per probe, and no rows; an operand of fewer axes gets axes of 1 after the probes."""
         axes = node.meta.pop("val").dim()
         self.with_probes[node] = axes
         if is_call(node, aten.t.default):
@@ -202,7 +202,7 @@ class _Stacking:
         node.args, node.target = (node.args[0], self._batch(node), dims), zofx.probe_rows.default
 
     def _rows_of(self, values: Any, user: fx.Node) -> fx.Node:
-        """A slice with probes as an operand that meets rows."""
+        """A trainable with probes as an operand that meets rows."""
         dims = user.meta["val"].dim()
         rows = self.edit.call(user, zofx.probe_rows.default, values, self._batch(user), dims)
         self.stacked.add(rows)
@@ -222,7 +222,7 @@ class _Stacking:
 
     def _refuse(self, why: str) -> NoReturn:
         raise UnsupportedError(
-            "these slices cannot be evaluated under several probes at once", [why]
+            "these trainables cannot be evaluated under several probes at once", [why]
         )
 
     def _below(self, operand: fx.Node, user: fx.Node) -> fx.Node:

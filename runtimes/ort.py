@@ -1,6 +1,6 @@
 """ONNX Runtime: trains an artifact on the stock inference engine, with numpy and nothing else.
 
-    graph.onnx   batch, C f32[P, Q], and per slice θ and z f32[Q, …]   →   logprob f32[P, N, C]
+    graph.onnx   batch, C f32[P, Q], and per trainable θ and z f32[Q, …]   →   logprob f32[P, N, C]
 
 θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.random.noise`), once per step, and
 shared by the forward and the move. CPU provider; the CUDA provider is chosen by device="cuda" where
@@ -23,7 +23,7 @@ from zofx.artifact.manifest import Manifest, read_manifest
 from zofx.errors import UnsupportedError
 from zofx.ir.schema import HIDDEN
 from zofx.runtimes import ort_integers
-from zofx.runtimes.host.batching import Pace, Products, pace_on_cpu
+from zofx.runtimes.host.batching import BatchingPolicy, Products, cpu_batching_policy
 from zofx.runtimes.host.engine_session import Arrays, EngineSession, Feeds
 from zofx.runtimes.host.prefix import Compute
 from zofx.session import Support
@@ -57,16 +57,20 @@ class OrtSession(EngineSession):
 
         products = _products(folder, manifest)
         on_cpu = device == "cpu"
-        pace = pace_on_cpu(products, manifest.cut, rows, threads) if on_cpu else Pace()
+        batching = (
+            cpu_batching_policy(products, manifest.cut, rows, threads)
+            if on_cpu
+            else BatchingPolicy()
+        )
         self._folder, self._device = folder, device
-        self._threads = threads if pace.lanes == 1 else 1
+        self._threads = threads if batching.workers == 1 else 1
         integers = products is Products.INTEGERS
         self._kernels = (ort_integers.kernels() or ()) if integers else ()
         self._engine = self._open(layout.ONNX)
         self._reads = {value.name for value in self._engine.get_inputs()}
         self._reads |= {value.name for value in self._engine.get_overridable_initializers()}
         parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
-        super().__init__(folder, manifest, " ".join(map(str, parts)), pace)
+        super().__init__(folder, manifest, " ".join(map(str, parts)), batching)
 
     def _open(self, file: str) -> Any:
         import onnxruntime
@@ -89,8 +93,8 @@ class OrtSession(EngineSession):
         _give_back()
         return engine
 
-    def _start_below(self) -> Compute:
-        engine = self._open(layout.BELOW_ONNX)
+    def _open_prefix(self) -> Compute:
+        engine = self._open(layout.PREFIX_ONNX)
 
         def compute(row: Arrays) -> FloatArray:
             (hidden,) = engine.run([HIDDEN], row)
@@ -184,7 +188,7 @@ def _products(folder: Path, manifest: Manifest) -> Products:
 
 
 def _has(folder: Path, op: bytes) -> bool:
-    models = (folder / layout.ONNX, folder / layout.BELOW_ONNX)
+    models = (folder / layout.ONNX, folder / layout.PREFIX_ONNX)
     return any(op in model.read_bytes() for model in models if model.is_file())
 
 

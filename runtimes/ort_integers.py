@@ -28,7 +28,7 @@ EXACT: Final = 64 * (255 - 128) * 127
 
 SATURATED = (
     "the integer products of this processor saturate (it has no VNNI, and this onnxruntime no "
-    "wider kernel), so an artifact of round-activations would be wrong here: compile with "
+    "wider kernel), so an artifact of quantize-activations would be wrong here: compile with "
     "--activations none"
 )
 

@@ -30,7 +30,7 @@ from zofx.ir.program import output_node
 from zofx.ir.schema import COEFFICIENTS, KEYS
 from zofx.runtimes.host.engine_session import Arrays, EngineSession, Feeds
 from zofx.runtimes.host.prefix import Compute
-from zofx.runtimes.host.vocabulary import Words
+from zofx.runtimes.host.vocabulary import BatchVocabulary
 from zofx.runtimes.torch_noise import sample_torch
 from zofx.session import Batch, Support, Weigh, unperturbed
 from zofx.zo.random.noise import Kind
@@ -96,8 +96,8 @@ class TorchSession(EngineSession):
         scores: FloatArray = self._graph({**feeds, **self._placed(inputs)}).cpu().numpy()
         return scores
 
-    def _start_below(self) -> Compute:
-        graph = _Graph(self._folder / layout.BELOW_GRAPH, self._device)
+    def _open_prefix(self) -> Compute:
+        graph = _Graph(self._folder / layout.PREFIX_GRAPH, self._device)
 
         @torch.inference_mode()
         def compute(row: Arrays) -> FloatArray:
@@ -110,7 +110,7 @@ class TorchSession(EngineSession):
         """Arrays where the graph runs; on the CPU they are shared."""
         return {name: _tensor(value).to(self._device) for name, value in arrays.items()}
 
-    def _tables(self, words: Words) -> dict[str, Tensor]:
+    def _tables(self, words: BatchVocabulary) -> dict[str, Tensor]:
         return self._placed(super()._tables(words))
 
     def _bfloat16(self, bits: NDArray[np.uint16]) -> Tensor:
@@ -206,7 +206,7 @@ class TorchRuntime:
     def support(self, folder: Path) -> Support:
         """Whether what the graph needs is here."""
         reasons = []
-        graph, below = folder / layout.GRAPH, folder / layout.BELOW_GRAPH
+        graph, below = folder / layout.GRAPH, folder / layout.PREFIX_GRAPH
         if not graph.is_file():
             reasons.append(f"{folder} has no {layout.GRAPH}")
         elif find_spec("bitsandbytes") is None and any(

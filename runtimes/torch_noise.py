@@ -1,10 +1,10 @@
-"""Directions computed by torch on the slices' device: z(key) without a copy from the host.
+"""Directions computed by torch on the trainables' device: z(key) without a copy from the host.
 
     keys: i64[Q, 2], name, shape → z: f32[Q, *shape], bit-equal to `zofx.zo.random.noise.sample`
 
 A u64 is the int64 of the same bits: torch adds, multiplies and xors them modulo 2⁶⁴, and only its
 right shift copies the sign, so a mask follows each. Blocks are made in chunks: what is in memory
-beside the result depends on `CHUNK`, not on the slice or on Q.
+beside the result depends on `CHUNK`, not on the trainable or on Q.
 Tested against numpy on CPU; never run on CUDA. All arithmetic before the table is on integers.
 Source: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", section 4.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zofx.errors import ArtifactError, UsageError
-from zofx.zo.random.noise import TABLE_SIZE, VALUES_PER_BLOCK, Kind, Stream, slice_id
+from zofx.zo.random.noise import TABLE_SIZE, VALUES_PER_BLOCK, Kind, Stream, trainable_id
 from zofx.zo.random.philox import KEY_STEPS, MULTIPLIERS, ROUNDS
 
 CHUNK: Final = 1 << 20
@@ -33,13 +33,13 @@ def sample_torch(
     table: Tensor | None,
     device: torch.device | str,
 ) -> Tensor:
-    """One slice's direction under each key, made on a device.
+    """One trainable's direction under each key, made on a device.
 
     Args:
         kind: the distribution.
         keys: i64[Q, 2], the bits of the key words (seed, step · 2¹⁶ + query).
-        name: of the slice.
-        shape: of the slice; elements count in C order.
+        name: of the trainable.
+        shape: of the trainable; elements count in C order.
         table: f32[65536] quantiles for "gaussian"; not read for "rademacher".
         device: where to compute. Tested on "cpu", never run on "cuda".
 
@@ -61,7 +61,7 @@ def sample_torch(
     for first in range(0, -(-size // per_block), width):
         blocks = torch.arange(first, first + width, device=device)
         part = values[:, first * per_block : (first + width) * per_block]
-        words = philox_torch(blocks[: -(-part.shape[1] // per_block)], slice_id(name), keys)
+        words = philox_torch(blocks[: -(-part.shape[1] // per_block)], trainable_id(name), keys)
         made = _signs(words) if quantiles is None else _quantiles(words, quantiles)
         part.copy_(made[:, : part.shape[1]])
     return values.reshape(len(keys), *shape)

@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from tests import tiny
-from zofx.artifact.manifest import read_slices
+from zofx.artifact.manifest import read_trainables
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
-from zofx.ir.program import Lazy
+from zofx.ir.program import Loader
 from zofx.models.checkpoint import Checkpoint, build_on_meta, open_checkpoint
 from zofx.runtimes import RUNTIMES
-from zofx.sensitivity.scores import About, Scores
+from zofx.sensitivity.scores import Provenance, Scores
 from zofx.session import Session
 
 FRACTION = 0.05
@@ -87,12 +87,12 @@ def made_up_scores(checkpoint: Checkpoint) -> Scores:
     """Sensitivities of every matrix that depend on nothing but its place."""
     model = build_on_meta(checkpoint.config, checkpoint.architecture)
 
-    def recipe(seed: int, shape: torch.Size) -> Lazy:
+    def recipe(seed: int, shape: torch.Size) -> Loader:
         return lambda: torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
     matrices = {n: p.shape for n, p in model.named_parameters() if p.dim() == 2}
     recipes = {n: recipe(seed, shape) for seed, (n, shape) in enumerate(matrices.items())}
-    return Scores(recipes, About(checkpoint.source, checkpoint.hash, "made up", 0, 0, ""))
+    return Scores(recipes, Provenance(checkpoint.source, checkpoint.hash, "made up", 0, 0, ""))
 
 
 class Family:
@@ -166,5 +166,5 @@ def session(family: Family, case: Case, engine: str) -> Session:
     if not support:
         pytest.skip("; ".join(support.reasons))
     opened = family.session(case, engine)
-    opened.write(read_slices(folder))
+    opened.write(read_trainables(folder))
     return opened

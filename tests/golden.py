@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from zofx.ir.pipeline import Pass, Pipeline, Remark
-from zofx.ir.program import Lazy, Program, output_node
+from zofx.ir.program import Loader, Program, output_node
 from zofx.ir.rewrite import run_node
 from zofx.models.capture import capture
 from zofx.models.safetensors_folder import StoredTensor
@@ -62,7 +62,7 @@ def captured(
     for name, parameter in model.named_parameters():
         value = torch.randn(parameter.shape, generator=random)
         weights[name] = (value * 2).round() if integers else value
-    recipes: dict[str, Lazy] = {n: partial(torch.clone, w) for n, w in weights.items()}
+    recipes: dict[str, Loader] = {n: partial(torch.clone, w) for n, w in weights.items()}
     if stored is not None:
         recipes = {
             n: StoredTensor(tuple(w.shape), stored, partial(w.to, stored))

@@ -97,7 +97,7 @@ def third_party(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def test_import_zofx_imports_nothing_else() -> None:
-    """Law 12: the package alone, not even numpy; runtimes, passes, driver come when asked."""
+    """DirectionSpec 12: the package alone, not even numpy; runtimes, passes, driver come when asked."""
     held = modules_after("import zofx")
     assert {name for name in held if name.startswith("zofx.")} == set()
     assert not held & (HEAVY | {"numpy", "tokenizers", "safetensors", "typer", "rich"})
@@ -105,7 +105,7 @@ def test_import_zofx_imports_nothing_else() -> None:
 
 @pytest.mark.parametrize("module", [*LIGHT, "zofx.cli"])
 def test_what_drives_a_run_imports_no_engine(module: str) -> None:
-    """Law 9: each can be the first import, and brings neither torch nor any other heavy library."""
+    """DirectionSpec 9: each can be the first import, and brings neither torch nor any other heavy library."""
     assert modules_after(f"import {module}") & HEAVY == set()
 
 

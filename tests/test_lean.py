@@ -1,4 +1,4 @@
-"""Law 9: an environment without torch loads an artifact and trains it on ONNX Runtime.
+"""DirectionSpec 9: an environment without torch loads an artifact and trains it on ONNX Runtime.
 
     here:        tiny model ──zofx compile──▶ artifact
     .venv-lean:  artifact ──zofx eval, zofx tune──▶ run folder

@@ -75,7 +75,7 @@ class Case:
         order: public evaluation e is zofx's loss order[e].
         textbook_order: likewise of the textbook.
         roundings: (settings, step) → how many a path from a term to θ has in zofx, at most.
-        coordinates: (textbook, step, weight, c) → Σ |terms| of a low-rank slice A.
+        coordinates: (textbook, step, weight, c) → Σ |terms| of a low-rank trainable A.
         fault: of the public code.
     """
 

@@ -81,8 +81,8 @@ class Trajectory:
         checkpoint: where it started.
         settings: of the run.
         names: the weights, in the order of the model.
-        shapes: of the slices.
-        bases: weight → (its low-rank slice, that slice's basis).
+        shapes: of the trainables.
+        bases: weight → (its low-rank trainable, that trainable's basis).
         steps: all of them.
     """
 
@@ -103,7 +103,7 @@ class Trajectory:
 
     @property
     def rank(self) -> int:
-        """The rank of the low-rank slices."""
+        """The rank of the low-rank trainables."""
         part, _ = next(iter(self.bases.values()))
         return self.shapes[part][1]
 
@@ -153,7 +153,7 @@ class Ground:
         steps = self._run(folder, session, settings)
         session.close()
         bases = {basis.base or "": (part, basis) for part, basis in session.noise.bases.items()}
-        return Trajectory(self.checkpoint, settings, self._names, session.slices, bases, steps)
+        return Trajectory(self.checkpoint, settings, self._names, session.trainables, bases, steps)
 
     def _artifact(self, method: str) -> Path:
         """Methods of one pipeline differ in how they are driven alone: they share an artifact."""

@@ -25,7 +25,7 @@ from zofx.errors import UsageError, ZofxError
 
 Results: TypeAlias = dict[str, Any]
 
-PARTS: Final = ("rows", "length", "layers", "slices", "weights", "journal")
+PARTS: Final = ("rows", "length", "layers", "trainables", "weights", "journal")
 FRACTIONS: Final = (0.1, 0.2, 0.4, 0.6, 0.8)
 NOT_PROTOCOL: Final = ("out", "plot")
 

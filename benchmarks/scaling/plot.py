@@ -11,7 +11,7 @@ Row: TypeAlias = Mapping[str, Any]
 X: Final = {
     "tokens": "tokens of a batch",
     "layers": "layers",
-    "slices": "slices",
+    "trainables": "trainables",
     "weights": "trained weights",
 }
 COLUMNS: Final = 2

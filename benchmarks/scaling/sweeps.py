@@ -3,7 +3,7 @@
     rows      rows of a batch, of one length        x: tokens
     length    tokens of a row, one number of rows   x: tokens; attention grows with their square
     layers    layers of the model, all sliced       x: layers
-    slices    layers with slices, of one model      x: slices
+    trainables    layers with trainables, of one model      x: trainables
     weights   fraction that trains, of one model    x: trained weights
 
 A point is a process of its own that does what `zofx tune` does; each takes one step, then the next,
@@ -34,8 +34,8 @@ Row: TypeAlias = dict[str, Any]
 METHOD: Final = "senszoq"
 EVERY_MATRIX: Final = "select-sensitive.cover=1"
 """Random scores rank no matrix above another, so none is left out."""
-SLICED: Final = 0.01
-"""Where slices are counted: dense enough that each touches all columns of its matrix."""
+HAS_TRAINABLES: Final = 0.01
+"""Where trainables are counted: dense enough that each touches all columns of its matrix."""
 
 
 class MeasurementError(ZofxError):
@@ -48,7 +48,7 @@ class Point:
 
     Attributes:
         layers: of the model.
-        sliced: how many of them have slices.
+        sliced: how many of them have trainables.
         fraction: of the weights of these that trains; None for the method's own.
         rows: of a batch.
         length: tokens of a row.
@@ -86,14 +86,14 @@ def sweeps_of(given: argparse.Namespace) -> list[Sweep]:
     layers, most = _middle(given.layers), max(given.layers)
     middle = Point(layers, layers, None, _middle(given.rows), _middle(given.lengths))
     small = replace(middle, rows=1, length=min(given.lengths))
-    whole = replace(middle, layers=most, fraction=SLICED)
+    whole = replace(middle, layers=most, fraction=HAS_TRAINABLES)
     return [
         Sweep("rows", "tokens", [replace(middle, rows=n) for n in given.rows]),
         Sweep(
             "length", "tokens", [replace(middle, length=n) for n in given.lengths], straight=False
         ),
         Sweep("layers", "layers", [replace(middle, layers=n, sliced=n) for n in given.layers]),
-        Sweep("slices", "slices", [replace(whole, sliced=n) for n in given.layers]),
+        Sweep("trainables", "trainables", [replace(whole, sliced=n) for n in given.layers]),
         Sweep("weights", "weights", [replace(small, fraction=f) for f in given.fractions]),
     ]
 
@@ -208,13 +208,13 @@ class Bench:
     def _facts(self, point: Point, job: Job) -> Row:
         """What x may be, as the run has it."""
         run = prepared(job, self.runtime)
-        slices = run.model.manifest.slices
+        trainables = run.model.manifest.trainables
         return {
             "layers": point.layers,
             "rows": point.rows,
             "tokens": int(run.batch(0).batch.input_ids.size),
-            "slices": len(slices),
-            "weights": sum(map(prod, slices.values())),
+            "trainables": len(trainables),
+            "weights": sum(map(prod, trainables.values())),
             "attention": self.attention(point),
         }
 

@@ -181,7 +181,7 @@ def fitting(
 
 
 def needed(job: Job, shape: Mapping[str, Any]) -> tuple[int, int]:
-    """About how many bytes a contestant keeps, and how many more it takes while it works.
+    """Provenance how many bytes a contestant keeps, and how many more it takes while it works.
 
     zofx and inference keep the artifact's tensors twice, for an engine may repack them. A peer
     keeps weights in float32. In a step it has the largest of them three times more, and four times
@@ -190,7 +190,7 @@ def needed(job: Job, shape: Mapping[str, Any]) -> tuple[int, int]:
     """
     folder = Path(job.artifact)
     if not job.weights:
-        names = (layout.WEIGHTS, layout.SLICES)
+        names = (layout.WEIGHTS, layout.TRAINABLES)
         return SPARE + 2 * sum((folder / name).stat().st_size for name in names), 0
     weights, largest = _parameters(Path(job.weights))
     config = read_manifest(folder, check=False).config

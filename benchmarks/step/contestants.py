@@ -26,13 +26,13 @@ from zofx.runs.evaluate import Evaluation
 from zofx.runs.metrics_log import JsonlLog, StepMetrics
 from zofx.runs.prepare import Prepared, Request, prepare
 from zofx.runs.tune import start, train
-from zofx.runtimes.host.theta import Slices
+from zofx.runtimes.host.theta import HostTheta
 from zofx.runtimes.host.vocabulary import Vocabulary
 from zofx.session import Batch, Session
 from zofx.tasks.data.order import batch_indices
 from zofx.tasks.encode import Encoder
 from zofx.zo.journal.writer import JournalWriter
-from zofx.zo.random.direction_spec import Law
+from zofx.zo.random.direction_spec import DirectionSpec
 
 Contest: TypeAlias = Callable[[Job, Turns], None]
 
@@ -107,7 +107,7 @@ def _watch(clock: Clock, session: Session, runtime: str) -> None:
     clock.watch(type(session), "refresh", "refresh")
     clock.watch(JournalWriter, "append", "journal")
     clock.watch(JsonlLog, "step", "log")
-    for owner in (Slices, Law):
+    for owner in (HostTheta, DirectionSpec):
         clock.watch(owner, "draw", "z")
     if runtime == "torch":
         from zofx.ir.ops import directions
@@ -193,7 +193,7 @@ def _step(job: Job, pad_id: int) -> tuple[Callable[[Any], Any], str]:
     model = AutoModelForCausalLM.from_pretrained(job.weights, dtype=torch.float32)
     if kind == "lora":
         model, made_by = lora.adapted(model)
-        return lora.FirstOrder(model).step, made_by
+        return lora.HybridFirstOrder(model).step, made_by
     loops = {"mezo": standin.Mezo, "lozo": standin.Lozo, "zobench": standin.ZoSgd}
     return loops[kind](model, settings.lr, settings.eps).step, ""
 

@@ -1,6 +1,6 @@
 """How much memory a step has to have: what the bound on the resident set is made of.
 
-    weights       bytes of weights.safetensors and slices.safetensors
+    weights       bytes of weights.safetensors and trainables.safetensors
     activations   the largest sum of values alive at once, op by op, of one batch under both probes
 
 Both are read off the artifact, and nothing is computed; a contestant's own figure is measured.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def weight_bytes(folder: Path) -> int:
     """Bytes of an artifact's tensors."""
-    return sum((folder / name).stat().st_size for name in (layout.WEIGHTS, layout.SLICES))
+    return sum((folder / name).stat().st_size for name in (layout.WEIGHTS, layout.TRAINABLES))
 
 
 def activation_bytes(folder: Path, shapes: Mapping[str, tuple[int, ...]], probes: int) -> int:

@@ -1,7 +1,7 @@
 """What contestants need on disk; made once, kept in --work, by folder of the model.
 
     MODEL ─rank─▶ scores.safetensors ─compile─▶ METHOD-QUANT/       zofx
-          ─frozen, quantized, no slices──────▶ plain-QUANT/         inference; integers are rounded
+          ─frozen, quantized, no trainables──────▶ plain-QUANT/         inference; integers are rounded
                                                                     as the default method does
           ─f32───────────────────────────────▶ float32/             peers on PyTorch
 
@@ -144,7 +144,7 @@ class Workshop:
 
 
 def write_plain(checkpoint: "Checkpoint", pipeline: str, folder: Path) -> None:
-    """Write a program without slices as graph.onnx and weights.safetensors.
+    """Write a program without trainables as graph.onnx and weights.safetensors.
 
     An artifact has something to train; this has nothing, so it is no artifact. Passes, lowerings
     and the layout of the weights are those of artifacts; `ROLES` says which weights are tables.
@@ -166,22 +166,22 @@ def rounded(program: "Program") -> "Program":
     """Matrices in int8-row meet integers, as in an artifact; without probes, rows are all."""
     import torch
 
-    from zofx.passes.quantize_activations import RoundActivations
+    from zofx.passes.quantize_activations import QuantizeActivations
 
     integers = torch.ops.zofx.linear_int8.default
     if not program.graph.find_nodes(op="call_function", target=integers):
         return program
-    return RoundActivations().run(program, lambda *_: None)
+    return QuantizeActivations().run(program, lambda *_: None)
 
 
 def _write_onnx(program: "Program", folder: Path) -> None:
     import onnx
 
     from zofx.compiler.write import tensor_bytes, tensor_file
-    from zofx.ir.schema import STILL
+    from zofx.ir.schema import FROZEN_ROLES
     from zofx.runtimes.onnx_export.export import to_onnx
 
-    file = tensor_file(program, folder / layout.WEIGHTS, *STILL)
+    file = tensor_file(program, folder / layout.WEIGHTS, *FROZEN_ROLES)
     for name in program.tensors:
         file.write(name, tensor_bytes(program, name))
     onnx.save(to_onnx(program, file.span, layout.WEIGHTS), folder / layout.ONNX)

@@ -1,4 +1,4 @@
-"""Activations below the cut, kept on disk: one file per row of tokens.
+"""ActivationCache below the cut, kept on disk: one file per row of tokens.
 
     name    = SHA-256(owner, input_ids[L], attention_mask[L])
     file    = hidden f32[L, H], little-endian ‖ SHA-256(name ‖ hidden)
@@ -28,7 +28,7 @@ F32: Final = np.dtype("<f4")
 DIGEST: Final = sha256().digest_size
 
 
-class Activations:
+class ActivationCache:
     """A folder of entries.
 
     Args:
@@ -45,7 +45,7 @@ class Activations:
     def __init__(self, folder: Path, limit: float = inf) -> None:
         self.folder = folder
         self.limit = limit
-        self.trouble: str | None = None
+        self.disabled_reason: str | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
@@ -70,8 +70,8 @@ class Activations:
     def save(self, name: bytes, hidden: FloatArray) -> None:
         """Keep f32[L, H], as long as there is room."""
         data = np.ascontiguousarray(hidden, F32).tobytes()
-        if self.trouble is None:
-            self.trouble = self._no_room(len(data) + DIGEST) or self._written(name, data)
+        if self.disabled_reason is None:
+            self.disabled_reason = self._no_room(len(data) + DIGEST) or self._written(name, data)
 
     def _no_room(self, size: int) -> str | None:
         if self._size + size > self.limit:

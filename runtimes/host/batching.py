@@ -2,15 +2,15 @@
 
     batch [N, T], [N, S]   →   groups [n_g, T_g], [n_g, S_g]
 
-    cost of a group   n_g·(T_g + head·S_g) + spill·(n_g·T_g)² + forward
-    in one lane       Σ cost smallest;   in several: the time until the last of them is done
+    cost of a group   n_g·(T_g + head·S_g) + cache_penalty·(n_g·T_g)² + forward
+    in one worker       Σ cost smallest;   in several: the time until the last of them is done
 
 Rows are sorted by length, so groups are intervals and the best cut is found exactly; for several
-lanes, the best of those that cap the largest group. What is cut off is padding to the right of
+workers, the best of those that cap the largest group. What is cut off is padding to the right of
 every row of a group, which no other position sees, and places of scored positions that no row of it
 has: scores stay what they were, up to the rounding of a product of another shape. A TREC batch of
 16 short questions loses a quarter of its positions. Long rows are split for the caches: the more
-positions a forward has, the further away its values are. A lane is a thread that does whole
+positions a forward has, the further away its values are. A worker is a thread that does whole
 forwards: it waits for no other, and has all it made itself in its own caches.
 """
 
@@ -32,17 +32,17 @@ Costs: TypeAlias = NDArray[np.float64]
 MULTIPLE = 8  # few lengths, so few shapes for an engine to plan for
 # What another forward costs, in positions of a row: streaming and unpacking the weights once more.
 FORWARD = 32
-# The same, if all weights are slices: every probe's own weights are made once more.
+# The same, if all weights are trainables: every probe's own weights are made once more.
 PERTURBING = 160
 # What a position costs more for every other one under every probe, as the sweeps over values then
 # wait for memory. Fitted to 192 to 2,048 positions of two models (benchmarks/README.md).
-SPILL = 3.5e-5
+CACHE_PENALTY = 3.5e-5
 # With so many rows for each, threads do forwards of their own (docs/speed.md).
-ROWS_OF_A_LANE = 4
+ROWS_PER_WORKER = 4
 
 
 class Products(Enum):
-    """What the products with frozen matrices are of, as far as it matters for an engine's pace.
+    """What the products with frozen matrices are of, as far as it matters for an engine's batching.
 
     Integers are so fast that threads which share an op wait for each other's values; 4-bit codes
     are unpacked within the product, which two threads do in more than half the time of one.
@@ -54,51 +54,55 @@ class Products(Enum):
 
 
 @dataclass(frozen=True)
-class Prices:
+class CostModel:
     """What forwards cost, in positions.
 
     Attributes:
         forward: another one.
         head: the logits of a scored position.
-        spill: a position, for every other one in its forward.
-        lanes: how many forwards are done at a time.
+        cache_penalty: a position, for every other one in its forward.
+        workers: how many forwards are done at a time.
     """
 
     forward: float
     head: float = 0.0
-    spill: float = 0.0
-    lanes: int = 1
+    cache_penalty: float = 0.0
+    workers: int = 1
 
 
 @dataclass(frozen=True)
-class Pace:
+class BatchingPolicy:
     """How an engine gets through a batch.
 
     Attributes:
-        spill: what a position costs more for every other one that is in work, under every probe.
-        lanes: how many forwards it does at a time, each on a thread of its own.
+        cache_penalty: what a position costs more for every other one that is in work, under every probe.
+        workers: how many forwards it does at a time, each on a thread of its own.
     """
 
-    spill: float = 0.0
-    lanes: int = 1
+    cache_penalty: float = 0.0
+    workers: int = 1
 
-    def prices(self, slices: int, frozen: int, probes: int, head: float = 0.0) -> Prices:
+    def cost_model(self, trainables: int, frozen: int, probes: int, head: float = 0.0) -> CostModel:
         """What forwards cost it.
 
-        A lane does alone what all threads would share, but shares the way to the weights and the
+        A worker does alone what all threads would share, but shares the way to the weights and the
         caches with the others.
 
         Args:
-            slices: bytes of what trains.
+            trainables: bytes of what trains.
             frozen: bytes of what does not.
             probes: P.
             head: the price of the logits of a scored position.
         """
-        forward = FORWARD + PERTURBING * slices / max(1, slices + frozen)
-        return Prices(forward / self.lanes, head, self.spill * probes * self.lanes, self.lanes)
+        forward = FORWARD + PERTURBING * trainables / max(1, trainables + frozen)
+        return CostModel(
+            forward / self.workers, head, self.cache_penalty * probes * self.workers, self.workers
+        )
 
 
-def pace_on_cpu(products: Products, cut: bool, rows: int, threads: int | None) -> Pace:
+def cpu_batching_policy(
+    products: Products, cut: bool, rows: int, threads: int | None
+) -> BatchingPolicy:
     """Of ONNX Runtime on a CPU.
 
     Args:
@@ -108,23 +112,23 @@ def pace_on_cpu(products: Products, cut: bool, rows: int, threads: int | None) -
         threads: of the engine; None stands for all processors.
     """
     count = threads or os.cpu_count() or 1
-    apart = products is not Products.FLOATS and not cut and rows >= ROWS_OF_A_LANE * count
-    return Pace(SPILL, count if apart else 1)
+    apart = products is not Products.FLOATS and not cut and rows >= ROWS_PER_WORKER * count
+    return BatchingPolicy(CACHE_PENALTY, count if apart else 1)
 
 
-def by_length(batch: Batch, prices: Prices) -> Iterator[tuple[IntArray, Batch]]:
+def by_length(batch: Batch, cost_model: CostModel) -> Iterator[tuple[IntArray, Batch]]:
     """The cheapest groups of rows, the costliest of them first.
 
     Args:
         batch: N rows.
-        prices: of their forwards.
+        cost_model: of their forwards.
 
     Yields:
         Which rows, i64[n], and these rows, T and S as short as they allow.
     """
     lengths, scored = _lengths(batch), _scored(batch)
     order = np.lexsort((scored, lengths))
-    for start, end in cuts(lengths[order], scored[order], prices):
+    for start, end in cuts(lengths[order], scored[order], cost_model):
         rows = order[start:end]
         length, count = lengths[rows[-1]], scored[rows].max()
         part = batch.rows(rows)
@@ -157,31 +161,38 @@ def _scored(batch: Batch) -> IntArray:
 
 
 def cuts(
-    lengths: NDArray[np.integer[Any]], scored: NDArray[np.integer[Any]], prices: Prices
+    lengths: NDArray[np.integer[Any]], scored: NDArray[np.integer[Any]], cost_model: CostModel
 ) -> list[tuple[int, int]]:
     """Intervals of rows, the costliest first.
 
     Args:
         lengths: [N], ascending.
         scored: positions of each, [N].
-        prices: of their forwards.
+        cost_model: of their forwards.
     """
-    costs = _costs(lengths, scored, prices)
-    caps = _caps(costs, 4 * prices.lanes) if prices.lanes > 1 else [np.inf]
+    costs = _costs(lengths, scored, cost_model)
+    caps = _caps(costs, 4 * cost_model.workers) if cost_model.workers > 1 else [np.inf]
     found = (_cheapest(np.where(costs <= cap, costs, np.inf)) for cap in caps)
     ordered = (sorted(cut, key=lambda ends: -costs[ends]) for cut in found)
-    return min(ordered, key=lambda cut: _until_done([costs[ends] for ends in cut], prices.lanes))
+    return min(
+        ordered, key=lambda cut: _until_done([costs[ends] for ends in cut], cost_model.workers)
+    )
 
 
 def _costs(
-    lengths: NDArray[np.integer[Any]], scored: NDArray[np.integer[Any]], prices: Prices
+    lengths: NDArray[np.integer[Any]], scored: NDArray[np.integer[Any]], cost_model: CostModel
 ) -> Costs:
     """Of rows a to b − 1 as one group: f64[N, N + 1] at [a, b], infinite where there are none."""
     ends = np.arange(1, len(lengths) + 1)
     rows = ends - np.arange(len(lengths))[:, None]
     widest = np.maximum.accumulate(np.where(rows > 0, scored, 0), axis=1)
     positions = (rows * lengths).astype(np.float64)
-    cost = positions + prices.head * rows * widest + prices.spill * positions**2 + prices.forward
+    cost = (
+        positions
+        + cost_model.head * rows * widest
+        + cost_model.cache_penalty * positions**2
+        + cost_model.forward
+    )
     return np.pad(np.where(rows > 0, cost, np.inf), ((0, 0), (1, 0)), constant_values=np.inf)
 
 
@@ -208,9 +219,9 @@ def _caps(costs: Costs, most: int) -> Iterator[float]:
         largest = np.maximum(largest[:-1, None], costs).min(0)
 
 
-def _until_done(costs: Sequence[float], lanes: int) -> float:
-    """When the last group is done, if the lane that is free first takes the next."""
-    free = [0.0] * lanes
+def _until_done(costs: Sequence[float], workers: int) -> float:
+    """When the last group is done, if the worker that is free first takes the next."""
+    free = [0.0] * workers
     for cost in costs:
         heapreplace(free, free[0] + cost)
     return max(free)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest
 from zofx.ir.schema import HIDDEN
-from zofx.runtimes.host.activation_cache import Activations
-from zofx.runtimes.host.batching import Pace, by_length
-from zofx.runtimes.host.prefix import Below, Compute, processor
-from zofx.runtimes.host.theta import HostSession, artifact_slices
-from zofx.runtimes.host.vocabulary import BFLOAT16, Vocabulary, Words
+from zofx.runtimes.host.activation_cache import ActivationCache
+from zofx.runtimes.host.batching import BatchingPolicy, by_length
+from zofx.runtimes.host.prefix import Compute, FrozenPrefix, processor
+from zofx.runtimes.host.theta import HostThetaSession, initial_theta
+from zofx.runtimes.host.vocabulary import BFLOAT16, BatchVocabulary, Vocabulary
 from zofx.session import Batch
 from zofx.zo.types import FloatArray, Key
 
@@ -30,36 +30,38 @@ Feeds: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 
-class EngineSession(HostSession):
+class EngineSession(HostThetaSession):
     """θ on the host, and the forwards of an engine.
 
     Args:
         folder: the artifact.
         manifest: its description.
         engine: what the bits of a forward depend on beside the artifact, as text.
-        pace: how the engine gets through a batch.
+        batching: how the engine gets through a batch.
 
     Attributes:
         below: what is below the cut; None if the program has none.
-        pace: as it was given.
+        batching: as it was given.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, engine: str, pace: Pace | None = None
+        self, folder: Path, manifest: Manifest, engine: str, batching: BatchingPolicy | None = None
     ) -> None:
-        slices = artifact_slices(folder, manifest)
-        super().__init__(slices)
+        trainables = initial_theta(folder, manifest)
+        super().__init__(trainables)
         self._frozen = (folder / layout.WEIGHTS).stat().st_size
         owner = f"{manifest.hash} {engine} {processor()}"
         roles = {row.name: row.role for row in manifest.tensors}
         self._vocabulary = Vocabulary(folder / layout.WEIGHTS, roles)
         # A product takes time as its matrix takes bytes: integers are smaller, and faster.
         self._head = self._vocabulary.head / max(1, self._frozen - self._vocabulary.head)
-        self.pace = pace or Pace()
-        self._pool = ThreadPoolExecutor(self.pace.lanes) if self.pace.lanes > 1 else None
-        self.below = Below(self._start_below, owner) if manifest.cut else None
+        self.batching = batching or BatchingPolicy()
+        self._pool = (
+            ThreadPoolExecutor(self.batching.workers) if self.batching.workers > 1 else None
+        )
+        self.below = FrozenPrefix(self._open_prefix, owner) if manifest.cut else None
 
-    def keep_activations(self, activations: Activations) -> None:
+    def keep_activations(self, activations: ActivationCache) -> None:
         """Look up there what is below the cut, and keep what is not there yet."""
         if self.below is not None:
             self.below.keep(activations)
@@ -68,8 +70,10 @@ class EngineSession(HostSession):
         """Score a batch under P probes; rows of about the same length share a forward."""
         feeds = self._feeds(keys, coefficients)
         head = 0.0 if batch.relative else self._head
-        prices = self.pace.prices(self._slices.bytes, self._frozen, len(coefficients), head)
-        rows, parts = zip(*by_length(batch, prices), strict=True)
+        cost_model = self.batching.cost_model(
+            self._slices.bytes, self._frozen, len(coefficients), head
+        )
+        rows, parts = zip(*by_length(batch, cost_model), strict=True)
         words = self._vocabulary.words(batch)
         feeds |= self._tables(words)
         forwards = map if self._pool is None else self._pool.map
@@ -77,27 +81,27 @@ class EngineSession(HostSession):
         back = np.argsort(np.concatenate(rows))
         return np.concatenate(scores, axis=1)[:, back]
 
-    def _tables(self, words: Words) -> Feeds:
+    def _tables(self, words: BatchVocabulary) -> Feeds:
         """Rows of tables in place of whole ones."""
         return {
             name: self._bfloat16(rows) if rows.dtype == BFLOAT16 else rows
             for name, rows in words.tables.items()
         }
 
-    def _inputs(self, batch: Batch, words: Words) -> Arrays:
+    def _inputs(self, batch: Batch, words: BatchVocabulary) -> Arrays:
         """What the graph reads of a batch; more than that, if it reads less."""
         named = words.number(batch).named()
         return named if self.below is None else {**named, HIDDEN: self.below(batch)}
 
     def close(self) -> None:
-        """Release what is below the cut, and the lanes; engines release the rest."""
+        """Release what is below the cut, and the workers; engines release the rest."""
         if self._pool is not None:
             self._pool.shutdown()
         if self.below is not None:
             self.below.close()
 
     @abstractmethod
-    def _start_below(self) -> Compute:
+    def _open_prefix(self) -> Compute:
         """Open the program below the cut."""
 
     @abstractmethod
@@ -112,5 +116,5 @@ class EngineSession(HostSession):
     def _forward(self, inputs: Feeds, feeds: Feeds) -> FloatArray:
         """f32[P, N, C] of rows that are all computed to the length of the longest.
 
-        Where there are lanes, several threads ask at a time.
+        Where there are workers, several threads ask at a time.
         """

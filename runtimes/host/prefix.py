@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from zofx.runtimes.host.activation_cache import Activations, row_name
+from zofx.runtimes.host.activation_cache import ActivationCache, row_name
 from zofx.session import Batch, Session
 from zofx.zo.types import FloatArray, IntArray
 
@@ -25,12 +25,12 @@ Compute: TypeAlias = Callable[[dict[str, IntArray]], FloatArray]
 class CutSession(Session, Protocol):
     """A session of a program that is cut: the frozen prefix need not be computed twice."""
 
-    def keep_activations(self, activations: Activations) -> None:
+    def keep_activations(self, activations: ActivationCache) -> None:
         """Look up there what the frozen prefix makes of a row, and keep what is not there yet."""
         ...
 
 
-class Below:
+class FrozenPrefix:
     """The program below a cut.
 
     Args:
@@ -45,10 +45,10 @@ class Below:
         self._start = start
         self._owner = owner
         self._compute: Compute | None = None
-        self._kept: Activations | None = None
+        self._kept: ActivationCache | None = None
         self.computed = 0
 
-    def keep(self, activations: Activations) -> None:
+    def keep(self, activations: ActivationCache) -> None:
         """Look rows up here, and put them here."""
         self._kept = activations
 

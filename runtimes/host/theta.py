@@ -1,8 +1,8 @@
-"""θ on the host: what every session that keeps its slices in numpy shares.
+"""θ on the host: what every session that keeps its trainables in numpy shares.
 
-    probes(keys, C)   z: f32[Q, …] per slice, and C; never empty, as engines need it
+    probes(keys, C)   z: f32[Q, …] per trainable, and C; never empty, as engines need it
     move(rays)        θ ← θ + coefficient · z(key)      f32, multiply then add, each rounded
-    refresh(key)      low-rank slices are folded and get a new basis
+    refresh(key)      low-rank trainables are folded and get a new basis
 
 The draws of the last keys are kept when they are small, and of a single key always, for its draws
 are all there in the forward anyway: so a step makes them once for its forward and its move.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zofx.artifact.manifest import Manifest, read_slices
+from zofx.artifact.manifest import Manifest, read_trainables
 from zofx.errors import UsageError
 from zofx.zo.random import low_rank_bases
 from zofx.zo.random.apply import apply_rays
@@ -25,7 +25,7 @@ from zofx.zo.types import FloatArray, Key, Ray
 
 KEEP_BYTES = 1 << 28
 SMALL = 1 << 14
-"""Entries of a slice up to which the calls that draw it cost about as much as its numbers."""
+"""Entries of a trainable up to which the calls that draw it cost about as much as its numbers."""
 
 
 def keeps(keys: int, size: int) -> bool:
@@ -33,15 +33,15 @@ def keeps(keys: int, size: int) -> bool:
     return keys == 1 or (keys + 1) * size <= KEEP_BYTES
 
 
-class Slices:
+class HostTheta:
     """All that moves in one session.
 
     Attributes:
-        values: slices, and the state beside them (bases, factors, scales), f32, contiguous; the
+        values: trainables, and the state beside them (bases, factors, scales), f32, contiguous; the
             engine reads these arrays.
-        shapes: name → shape of the slices.
+        shapes: name → shape of the trainables.
         noise: their directions.
-        bytes: of the slices.
+        bytes: of the trainables.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Slices:
         self.shapes = shapes
         self.noise = noise
         self._kept: dict[Key, dict[str, FloatArray]] = {}
-        plain = {name: prod(shape) for name, shape in shapes.items() if name not in noise.laws}
+        plain = {name: prod(shape) for name, shape in shapes.items() if name not in noise.specs}
         self._small = {name: size for name, size in plain.items() if size <= SMALL}
         self.bytes = sum(values[name].nbytes for name in shapes)
 
@@ -78,12 +78,12 @@ class Slices:
             self._kept[key] = self._kept.get(key) or self.draw(key)
 
     def direction(self, key: Key, name: str) -> FloatArray:
-        """z(key) for a slice."""
+        """z(key) for a trainable."""
         kept = self._kept.get(key)
         return self._applied(name, kept[name] if kept else self._draw_one(key, name))
 
     def draw(self, key: Key) -> dict[str, FloatArray]:
-        """Every slice's z, but for what depends on θ: small ones at once, others one by one."""
+        """Every trainable's z, but for what depends on θ: small ones at once, others one by one."""
         small = sample_small(self.noise.kind, key, self._small)
         return {
             name: small[name].reshape(shape) if name in small else self._draw_one(key, name)
@@ -91,12 +91,12 @@ class Slices:
         }
 
     def _draw_one(self, key: Key, name: str) -> FloatArray:
-        law = self.noise.law(name)
-        return in_parts(partial(law.draw, key, name), self.shapes[name])
+        spec = self.noise.spec(name)
+        return in_parts(partial(spec.draw, key, name), self.shapes[name])
 
     def _applied(self, name: str, z: FloatArray) -> FloatArray:
-        law = self.noise.law(name)
-        return law.apply(z, self.values[name], self.values[law.scale] if law.scale else None)
+        spec = self.noise.spec(name)
+        return spec.apply(z, self.values[name], self.values[spec.scale] if spec.scale else None)
 
     def move(self, rays: Sequence[Ray]) -> None:
         """θ ← θ + coefficient · z(key), ray by ray."""
@@ -112,7 +112,7 @@ class Slices:
                 self.values[name] += step
 
     def refresh(self, key: Key) -> None:
-        """Fold every low-rank slice and give it the basis of a key."""
+        """Fold every low-rank trainable and give it the basis of a key."""
         low_rank_bases.refresh(self.values, self.noise, key)
 
     def read(self) -> dict[str, FloatArray]:
@@ -130,15 +130,15 @@ class Slices:
         if given != own:
             wrong = sorted(set(given.items()) ^ set(own.items()))[:3]
             raise UsageError(
-                f"these values are not of this artifact's slices: they differ in {wrong}"
+                f"these values are not of this artifact's trainables: they differ in {wrong}"
             )
         for name, value in values.items():
             self.values[name][...] = value
 
 
-def artifact_slices(folder: Path, manifest: Manifest) -> Slices:
+def initial_theta(folder: Path, manifest: Manifest) -> HostTheta:
     """An artifact's, at their initial values."""
-    return Slices(read_slices(folder), manifest.slices, manifest.noise)
+    return HostTheta(read_trainables(folder), manifest.trainables, manifest.noise)
 
 
 def _stack(parts: Sequence[FloatArray]) -> FloatArray:
@@ -146,14 +146,14 @@ def _stack(parts: Sequence[FloatArray]) -> FloatArray:
     return parts[0][None] if len(parts) == 1 else np.stack(parts)
 
 
-class HostSession:
+class HostThetaSession:
     """The half of a session that is the same for every engine: θ and what moves it."""
 
-    def __init__(self, slices: Slices) -> None:
-        self._slices = slices
+    def __init__(self, trainables: HostTheta) -> None:
+        self._slices = trainables
 
     @property
-    def slices(self) -> Mapping[str, tuple[int, ...]]:
+    def trainables(self) -> Mapping[str, tuple[int, ...]]:
         """Name → shape."""
         return self._slices.shapes
 
@@ -167,11 +167,11 @@ class HostSession:
         self._slices.move(rays)
 
     def direction(self, key: Key, name: str) -> FloatArray:
-        """z(key) for a slice."""
+        """z(key) for a trainable."""
         return self._slices.direction(key, name)
 
     def refresh(self, key: Key) -> None:
-        """Fold every low-rank slice and give it the basis of a key."""
+        """Fold every low-rank trainable and give it the basis of a key."""
         self._slices.refresh(key)
 
     def read(self) -> dict[str, FloatArray]:

@@ -31,7 +31,7 @@ TYPES: Final[dict[str, np.dtype[Any]]] = {
 
 
 @dataclass(frozen=True)
-class Words:
+class BatchVocabulary:
     """Tokens of a batch, and what tables have of them.
 
     Attributes:
@@ -79,9 +79,9 @@ class Vocabulary:
         )
         self._size = min((span.shape[0] for span in self._tables.values()), default=0)
 
-    def words(self, batch: Batch) -> Words:
+    def words(self, batch: Batch) -> BatchVocabulary:
         """The tokens of a batch; all there are, where it needs the whole vocabulary."""
-        every = Words(None, {}, self._scored)
+        every = BatchVocabulary(None, {}, self._scored)
         if not self._tables or (self._scored and not batch.relative):
             return every
         parts = [batch.input_ids, batch.targets] if self._scored else [batch.input_ids]
@@ -89,7 +89,7 @@ class Vocabulary:
         if tokens[0] < 0 or tokens[-1] >= self._size:
             return every  # the engine will say so
         rows = {name: self._rows(span, tokens) for name, span in self._tables.items()}
-        return Words(tokens, rows, self._scored)
+        return BatchVocabulary(tokens, rows, self._scored)
 
     def _rows(self, span: Span, tokens: IntArray) -> NDArray[Any]:
         """[V', …]; neighbours are read at once."""

@@ -1,6 +1,6 @@
 """Program → graph.onnx: the same computation for a stock ONNX Runtime, weights by reference.
 
-    directions ─▶ inputs `SLICE.z`     noise.onnx (or the host) makes them
+    directions ─▶ inputs `TRAINABLE.z`     noise.onnx (or the host) makes them
     op         ─▶ ONNX function        ours (`onnx_lowerings`) or torch.onnx's, one by one
     ops        ─▶ one op               where ONNX has it (`onnx_fusions`)
     weights    ─▶ initializers         that point into weights.safetensors by offset
@@ -48,7 +48,7 @@ from zofx.ir.directions import directions_of, draw_of
 from zofx.ir.facts import PARTED
 from zofx.ir.program import Program, TensorSpec, output_node, placeholders, shape_of
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import KEYS, STILL, VOCABULARY, Role
+from zofx.ir.schema import FROZEN_ROLES, KEYS, VOCABULARY, Role
 from zofx.ir.sparse_cost import as_block
 from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.fusions import fuse, share
@@ -75,7 +75,7 @@ def to_onnx(
         result: name of the output.
 
     Returns:
-        A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per slice
+        A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per trainable
         θ (`NAME.slice`) and its directions (`NAME.slice.z`), and the state
         beside them; output `logprob` f32[P, N, C]. What is below a cut has the tokens as inputs
         and `hidden` f32[N, T, H] as output.
@@ -92,7 +92,7 @@ def to_onnx(
     model.graph.outputs[0].name = result
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # where it came from; ONNX Runtime holds that as it does codes
-    frozen = {s.name: s for s in program.tensors.values() if s.role in STILL}
+    frozen = {s.name: s for s in program.tensors.values() if s.role in FROZEN_ROLES}
     scattered = set(_scattered(fed.graph))
     for value in list(model.graph.inputs):
         if value.name in frozen:
@@ -175,7 +175,7 @@ def translate(exported: ExportedProgram) -> ir.Model:
 
 
 def feed_directions(program: Program) -> Program:
-    """Replace what depends on keys alone by an input per slice, and drop the keys."""
+    """Replace what depends on keys alone by an input per trainable, and drop the keys."""
     edit = Editor(program)
     for name, direction in dict(directions_of(edit.graph)).items():
         draw = draw_of(direction)

@@ -131,7 +131,7 @@ def _normalized(op: Any, x: Any, axes: Any, epsilon: Any) -> Any:
 
 
 def _by_rows(_: Any, x: ir.Value, scale: ir.Value, mean: ir.Value, **__: Any) -> bool:
-    """The mean is over the last axis; the weight has that axis alone: it is no slice's."""
+    """The mean is over the last axis; the weight has that axis alone: it is no trainable's."""
     return sizes(mean) == (*sizes(x)[:-1], 1) and sizes(scale) == sizes(x)[-1:]
 
 
@@ -169,7 +169,7 @@ def _by_halves(
 
 
 def _cut(value: ir.Value, width: int) -> tuple[float, ...]:
-    """Start, end, axis and step of a slice."""
+    """Start, end, axis and step of a trainable."""
     node = value.producer()
     assert node is not None
     start, end, *others = (number(entry) for entry in node.inputs[1:])

@@ -1,8 +1,8 @@
 """Directions as a stock ONNX model: z(key) where no Python is around.
 
-    keys: i64[Q, 2] → {slice}.z: f32[Q, *shape] of every slice, bit-equal to `zofx.zo.random.noise.sample`
+    keys: i64[Q, 2] → {slice}.z: f32[Q, *shape] of every trainable, bit-equal to `zofx.zo.random.noise.sample`
 
-    blocks, slice after slice ──Scan, B at a time──▶ counters ▶ Philox ▶ lanes ▶ table ──▶ slices
+    blocks, slice after slice ──Scan, B at a time──▶ counters ▶ Philox ▶ lanes ▶ table ──▶ trainables
 
 Philox4x64-10 on two words at once, x = (c0, c2) and y = (c3, c1) under the key (k1, k0): a round is
 
@@ -10,7 +10,7 @@ Philox4x64-10 on two words at once, x = (c0, c2) and y = (c3, c1) under the key 
 
 A lane of a word is the index of a table row: 16 bits for a normal quantile, 8 bits for eight signs.
 Invariants: standard operators only, each with a kernel in ONNX Runtime's CPU provider; nothing in
-the file grows with the size of a slice; random bits take memory for Q · B blocks at any size.
+the file grows with the size of a trainable; random bits take memory for Q · B blocks at any size.
 Source: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", section 4.
 """
 
@@ -26,7 +26,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from zofx.errors import ArtifactError, UsageError
 from zofx.runtimes.onnx_export.emitter import Emitter
-from zofx.zo.random.noise import TABLE_SIZE, VALUES_PER_BLOCK, Kind, Stream, normal_table, slice_id
+from zofx.zo.random.noise import (
+    TABLE_SIZE,
+    VALUES_PER_BLOCK,
+    Kind,
+    Stream,
+    normal_table,
+    trainable_id,
+)
 from zofx.zo.random.philox import KEY_STEPS, MULTIPLIERS, ROUNDS
 
 OPSET: Final = 21
@@ -37,7 +44,7 @@ TABLE_BYTES: Final = 4 * TABLE_SIZE
 MAX_BLOCKS: Final = 1 << 14
 """Blocks per iteration: 128 KiB per word and key. More are not faster; with few the loop shows."""
 
-Slices: TypeAlias = Mapping[str, tuple[int, ...]]
+HostTheta: TypeAlias = Mapping[str, tuple[int, ...]]
 
 _LANE_BITS: Final[dict[Kind, int]] = {"gaussian": 16, "rademacher": 8}
 _MULTIPLIERS: Final = np.array(MULTIPLIERS, dtype=np.uint64).reshape(2, 1, 1)
@@ -47,19 +54,19 @@ _SWAP: Final = [1, 0]
 
 
 def build_noise_model(
-    slices: Slices,
+    trainables: HostTheta,
     kind: Kind,
     *,
     table_file: tuple[str, int, int] | None = None,
     max_blocks: int = MAX_BLOCKS,
 ) -> onnx.ModelProto:
-    """A model that computes the directions of all slices under any number of keys.
+    """A model that computes the directions of all trainables under any number of keys.
 
     The input `keys` holds the words of `zofx.zo.types.key_words`, but as int64: the same bits. So
     does the input of the program itself, and Java has no unsigned arrays to feed.
 
     Args:
-        slices: name → shape, in the order of the outputs; none without elements.
+        trainables: name → shape, in the order of the outputs; none without elements.
         kind: the distribution.
         table_file: where the f32[65536] quantiles of "gaussian" are: (path relative to the model's
             folder, offset, length), both in bytes. None puts the table that ships with zofx into
@@ -70,11 +77,11 @@ def build_noise_model(
         The model; its outputs are `{slice}.z`, f32[Q, *shape], also for Q = 0.
 
     Raises:
-        UsageError: an unknown kind, no slices, a slice without elements, or max_blocks < 1.
+        UsageError: an unknown kind, no trainables, a trainable without elements, or max_blocks < 1.
         ArtifactError: a table of another size.
     """
-    _check(slices, kind, max_blocks)
-    layout = _Layout.of(slices, VALUES_PER_BLOCK[kind], max_blocks)
+    _check(trainables, kind, max_blocks)
+    layout = _Layout.of(trainables, VALUES_PER_BLOCK[kind], max_blocks)
     emit = Emitter()
     stored = [_normal_table(table_file)] if kind == "gaussian" else []
     table = TABLE if kind == "gaussian" else _sign_table(emit)
@@ -88,7 +95,7 @@ def build_noise_model(
         [helper.make_tensor_value_info(KEYS, TensorProto.INT64, ["Q", 2])],
         [
             helper.make_tensor_value_info(f"{name}.z", TensorProto.FLOAT, ["Q", *shape])
-            for name, shape in slices.items()
+            for name, shape in trainables.items()
         ],
         initializer=[*stored, *emit.constants.values()],
     )
@@ -100,16 +107,16 @@ def build_noise_model(
     )
 
 
-def _check(slices: Slices, kind: Kind, max_blocks: int) -> None:
+def _check(trainables: HostTheta, kind: Kind, max_blocks: int) -> None:
     """Refuse what has no model."""
     if kind not in VALUES_PER_BLOCK:
         known = ", ".join(VALUES_PER_BLOCK)
         raise UsageError(f"there is no noise of kind '{kind}'; there are: {known}")
     if max_blocks < 1:
         raise UsageError(f"max_blocks={max_blocks} computes nothing; it must be at least 1")
-    if not slices:
-        raise UsageError("the noise model has no slices to perturb; select what to train first")
-    for name, shape in slices.items():
+    if not trainables:
+        raise UsageError("the noise model has no trainables to perturb; select what to train first")
+    for name, shape in trainables.items():
         if prod(shape) == 0:
             raise UsageError(
                 f"slice '{name}' of shape {list(shape)} has no elements to perturb; leave it out"
@@ -118,34 +125,36 @@ def _check(slices: Slices, kind: Kind, max_blocks: int) -> None:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the slices lie among the blocks of one key: end to end, each on blocks of its own.
+    """Where the trainables lie among the blocks of one key: end to end, each on blocks of its own.
 
     Attributes:
-        slices: name → shape.
+        trainables: name → shape.
         per_block: values per block.
-        firsts: the first block of each slice.
+        firsts: the first block of each trainable.
         chunks: iterations of the loop.
         width: blocks per iteration, B; chunks · B is at least the number of blocks.
     """
 
-    slices: Slices
+    trainables: HostTheta
     per_block: int
     firsts: tuple[int, ...]
     chunks: int
     width: int
 
     @classmethod
-    def of(cls, slices: Slices, per_block: int, max_blocks: int) -> "_Layout":
+    def of(cls, trainables: HostTheta, per_block: int, max_blocks: int) -> "_Layout":
         """Chunks of about equal size, so that little is computed in vain."""
-        blocks = [-(-prod(shape) // per_block) for shape in slices.values()]
+        blocks = [-(-prod(shape) // per_block) for shape in trainables.values()]
         *firsts, total = accumulate(blocks, initial=0)
         chunks = -(-total // max_blocks)
-        return cls(slices, per_block, tuple(firsts), chunks, width=-(-total // chunks))
+        return cls(trainables, per_block, tuple(firsts), chunks, width=-(-total // chunks))
 
     def pieces(self) -> Iterator[tuple[str | None, int]]:
         """The values in order: (slice, how many), (None, how many) for those that nobody reads."""
         ends = [first * self.per_block for first in (*self.firsts[1:], self.chunks * self.width)]
-        for (name, shape), first, end in zip(self.slices.items(), self.firsts, ends, strict=True):
+        for (name, shape), first, end in zip(
+            self.trainables.items(), self.firsts, ends, strict=True
+        ):
             size = prod(shape)
             yield name, size
             if rest := end - first * self.per_block - size:
@@ -214,7 +223,7 @@ def _chunk(
 def _counters(emit: Emitter, layout: _Layout, start: str) -> tuple[str, str]:
     """The counters of B blocks: x = (c0, c2) and y = (c3, c1), u64[2, 1, B] each.
 
-    A block's slice is the number of slices that begin at or before it, less one: mark where they
+    A block's slice is the number of trainables that begin at or before it, less one: mark where they
     begin, those before the chunk at its first block, and sum.
     """
     width, firsts = np.int64(layout.width), np.array(layout.firsts, dtype=np.int64)
@@ -227,7 +236,7 @@ def _counters(emit: Emitter, layout: _Layout, start: str) -> tuple[str, str]:
     positions = emit("Range", start, emit("Add", start, width), np.int64(1))
     # numpy's convention: the first block has counter 1.
     blocks = emit("Sub", positions, emit("Gather", firsts - 1, owners))
-    ids = np.array([slice_id(name) for name in layout.slices], dtype=np.uint64)
+    ids = np.array([trainable_id(name) for name in layout.trainables], dtype=np.uint64)
     shape = [1, 1, layout.width]
     c0 = emit("Reshape", emit("Cast", blocks, to=TensorProto.UINT64), shape)
     c1 = emit("Reshape", emit("Gather", ids, owners), shape)
@@ -263,7 +272,7 @@ def _lanes(emit: Emitter, x: str, y: str, bits: int) -> str:
 
 
 def _cut(emit: Emitter, layout: _Layout, chunks: str) -> None:
-    """f32[chunks, Q, B · per_block] → the slices, each f32[Q, *shape]."""
+    """f32[chunks, Q, B · per_block] → the trainables, each f32[Q, *shape]."""
     size = layout.chunks * layout.width * layout.per_block
     # Scan could put the keys first itself, but with no keys that kills ONNX Runtime 1.31.
     by_key = emit("Transpose", chunks, perm=[1, 0, 2])
@@ -273,4 +282,4 @@ def _cut(emit: Emitter, layout: _Layout, chunks: str) -> None:
     emit.into(parts, "Split", values, list(sizes), axis=1)
     for name, part in zip(names, parts, strict=True):
         if name is not None:
-            emit.into([f"{name}.z"], "Reshape", part, [0, *layout.slices[name]])
+            emit.into([f"{name}.z"], "Reshape", part, [0, *layout.trainables[name]])

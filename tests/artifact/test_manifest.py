@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.artifacts import CASES, Case, Family
-from zofx.artifact.layout import MANIFEST, SLICES, WEIGHTS
-from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_slices
+from zofx.artifact.layout import MANIFEST, TRAINABLES, WEIGHTS
+from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_trainables
 from zofx.errors import ArtifactError, UsageError
 from zofx.files import file_digest, new_folder
 from zofx.zo.random.direction_spec import Noise
@@ -45,12 +45,13 @@ def test_the_manifest_describes_the_folder(family: Family, case: Case) -> None:
         p.name: file_digest(p) for p in folder.iterdir() if p.name != MANIFEST
     }
     stored = {
-        role: load_file(folder / file) for role, file in (("slice", SLICES), ("frozen", WEIGHTS))
+        role: load_file(folder / file)
+        for role, file in (("trainable", TRAINABLES), ("frozen", WEIGHTS))
     }
     rows = {row.name: row for row in manifest.tensors}
     assert rows.keys() == stored["slice"].keys() | stored["frozen"].keys()
     for name, row in rows.items():
-        value = stored["slice" if row.role == "slice" else "frozen"][name]
+        value = stored["slice" if row.role == "trainable" else "frozen"][name]
         assert value.shape == row.shape
         assert f"{value.dtype.kind.upper()}{8 * value.itemsize}" == row.dtype
 
@@ -152,13 +153,13 @@ def test_a_folder_that_is_no_artifact(tmp_path: Path) -> None:
 
 def test_slices_are_writable_copies(copied: Path) -> None:
     """Moving θ leaves the file alone; a file that is none is told."""
-    before = file_digest(copied / SLICES)
-    for values in read_slices(copied).values():
+    before = file_digest(copied / TRAINABLES)
+    for values in read_trainables(copied).values():
         values += 1
-    assert file_digest(copied / SLICES) == before
-    (copied / SLICES).write_bytes(b"\x00" * 20)
-    with pytest.raises(ArtifactError, match=r"slices\.safetensors cannot be read"):
-        read_slices(copied)
+    assert file_digest(copied / TRAINABLES) == before
+    (copied / TRAINABLES).write_bytes(b"\x00" * 20)
+    with pytest.raises(ArtifactError, match=r"trainables\.safetensors cannot be read"):
+        read_trainables(copied)
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:

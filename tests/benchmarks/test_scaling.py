@@ -126,10 +126,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def test_points_differ_in_what_their_sweep_says(bench: Bench) -> None:
-    """One quantity grows and the rest stays; artifacts have the slices and weights asked for."""
+    """One quantity grows and the rest stays; artifacts have the trainables and weights asked for."""
     given = script._parser().parse_args([])
     fixed = {
-        "rows": "rows", "length": "length", "layers": "layers sliced", "slices": "sliced",
+        "rows": "rows", "length": "length", "layers": "layers sliced", "trainables": "sliced",
         "weights": "fraction",
     }  # fmt: skip
     for sweep in sweeps_of(given):
@@ -138,7 +138,9 @@ def test_points_differ_in_what_their_sweep_says(bench: Bench) -> None:
             varied = {name: getattr(other, name) for name in fixed[sweep.name].split()}
             assert replace(first, **varied) == other != first
     half = replace(ARTIFACT, sliced=1)
-    whole, part = (open_model(bench.artifact(point)).manifest.slices for point in (ARTIFACT, half))
+    whole, part = (
+        open_model(bench.artifact(point)).manifest.trainables for point in (ARTIFACT, half)
+    )
     assert len(whole) == 2 * len(part) == 14
     entries = [sum(map(prod, each.values())) for each in (whole, part)]
     matrices = 4 * 128 * 128 + 3 * 128 * 352
@@ -175,7 +177,7 @@ def test_end_to_end(
     (rows,) = results["sweeps"]
     assert [point["tokens"] for point in rows["points"]] == [8, 16, 24, 32]
     assert all(len(point["seconds"]) == 1 and point["median"] > 0 for point in rows["points"])
-    assert len({(p["slices"], p["weights"]) for p in rows["points"]}) == 1
+    assert len({(p["trainables"], p["weights"]) for p in rows["points"]}) == 1
     again = Fit.of([p["tokens"] for p in rows["points"]], [p["median"] for p in rows["points"]])
     assert rows["fit"] == again.to_dict()
     found = results["journal"]

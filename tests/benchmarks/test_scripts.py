@@ -321,10 +321,10 @@ def test_an_option_does_what_it_says(artifact: Path) -> None:
         closing(ort.RUNTIME.load(artifact, threads=2, rows=16)) as other,
     ):
         assert other.pace == replace(session.pace, lanes=1)
-    key, name = Key(3, 5), next(iter(session.slices))
-    wanted, drawn_by_numpy = session.direction(key, name), theta.Slices.draw
+    key, name = Key(3, 5), next(iter(session.trainables))
+    wanted, drawn_by_numpy = session.direction(key, name), theta.HostTheta.draw
     with engine_options._changed(engine_options.DRAWN, artifact, 1):
-        assert theta.Slices.draw is not drawn_by_numpy
+        assert theta.HostTheta.draw is not drawn_by_numpy
         np.testing.assert_array_equal(session._slices.draw(key)[name], wanted)
     with engine_options._changed(engine_options.BOUND, artifact, 1):
         assert ort.OrtSession._forward is engine_options._bound

@@ -119,7 +119,7 @@ def test_all_that_is_drawn_counts_as_z(
         contestants._watch(Undone(), session, runtime)
         session.evaluate(loads.batch(2, 8, 1, 2), [Key(0, 0)], np.ones((2, 1), np.float32))
         session.move([Ray(Key(0, 1), 0.5)])
-    assert drawn >= 2 * PAUSE * len(session.slices)
+    assert drawn >= 2 * PAUSE * len(session.trainables)
     assert clock.take()["z"] >= drawn
 
 

@@ -23,7 +23,7 @@ def test_what_is_not_quantized_keeps_its_bits(family: Family) -> None:
     assert CASES[1].quant == "none"
     assert "quantize-frozen" not in manifest.pipeline
     assert {row.dtype for row in manifest.tensors if row.role == "frozen"} <= {"F32", "I64"}
-    share = sum(row.shape[0] for row in manifest.tensors if row.role == "slice")
+    share = sum(row.shape[0] for row in manifest.tensors if row.role == "trainable")
     whole = sum(
         row.shape[0] * row.shape[1]
         for row in manifest.tensors

@@ -14,9 +14,9 @@ LATE = Method("late", "", "", "split-sparse, canonicalize", Settings())
 HEAD = "canonicalize, narrow-positions, "
 PROBED = "insert-perturbation, stack-probes, narrow-vocabulary"
 ROWS = "quantize-frozen{format=int8-row}"
-ROUNDED = f"{PROBED}, part-probes, round-activations"
+ROUNDED = f"{PROBED}, split-base-probe, quantize-activations"
 WHOLE = "{}insert-perturbation{{noise=gaussian}}, stack-probes, narrow-vocabulary"
-STORED = f"{WHOLE.format(f'{ROWS}, ')}, part-probes, round-activations"
+STORED = f"{WHOLE.format(f'{ROWS}, ')}, split-base-probe, quantize-activations"
 
 
 def method(name: str) -> Method:
@@ -156,7 +156,7 @@ def test_what_stands_before_the_text() -> None:
     ],
 )
 def test_what_is_quantized(name: str, options: Options, pipeline: str) -> None:
-    """--quant stores what is frozen once it is known, before slices are read under probes."""
+    """--quant stores what is frozen once it is known, before trainables are read under probes."""
     assert assembled(name, options) == pipeline
 
 
@@ -195,7 +195,11 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
     [
         ("senszoq", Options("int3"), "quantize-frozen{format=int3}: must be one of nf4, int4,"),
         ("senszoq", Options(fraction=0.0), "fraction must be in (0, 1]"),
-        ("sparse-mezo", Options(fraction=2.0), "select-small.fraction=2.0: must be in (0, 1]"),
+        (
+            "sparse-mezo",
+            Options(fraction=2.0),
+            "mask-large-weights.fraction=2.0: must be in (0, 1]",
+        ),
         ("mezo", Options(fraction=0.1), "method mezo selects no fraction of the weights; leave "),
         ("senszoq", Options(train="lora", fraction=0.1), "method senszoq selects no fraction of"),
         ("senszoq", Options(settings=["fuse.x=1"]), "no pass 'fuse'; it has canonicalize, narrow-"),
@@ -213,7 +217,7 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
             Options("int4"),
             "quantize-frozen finds nothing to quantize where every parameter trains; leave --quant "
             "and --activations out, or train less: --train lora, --train REGEX, or a method "
-            "with a sparse slice",
+            "with a sparse trainable",
         ),
         (
             "lozo",
@@ -241,7 +245,7 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
         (
             "senszoq",
             Options(activations="int8", settings=["quantize-frozen.format=int4"]),
-            "round-activations multiplies matrices in int8-row, not int4: "
+            "quantize-activations multiplies matrices in int8-row, not int4: "
             "--set quantize-frozen.format=int8-row, or --activations none",
         ),
         (
@@ -257,7 +261,7 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
         (
             "forward-grad",
             Options(activations="int8", train="lora"),
-            "(part-probes) needs a program that is 'stacked', and nothing before it makes it",
+            "(split-base-probe) needs a program that is 'stacked', and nothing before it makes it",
         ),
         (
             "zo-hybrid",

@@ -76,7 +76,7 @@ def test_the_whole_way(artifact: Path, assets: Path, tmp_path: Path) -> None:
 def test_an_artifact_can_be_looked_into(artifact: Path, assets: Path) -> None:
     """inspect as text, as JSON and after a pass; diff of two stages, and of equal programs."""
     text = run_zofx("inspect", "art", cwd=assets).stdout
-    assert "trains     781 weights in 3 slices" in text
+    assert "trains     781 weights in 3 trainables" in text
     said = json.loads(run_zofx("inspect", "art", "--json", cwd=assets).stdout)
     assert said["hash"] == read_manifest(artifact).hash
     stage = run_zofx("inspect", "art", "--after", "split-sparse", cwd=assets).stdout
@@ -96,7 +96,9 @@ def test_products_of_integers_the_whole_way(assets: Path, tmp_path: Path) -> Non
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "quantize-frozen{format=int8-row}" in made.stdout
-    assert read_manifest(tmp_path / "art").pipeline.endswith("part-probes, round-activations")
+    assert read_manifest(tmp_path / "art").pipeline.endswith(
+        "split-base-probe, quantize-activations"
+    )
     task = assets / "mood.jsonl"
     tuned = run_zofx("tune", "art", "--task", task, "--steps", "5", *TUNE, "-o", "run",
                      cwd=tmp_path)  # fmt: skip
@@ -402,7 +404,7 @@ def test_an_unexpected_error_is_one_line_and_says_how_to_see_more(
     ids=" ".join,
 )
 def test_help_and_lists_import_no_engine(words: list[str]) -> None:
-    """Law 12: neither torch nor an engine is imported to say what there is."""
+    """DirectionSpec 12: neither torch nor an engine is imported to say what there is."""
     code = (
         "import sys\nfrom zofx.cli import main\n"
         f"sys.argv = ['zofx', *{words}]\n"
@@ -419,7 +421,7 @@ def test_help_and_lists_import_no_engine(words: list[str]) -> None:
 
 
 def test_help_takes_less_than_three_tenths_of_a_second() -> None:
-    """Law 12, in processor time of the whole process: a busy machine does not count."""
+    """DirectionSpec 12, in processor time of the whole process: a busy machine does not count."""
     before = os.times()
     subprocess.run([sys.executable, "-m", "zofx", "--help"], env=environment(), check=True,
                    stdout=subprocess.DEVNULL)  # fmt: skip

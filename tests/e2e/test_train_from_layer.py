@@ -20,13 +20,13 @@ from zofx.errors import PipelineError
 from zofx.ir.partition import split
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.program import Program
-from zofx.ir.schema import MOVING
+from zofx.ir.schema import UPDATED_ROLES
 from zofx.models.checkpoint import open_checkpoint
 from zofx.passes import PASSES
 from zofx.runs.prepare import Prepared, Request, prepare, prepare_resumed
 from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
-from zofx.runtimes.host.activation_cache import Activations
+from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.engine_session import EngineSession
 from zofx.zo.types import FloatArray
 
@@ -67,7 +67,7 @@ def request(mood: Path, runtime: str = "ort") -> Request:
 
 
 def finish(
-    prepared: Prepared, kept: Activations | None
+    prepared: Prepared, kept: ActivationCache | None
 ) -> tuple[bytes, dict[str, FloatArray], int]:
     """Train; returns the journal, θ, and how many rows were computed below the cut."""
     session = prepared.session()
@@ -80,11 +80,11 @@ def finish(
 
 
 def test_only_the_layers_from_there_train(cut: Path) -> None:
-    """Slices are of layer 1 and of the head; the layer below is whole in what is merged."""
+    """HostTheta are of layer 1 and of the head; the layer below is whole in what is merged."""
     manifest = read_manifest(cut)
-    assert manifest.slices
-    assert all(".layers.1." in name or "lm_head" in name for name in manifest.slices)
-    assert {"below.json", "below.onnx"} <= manifest.files.keys()
+    assert manifest.trainables
+    assert all(".layers.1." in name or "lm_head" in name for name in manifest.trainables)
+    assert {"prefix.json", "prefix.onnx"} <= manifest.files.keys()
     layers = {name.split(".")[2] for name, _ in merged_tensors(cut) if ".layers." in name}
     assert layers == {"0", "1"}
 
@@ -98,9 +98,9 @@ def test_a_run_that_keeps_activations_is_bit_equal(
     journal, theta, every_time = finish(start(prepare(cut, asked), tmp_path / "plain"), None)
     runs = []
     for name in ("first", "second"):
-        kept = Activations(tmp_path / "kept")
+        kept = ActivationCache(tmp_path / "kept")
         runs.append(finish(start(prepare(cut, asked), tmp_path / name), kept))
-        assert kept.trouble is None
+        assert kept.disabled_reason is None
     for found, values, _ in runs:
         assert found == journal
         for slice_, wanted in theta.items():
@@ -113,9 +113,9 @@ def test_a_run_that_keeps_activations_is_bit_equal(
 def test_a_full_folder_changes_no_bit(cut: Path, mood: Path, tmp_path: Path) -> None:
     """Some rows are kept, the others computed every time."""
     whole = finish(start(prepare(cut, request(mood)), tmp_path / "plain"), None)
-    small = Activations(tmp_path / "kept", 6_000)
+    small = ActivationCache(tmp_path / "kept", 6_000)
     part = finish(start(prepare(cut, request(mood)), tmp_path / "part"), small)
-    assert small.trouble is not None
+    assert small.disabled_reason is not None
     assert part[0] == whole[0]
     assert ROWS < part[2] < whole[2]
 
@@ -136,7 +136,7 @@ def test_tune_keeps_them_in_the_run(cut: Path, mood: Path, tmp_path: Path) -> No
     assert len(journals) == 1
     going_on = finish(
         prepare_resumed(cut, tmp_path / "run", Request(settings={})),
-        Activations(tmp_path / "run" / "activations"),
+        ActivationCache(tmp_path / "run" / "activations"),
     )
     assert going_on[2] == 0
     file = tmp_path / "file"
@@ -154,7 +154,7 @@ def test_every_kind_of_method_can(traced: Program, method: str) -> None:
     below, above = split(compiled)
     assert below is not None
     assert {name.split(".")[2] for name in below.tensors if ".layers." in name} == {"0"}
-    moving = {s.name for s in compiled.tensors.values() if s.role in MOVING}
+    moving = {s.name for s in compiled.tensors.values() if s.role in UPDATED_ROLES}
     assert moving <= above.tensors.keys()
     assert not any(".layers.0." in name for name in above.tensors)
 
@@ -191,6 +191,6 @@ def test_the_pipeline_says_both() -> None:
     pipeline = pipeline_for(METHODS["senszoq"], Options(from_layer=7))
     names = [item.name for item in pipeline.passes]
     assert names[:2] == ["canonicalize", "freeze-layers"]
-    assert names[-1] == "cut-below"
+    assert names[-1] == "cut-frozen-prefix"
     assert Pipeline.parse(str(pipeline), PASSES) == pipeline
     assert "freeze-layers{below=7}" in str(pipeline)

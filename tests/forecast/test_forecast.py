@@ -31,7 +31,7 @@ from zofx.forecast.liveness import RESHAPES, VIEWS, peak
 from zofx.forecast.machine_speed import Rates
 from zofx.forecast.op_costs import Axes, Shapes, ort_scratch, products, torch_scratch
 from zofx.ir.program import Program, output_node
-from zofx.ir.schema import STILL, VOCABULARY
+from zofx.ir.schema import FROZEN_ROLES, VOCABULARY
 from zofx.models.checkpoint import open_checkpoint
 from zofx.passes.select_evenly import without_scores
 from zofx.runtimes import RUNTIMES
@@ -116,12 +116,12 @@ def test_tables_have_the_rows_that_are_read(
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bytes_of_every_format_are_those_compiled(family: Family, case: Case) -> None:
-    """Frozen weights and slices take what the writer made of them."""
+    """Frozen weights and trainables take what the writer made of them."""
     made = program(family.checkpoint(case), "senszoq", case.options, ranked=True)
     found = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
     folder = family.artifact(case)
     assert found["frozen weights"] + table_bytes(made) == data_bytes(folder / layout.WEIGHTS)
-    assert found["slices"] == data_bytes(folder / layout.SLICES)
+    assert found["trainables"] == data_bytes(folder / layout.TRAINABLES)
 
 
 @pytest.mark.parametrize("method", ["lozo", "lora-fa", "qzo"])
@@ -134,7 +134,7 @@ def test_bytes_of_every_kind_of_slice_are_those_compiled(
     compile_model(checkpoint, METHODS[method], tmp_path / "art", options=OTHERS[method])
     tables = table_bytes(program(llama, method, OTHERS[method]))
     assert found["frozen weights"] + tables == data_bytes(tmp_path / "art" / layout.WEIGHTS)
-    assert found["slices"] == data_bytes(tmp_path / "art" / layout.SLICES)
+    assert found["trainables"] == data_bytes(tmp_path / "art" / layout.TRAINABLES)
 
 
 def recount(made: Program, shapes: Shapes, views: frozenset[object]) -> int:
@@ -186,7 +186,7 @@ def test_cost_grows_with_rows_and_layers(tmp_path: Path) -> None:
     for value in (
         lambda found: found.flops,
         lambda found: amounts(found)["frozen weights"],
-        lambda found: amounts(found)["slices"],
+        lambda found: amounts(found)["trainables"],
     ):
         assert value(three) - value(two) == value(two) - value(one) > 0
     shallow = program(made[0], "senszoq", Options("int4", fraction=FRACTION))
@@ -214,7 +214,7 @@ def test_what_is_below_a_cut_is_no_part_of_a_step(family: Family) -> None:
     assert found.flops == 2 * (whole - below)
     assert below > 0
     assert amounts(found)["frozen weights"] + table_bytes(cut) == sum(
-        s.nbytes for s in cut.tensors.values() if s.role in STILL
+        s.nbytes for s in cut.tensors.values() if s.role in FROZEN_ROLES
     )
 
 
@@ -224,19 +224,19 @@ def test_what_is_below_a_cut_is_no_part_of_a_step(family: Family) -> None:
      ("adam()", 2), ("decay(0.1) > adam()", 2)],
 )  # fmt: skip
 def test_state_is_what_the_rule_keeps(llama: Path, tensors: str, copies: int) -> None:
-    """So many times the slices; without a rule there is no update to hold either."""
+    """So many times the trainables; without a rule there is no update to hold either."""
     found = amounts(plain(llama, tensors=tensors))
-    assert found["state of rules"] == copies * found["slices"]
+    assert found["state of rules"] == copies * found["trainables"]
     assert ("update" in found) == bool(tensors)
 
 
 def test_directions_are_held_as_drawn_and_as_stacked(llama: Path) -> None:
     """One is fed as it is, four are stacked into a copy; hizoo keeps one Hessian."""
     one, four = amounts(plain(llama)), amounts(plain(llama, queries=4))
-    assert one["directions"] == one["slices"]
-    assert four["directions"] == 8 * one["slices"]
+    assert one["directions"] == one["trainables"]
+    assert four["directions"] == 8 * one["trainables"]
     curved = amounts(plain(llama, "hizoo"))
-    assert curved["state of rules"] == curved["directions"] == curved["slices"] / 2
+    assert curved["state of rules"] == curved["directions"] == curved["trainables"] / 2
 
 
 def test_expanded_weights_are_held_in_f32(family: Family) -> None:
@@ -272,7 +272,7 @@ def test_the_step_is_work_over_rates(llama: Path) -> None:
     found = plain(llama)
     seconds = {part.name: part.amount for part in found.step}
     assert seconds["products"] == pytest.approx(found.flops / RATES.flops)
-    assert seconds["directions"] == amounts(found)["slices"] / 4 / RATES.normals
+    assert seconds["directions"] == amounts(found)["trainables"] / 4 / RATES.normals
     tried = plain(llama, trial=True)
     assert tried.flops == pytest.approx(2.5 * found.flops, rel=1e-6)
 
@@ -315,7 +315,7 @@ def test_rows_that_share_no_forward_are_not_in_memory_together(
     settings = METHODS["senszoq"].settings.with_given(batch_size=64)
     split = forecast(made, settings, tokens=64, threads=1, rates=RATES)
     both = forecast(made, settings, tokens=64, threads=2, rates=RATES)
-    monkeypatch.setattr(batching, "SPILL", 0.0)
+    monkeypatch.setattr(batching, "CACHE_PENALTY", 0.0)
     whole = forecast(made, settings, tokens=64, threads=1, rates=RATES)
     assert (split.rows, whole.rows, whole.axes.rows) == (64, 64, 64)
     assert split.axes.rows in (10, 11)
@@ -367,7 +367,7 @@ memory  94.8 MB
   frozen weights     275.9 kB  0.3%   as in weights.safetensors
   tables             2.7 kB    0.0%   21 rows
   copies of weights  0 B       0.0%   expanded to f32
-  slices             3.1 kB    0.0%   as in slices.safetensors
+  trainables             3.1 kB    0.0%   as in trainables.safetensors
   directions         3.1 kB    0.0%   z, Q = 1
   state of rules     0 B       0.0%
   then the larger of

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.golden import batch, captured, run, with_scores
 from tests.passes.toys import Gpt2Linear, TwoLinears
 from zofx.errors import InvariantError, PipelineError, UsageError
-from zofx.ir.facts import CANONICAL, SLICED, Fact
+from zofx.ir.facts import CANONICAL, HAS_TRAINABLES, Fact
 from zofx.ir.pipeline import Pass, Pipeline, Remark, Remarker
 from zofx.ir.printer import show
 from zofx.ir.program import Program
@@ -285,10 +285,10 @@ def test_remarks_reach_the_callback() -> None:
 
 @dataclass(frozen=True)
 class Claims(Pass):
-    """Says that there are slices, and makes none."""
+    """Says that there are trainables, and makes none."""
 
     name: ClassVar[str] = "claims"
-    establishes: ClassVar[tuple[Fact, ...]] = (SLICED,)
+    establishes: ClassVar[tuple[Fact, ...]] = (HAS_TRAINABLES,)
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """The same program."""
@@ -326,7 +326,7 @@ def test_a_promise_that_is_not_kept_is_caught(toy: Program) -> None:
     with pytest.raises(InvariantError) as caught:
         Pipeline((Claims(),)).run(toy)
     assert str(caught.value) == (
-        "after claims: the program is not 'sliced' any more: the program has no slice, nothing "
+        "after claims: the program is not 'sliced' any more: the program has no trainable, nothing "
         "would train\nThis is a bug in claims, not in your input."
     )
 

@@ -171,7 +171,7 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
-        """The numbers of the run, as the artifact has them: where slices take turns it counts."""
+        """The numbers of the run, as the artifact has them: where trainables take turns it counts."""
         return self.row.run.fitted(self.session.noise)
 
     def subject(self) -> Subject:
@@ -236,7 +236,7 @@ class Run:
 
     @property
     def _sloped(self) -> bool:
-        return self.settings.estimator == "slopes"
+        return self.settings.estimator == "forward-gradient"
 
     def _allowed(self, made: Sequence[Evaluation], given: Given) -> Tensor:
         """δ of every loss, forward by forward."""

@@ -168,7 +168,7 @@ ROWS = (
         "zo-blockwise",
         partial(blocks, by="query"),
         "at-once",
-        Options(settings=["take-turns.by=query"]),
+        Options(settings=["alternate-blocks.by=query"]),
         {"lr": 1e-4},
     ),
     Row(

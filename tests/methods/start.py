@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.methods.model import Model
 from tests.methods.reference import Method, Tensors
 from zofx.artifact import layout
-from zofx.artifact.manifest import Manifest, read_manifest, read_slices
+from zofx.artifact.manifest import Manifest, read_manifest, read_trainables
 from zofx.artifact.merge import merged_tensors
 from zofx.session import Session
 from zofx.zo.random.noise import Kind, Stream, sample
@@ -62,16 +62,16 @@ class Start:
 
     def initial(self) -> dict[str, FloatArray]:
         """What moves, before the first step."""
-        return read_slices(self.folder)
+        return read_trainables(self.folder)
 
     def draw(self, step: int, query: int, name: str, stream: Stream = Stream.Z) -> Tensor:
-        """The values of a direction of the slice `name`, f64, as the slice is shaped."""
-        shape = self.session.slices[name]
+        """The values of a direction of the trainable `name`, f64, as the trainable is shaped."""
+        shape = self.session.trainables[name]
         values = sample(self.noise, Key(SEED, step, query), name, shape, stream)
         return torch.from_numpy(values).double()
 
     def weights(self, values: Values) -> Tensors:
-        """The model's weights by name, f64, as the artifact holds them at these slices."""
+        """The model's weights by name, f64, as the artifact holds them at these trainables."""
         merged = {n: w.double() for n, w in merged_tensors(self.folder, values)}
         return {name: merged[name].contiguous() for name in self.model.weights}
 

@@ -1,6 +1,6 @@
 """How each method's paper is run on what an artifact holds: Start → Subject.
 
-A function here says how the artifact's slices are read as the method's θ, and where its directions
+A function here says how the artifact's trainables are read as the method's θ, and where its directions
 come from; the textbooks (`tests.methods.reference`, `tests.methods.shaped`) compute every step.
 """
 
@@ -29,27 +29,27 @@ def sparse(start: Start, kind: Callable[..., Method] = Mezo, **own: Any) -> Subj
         kind: the method, which for SensZOQ is MeZO.
         own: its own numbers, such as a momentum's β.
     """
-    slices = start.named("slice")
+    trainables = start.named("slice")
     index = {weight: start.frozen(name).long() for weight, name in start.named("index").items()}
     initial = start.initial()
-    rest = start.weights({**initial, **{name: 0 * initial[name] for name in slices.values()}})
+    rest = start.weights({**initial, **{name: 0 * initial[name] for name in trainables.values()}})
 
     def theta(values: Values) -> Tensors:
         full = {name: weight.clone() for name, weight in rest.items()}
-        for weight, name in slices.items():
+        for weight, name in trainables.items():
             full[weight].view(-1)[index[weight]] += torch.from_numpy(values[name]).double()
         return full
 
     shapes = {name: weight.shape for name, weight in rest.items()}
-    z = on_index(lambda t, query, name: start.draw(t, query, slices[name]), index, shapes)
-    method = kind(theta(initial), z, trained=tuple(slices), **{**start.common(), **own})
+    z = on_index(lambda t, query, name: start.draw(t, query, trainables[name]), index, shapes)
+    method = kind(theta(initial), z, trained=tuple(trainables), **{**start.common(), **own})
     return Subject(method, theta)
 
 
 def dense(
     start: Start, kind: Callable[..., Method] = Mezo, z: Draw | None = None, **own: Any
 ) -> Subject:
-    """A method on whole weights: the slices are the weights themselves.
+    """A method on whole weights: the trainables are the weights themselves.
 
     Args:
         start: what it starts from.
@@ -57,7 +57,7 @@ def dense(
         z: its directions, where they are more than a draw.
         own: its own numbers.
     """
-    trained = tuple(start.session.slices)
+    trained = tuple(start.session.trainables)
     moving = (*trained, *start.manifest.exact)
     rest = start.weights(start.initial())
 
@@ -84,7 +84,7 @@ def random_part(start: Start, keep: float, interval: int) -> Subject:
     """MeZO on a random part of the weights, the same one for some steps."""
 
     def mask(t: int, name: str) -> Tensor:
-        key, shape = Key(SEED, t - t % interval), start.session.slices[name]
+        key, shape = Key(SEED, t - t % interval), start.session.trainables[name]
         words = sample_words(key, name, Stream.MASK, 0, math.prod(shape))
         return torch.from_numpy(words < round(keep * 2**16)).view(shape)
 
@@ -103,7 +103,7 @@ def blocks(start: Start, by: str) -> Subject:
 
     By step the blocks of one textbook step draw under the keys of as many steps of the driver.
     """
-    groups = grouped(row.name for row in start.manifest.tensors if row.role == "slice")
+    groups = grouped(row.name for row in start.manifest.tensors if row.role == "trainable")
 
     def at_step(t: int, query: int, name: str) -> Tensor:
         return start.draw(t * len(groups) + query, 0, name)
@@ -123,7 +123,7 @@ def grouped(names: Iterable[str]) -> list[list[str]]:
 
 
 def low_rank(start: Start, kind: Callable[..., Method] = Lozo, **own: Any) -> Subject:
-    """LOZO: a weight is base + A·V, A the slice; what is too thin for factors trains whole."""
+    """LOZO: a weight is base + A·V, A the trainable; what is too thin for factors trains whole."""
     thin, shapes = start.named("low-rank"), {n: w.shape for n, w in start.model.weights.items()}
 
     def v(window: int, name: str) -> Tensor:
@@ -157,8 +157,8 @@ def random_subspace(start: Start) -> Subject:
 
 
 def _normals(start: Start, window: int, name: str, rows: int, stream: Stream) -> Tensor:
-    """f64[rows, r] of a slice, drawn when its window begins, column by column."""
-    rank = start.session.slices[name][1]
+    """f64[rows, r] of a trainable, drawn when its window begins, column by column."""
+    rank = start.session.trainables[name][1]
     key = Key(SEED, window * start.settings.refresh)
     return torch.from_numpy(sample("gaussian", key, name, (rank, rows), stream)).double().T
 
@@ -211,20 +211,24 @@ def adapters(start: Start, scale: float) -> Subject:
 
 def scales(start: Start, limit: float) -> Subject:
     """QZO: the scales of 4-bit matrices train, each code's distance from its zero stays."""
-    slices = {name.removesuffix(".scales"): name for name in start.session.slices}
+    trainables = {name.removesuffix(".scales"): name for name in start.session.trainables}
 
     def codes(weight: str) -> Tensor:
         high, zero = (_nibbles(start.frozen(f"{weight}.{part}")) for part in ("codes", "zeros"))
-        blocks = start.session.slices[slices[weight]][1]
+        blocks = start.session.trainables[trainables[weight]][1]
         return (high - zero[:, :blocks, None]).double()
 
     def theta(values: Values) -> Tensors:
-        return {weight: torch.from_numpy(values[name]).double() for weight, name in slices.items()}
+        return {
+            weight: torch.from_numpy(values[name]).double() for weight, name in trainables.items()
+        }
 
     method = Clipped(
         theta(start.initial()),
-        lambda t, query, weight: start.draw(t, query, slices[weight]),
-        build=scaled(start.weights(start.initial()), {weight: codes(weight) for weight in slices}),
+        lambda t, query, weight: start.draw(t, query, trainables[weight]),
+        build=scaled(
+            start.weights(start.initial()), {weight: codes(weight) for weight in trainables}
+        ),
         limit=limit,
         **start.common(),
     )

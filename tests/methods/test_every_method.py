@@ -20,7 +20,7 @@ from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options, pipeline_for
 from zofx.errors import UnsupportedError
 from zofx.ir.program import Program
-from zofx.ir.schema import STILL, Role
+from zofx.ir.schema import FROZEN_ROLES, Role
 from zofx.models.capture import capture
 from zofx.models.checkpoint import Checkpoint, build_on_meta, open_checkpoint
 from zofx.runs.prepare import Request, prepare
@@ -87,7 +87,7 @@ def test_twenty_steps(root: Path, tmp_path: Path, method: str, engine: str) -> N
     assert all(np.isfinite(found.loss) for found in outcome.evaluations.values())
     after = session.read()
     assert all(np.isfinite(values).all() for values in after.values())
-    assert any(not np.array_equal(after[name], before[name]) for name in session.slices)
+    assert any(not np.array_equal(after[name], before[name]) for name in session.trainables)
     session.close()
 
 
@@ -192,7 +192,9 @@ def summary(program: Program) -> str:
     for spec in program.tensors.values():
         sizes[spec.role] += spec.size
     tensors = " ".join(
-        f"{role}:{roles[role]}({sizes[role]})" for role in Role if roles[role] and role not in STILL
+        f"{role}:{roles[role]}({sizes[role]})"
+        for role in Role
+        if roles[role] and role not in FROZEN_ROLES
     )
     calls = (n.target for n in program.graph.nodes if n.op == "call_function")
     ours = Counter(str(target).split(".")[1] for target in calls if str(target).startswith("zofx."))

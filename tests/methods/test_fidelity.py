@@ -163,7 +163,9 @@ MISTAKEN = [
     pytest.param(row, mistake, id=f"{row}-{mistake.__name__.strip('_')}")
     for row in ROWS
     for mistake in MISTAKES
-    if not (mistake is _another_distance and row.run.estimator == "slopes")  # there is none
+    if not (
+        mistake is _another_distance and row.run.estimator == "forward-gradient"
+    )  # there is none
 ]
 HYBRID = next(row for row in ROWS if row.method == "zo-hybrid")
 EXACT_MISTAKES = (_another_exact_rate, _one_exact_weight_less, _exact_weights_perturbed)

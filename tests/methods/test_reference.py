@@ -176,7 +176,7 @@ def test_forward_gradient_needs_no_distance() -> None:
 
 @pytest.mark.parametrize("sequential", [True, False], ids=["gauss-seidel", "jacobi"])
 def test_blocks_have_slopes_of_their_own(sequential: bool) -> None:
-    """At θ as the blocks before left it, or at θ as it was."""
+    """StepSelector θ as the blocks before left it, or at θ as it was."""
     blocks = (("second",), ("first", "bias"))
     wanted, frozen = start(), start()
     for query, block in enumerate(blocks):

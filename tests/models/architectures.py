@@ -28,7 +28,7 @@ from transformers import (
     Starcoder2Config,
 )
 
-from zofx.ir.program import Lazy
+from zofx.ir.program import Loader
 from zofx.models.checkpoint import Architecture, build_on_meta
 
 VOCABULARY = 60
@@ -79,7 +79,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {n: torch.randn(p.shape, generator=random) / 4 for n, p in model.named_parameters()}
 
 
-def recipes(values: dict[str, Tensor]) -> dict[str, Lazy]:
+def recipes(values: dict[str, Tensor]) -> dict[str, Loader]:
     return {name: partial(torch.clone, value) for name, value in values.items()}
 
 

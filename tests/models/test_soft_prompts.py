@@ -27,7 +27,7 @@ from tests.runtimes import reference
 from zofx.errors import UnsupportedError, UsageError
 from zofx.ir.ops.directions import direction
 from zofx.ir.printer import show
-from zofx.ir.program import Lazy, Program
+from zofx.ir.program import Loader, Program
 from zofx.ir.schema import INPUTS, Role
 from zofx.models.capture import capture
 from zofx.models.checkpoint import architecture_of, build_on_meta
@@ -70,21 +70,21 @@ def original(name: str) -> PreTrainedModel:
 
 
 def with_adapter(
-    model: PreTrainedModel, slices: dict[str, Tensor], given: dict[str, Tensor]
+    model: PreTrainedModel, trainables: dict[str, Tensor], given: dict[str, Tensor]
 ) -> Tensor:
     """What transformers says at the scored positions with these tensors before the text."""
     ids, mask, positions = (given[k] for k in ("input_ids", "attention_mask", "positions"))
-    rows, m = torch.arange(len(ids))[:, None], next(iter(slices.values())).shape[-2]
+    rows, m = torch.arange(len(ids))[:, None], next(iter(trainables.values())).shape[-2]
     mask = torch.cat((torch.ones(len(ids), m, dtype=torch.long), mask), 1)
     counted = (mask.cumsum(1) - 1).clamp(min=0)
     if type(model).__name__.startswith("Roberta"):  # it counts from the id of its padding
         counted = mask.cumsum(1) * mask + PADDING
-    if "prompt" in slices:
-        before = slices["prompt"].expand(len(ids), -1, -1)
+    if "prompt" in trainables:
+        before = trainables["prompt"].expand(len(ids), -1, -1)
         embedded = torch.cat((before, model.get_input_embeddings()(ids)), 1)
         whole = model(inputs_embeds=embedded, attention_mask=mask, position_ids=counted).logits
         return whole[rows, positions + m]
-    parts = [part.expand(len(ids), -1, -1, -1) for part in slices.values()]
+    parts = [part.expand(len(ids), -1, -1, -1) for part in trainables.values()]
     whole = model(
         input_ids=ids,
         attention_mask=mask,
@@ -106,9 +106,9 @@ def test_a_program_is_what_eager_transformers_computes(
     by the rounding of a few sums over the vocabulary.
     """
     program, given = captured(name, adapter), inputs(*shape)
-    slices = {spec.name: program.load(spec.name) for spec in program.slices}
+    trainables = {spec.name: program.load(spec.name) for spec in program.trainables}
     with torch.no_grad():
-        wanted = with_adapter(original(name), slices, given)
+        wanted = with_adapter(original(name), trainables, given)
     torch.testing.assert_close(logits(program, given), wanted, rtol=0, atol=0)
     found, expected = run(program, given), scored(wanted.double(), given["targets"])
     gamma = UNIT * (VOCABULARY + 8)
@@ -122,9 +122,9 @@ def test_what_trains_are_slices(name: str, adapter: Adapter) -> None:
     layers = range(model.config.num_hidden_layers)
     kinds = [f"prefix.{layer}.{kind}" for layer in layers for kind in ("key", "value")]
     names = ["prompt"] if isinstance(adapter, Prompt) else kinds
-    assert [spec.name for spec in program.slices] == names
+    assert [spec.name for spec in program.trainables] == names
     assert (program.inputs, program.facts) == (INPUTS, {"sliced"})
-    for spec in program.slices:
+    for spec in program.trainables:
         assert (spec.form, spec.origin, spec.dtype) == ("adapter", None, torch.float32)
         assert spec.shape[-2] == adapter.tokens
     frozen = {s.name for s in program.tensors.values() if s.role is Role.FROZEN and not s.form}
@@ -167,7 +167,7 @@ def test_it_begins_as_tokens_before_the_text(name: str, adapter: Adapter) -> Non
 
 @each_adapter
 def test_probes_are_moved_adapters(adapter: Adapter) -> None:
-    """After all passes, probe p is the captured program with the slices moved by hand."""
+    """After all passes, probe p is the captured program with the trainables moved by hand."""
     program, given = captured("llama", adapter), inputs(2, 7, 1, 2)
     text = "canonicalize, narrow-positions, insert-perturbation, stack-probes"
     stacked, remarks = apply(text, program)
@@ -177,7 +177,7 @@ def test_probes_are_moved_adapters(adapter: Adapter) -> None:
     table = stacked.load("noise.normal_table")
     for scores, step in zip(found, steps, strict=True):
         moved = {}
-        for spec in program.slices:
+        for spec in program.trainables:
             z = direction(keys, table, spec.name, list(spec.shape), "gaussian")[0]
             moved[spec.name] = program.load(spec.name) + step * z
         by_hand = program.with_(data={**program.data, **recipes(moved)})
@@ -193,7 +193,7 @@ def test_beginning_reads_one_weight_at_a_time() -> None:
     read: list[str] = []
     alive: list[weakref.ref[Tensor]] = []
 
-    def recipe(name: str) -> Lazy:
+    def recipe(name: str) -> Loader:
         def make() -> Tensor:
             assert all(earlier() is None for earlier in alive), f"{read[-1]} is still there"
             value = values[name].clone()
@@ -205,7 +205,7 @@ def test_beginning_reads_one_weight_at_a_time() -> None:
 
     program = capture(model, {name: recipe(name) for name in values}, causal=True, adapter=PREFIX)
     assert not read
-    for spec in program.slices:
+    for spec in program.trainables:
         assert program.load(spec.name).isfinite().all()
     ends = (
         "layers.1.input_layernorm.weight",

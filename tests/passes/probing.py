@@ -1,7 +1,7 @@
-"""Programs with slices read under probes, and what their directions are.
+"""Programs with trainables read under probes, and what their directions are.
 
 directions(program, keys)[slice]        f32[Q, *shape], op by op
-assert_a_probe_is_a_move(…)             law 3: θ + c·z in the graph is a move on the host
+assert_a_probe_is_a_move(…)             invariant 3: θ + c·z in the graph is a move on the host
 """
 
 import numpy as np
@@ -17,8 +17,8 @@ from zofx.zo.random.apply import apply_rays
 from zofx.zo.types import FloatArray, Key, Ray, key_words
 
 PERTURB = "insert-perturbation{noise=rademacher}"
-IN_ROWS = f"quantize-frozen{{format=int8-row}}, {PERTURB}, stack-probes, part-probes"
-"""Up to where round-activations can begin."""
+IN_ROWS = f"quantize-frozen{{format=int8-row}}, {PERTURB}, stack-probes, split-base-probe"
+"""Up to where quantize-activations can begin."""
 
 
 def dense(toy: type[nn.Module], match: str = ".", *, integers: bool = True) -> Program:
@@ -29,7 +29,7 @@ def dense(toy: type[nn.Module], match: str = ".", *, integers: bool = True) -> P
 
 
 def directions(program: Program, *keys: Key) -> dict[str, FloatArray]:
-    """Every slice's direction under some keys, f32[Q, *shape]."""
+    """Every trainable's direction under some keys, f32[Q, *shape]."""
     words = torch.from_numpy(key_words(keys).view(np.int64))
     found = values(program, {**batch(coefficients=[0.0] * len(keys)), "keys": words})
     return {name: found[node].numpy() for name, node in directions_of(program.graph)}
@@ -39,8 +39,8 @@ def moved(before: Program, after: Program, coefficient: float) -> Program:
     """The program before, θ moved on the host as the directions of the program after have it."""
     state = {spec.name: after.load(spec.name).numpy().copy() for spec in after.tensors.values()}
     rays = [Ray(KEY, float(np.float32(coefficient)))]
-    apply_rays(state, [spec.name for spec in after.slices], rays, noise_of(after))
-    data = {s.name: torch.from_numpy(state[s.name]).clone for s in before.slices}
+    apply_rays(state, [spec.name for spec in after.trainables], rays, noise_of(after))
+    data = {s.name: torch.from_numpy(state[s.name]).clone for s in before.trainables}
     return before.with_(data={**before.data, **data})
 
 

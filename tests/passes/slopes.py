@@ -83,7 +83,7 @@ def wide(program: Program, inputs: Inputs) -> dict[str, Tensor]:
 
 
 def directions(program: Program, inputs: Inputs) -> dict[str, Tensor]:
-    """z of every slice: [Q, *k]."""
+    """z of every trainable: [Q, *k]."""
     found = values(program, inputs)
     return {
         str(node.args[0].target): found[node.args[1]]
@@ -92,7 +92,7 @@ def directions(program: Program, inputs: Inputs) -> dict[str, Tensor]:
 
 
 def scorer(before: Program, inputs: Inputs) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """θ ↦ f(θ), [N, C] in float64, for a program with slices that nothing perturbs."""
+    """θ ↦ f(θ), [N, C] in float64, for a program with trainables that nothing perturbs."""
     given = wide(before, inputs)
     return lambda theta: evaluate(before.graph, {**given, **theta}, exactly)
 
@@ -103,7 +103,7 @@ def slopes(before: Program, inputs: Inputs, z: Mapping[str, Tensor]) -> Tensor:
     Args:
         before: as for `scorer`.
         inputs: a batch, with `coefficients` [P, Q].
-        z: directions of the slices.
+        z: directions of the trainables.
     """
     score = scorer(before, inputs)
     theta = {name: before.load(name).double() for name in z}
@@ -114,7 +114,7 @@ def slopes(before: Program, inputs: Inputs, z: Mapping[str, Tensor]) -> Tensor:
 
 
 def along(row: Tensor, z: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """v = Σ_q c_q·z_q of every slice."""
+    """v = Σ_q c_q·z_q of every trainable."""
     wide_row = row.double()
     return {name: torch.einsum("q,q...->...", wide_row, each.double()) for name, each in z.items()}
 

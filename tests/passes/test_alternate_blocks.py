@@ -1,4 +1,4 @@
-"""take-turns: one group of slices moves at a time."""
+"""alternate-blocks: one group of trainables moves at a time."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ GROUPS = {
 def test_every_draw_waits_for_its_turn() -> None:
     """Weight and bias of a module are one group."""
     before, _ = apply(PERTURB, dense(OneLinear))
-    after, remarks = apply("take-turns", before)
+    after, remarks = apply("alternate-blocks", before)
     assert_golden(
         show(after, remarks),
         """\
@@ -61,7 +61,7 @@ body
   %13 = zofx.score_targets(%12, targets)   : f32[N, C]
   return %13
 remarks
-  applied  slices   3 slices in 2 groups, by step
+  applied  trainables   3 trainables in 2 groups, by step
 """,
     )
     assert_same_meaning(before, after, batch(coefficients=[0.0]))
@@ -72,7 +72,7 @@ def test_one_group_moves_at_a_time(by: str) -> None:
     """In a round each group has its own z once, and every other slice none."""
     sliced = dense(Blocks)
     before, _ = apply(PERTURB, sliced)
-    after, _ = apply(f"take-turns{{by={by}}}", before)
+    after, _ = apply(f"alternate-blocks{{by={by}}}", before)
     keys = [Key(3, n, 0) if by == "step" else Key(3, 9, n) for n in range(8)]
     plain, found = directions(before, *keys), directions(after, *keys)
     assert found.keys() == GROUPS.keys()
@@ -86,24 +86,24 @@ def test_one_group_moves_at_a_time(by: str) -> None:
 def test_a_probe_moves_its_group() -> None:
     """Step 7 is the turn of the head."""
     sliced = dense(Blocks)
-    after, _ = apply(f"{PERTURB}, take-turns", sliced)
+    after, _ = apply(f"{PERTURB}, alternate-blocks", sliced)
     assert_a_probe_is_a_move(sliced, after)
 
 
 def test_modules_take_turns_for_themselves() -> None:
     """level=module: a weight and its bias are a group, a block is several."""
-    after, (_, remark) = apply(f"{PERTURB}, take-turns{{level=module}}", dense(Blocks))
-    assert remark.why == "8 slices in 6 groups, by step"
-    groups = {name: law.turn.group for name, law in noise_of(after).laws.items() if law.turn}
+    after, (_, remark) = apply(f"{PERTURB}, alternate-blocks{{level=module}}", dense(Blocks))
+    assert remark.why == "8 trainables in 6 groups, by step"
+    groups = {name: spec.turn.group for name, spec in noise_of(after).specs.items() if spec.turn}
     assert groups["blocks.1.0.weight"] == groups["blocks.1.0.bias"] != groups["blocks.1.2.weight"]
 
 
 def test_adapters_belong_to_the_block_of_their_matrix() -> None:
     """By the name of the tensor that they stand beside."""
-    text = f"insert-lora{{match=. rank=1}}, {PERTURB}, take-turns"
+    text = f"insert-lora{{match=. rank=1}}, {PERTURB}, alternate-blocks"
     after, (*_, remark) = apply(text, canonical(Blocks))
-    assert remark.why == "10 slices in 3 groups, by step"
-    groups = {name: law.turn.group for name, law in noise_of(after).laws.items() if law.turn}
+    assert remark.why == "10 trainables in 3 groups, by step"
+    groups = {name: spec.turn.group for name, spec in noise_of(after).specs.items() if spec.turn}
     assert groups["blocks.1.0.weight.lora_A"] == groups["blocks.1.2.weight.lora_B"]
 
 
@@ -126,7 +126,7 @@ def test_groups_go_by_name(name: str, layer: str, module: str) -> None:
 
 def test_is_lazy_and_pure() -> None:
     """No data is made for it, the options read back, and what was given prints as before."""
-    text = "take-turns{by=query level=module}"
+    text = "alternate-blocks{by=query level=module}"
     assert str(Pipeline.parse(text, PASSES)) == text
     before, _ = apply(PERTURB, dense(Blocks))
     printed = show(before)
@@ -137,11 +137,14 @@ def test_is_lazy_and_pure() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("take-turns{by=layer}", "take-turns{by=layer}: must be one of step, query"),
-        ("take-turns{level=block}", "take-turns{level=block}: must be one of layer, module"),
+        ("alternate-blocks{by=layer}", "alternate-blocks{by=layer}: must be one of step, query"),
         (
-            "take-turns",
-            "pass 0 (take-turns) needs a program that is 'perturbed', and nothing before it makes "
+            "alternate-blocks{level=block}",
+            "alternate-blocks{level=block}: must be one of layer, module",
+        ),
+        (
+            "alternate-blocks",
+            "pass 0 (alternate-blocks) needs a program that is 'perturbed', and nothing before it makes "
             "it so; add a pass that makes it so",
         ),
     ],

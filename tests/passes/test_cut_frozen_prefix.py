@@ -1,4 +1,4 @@
-"""cut-below: the graph is marked where activations stop being a function of the tokens alone."""
+"""cut-frozen-prefix: the graph is marked where activations stop being a function of the tokens alone."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -57,13 +57,13 @@ def trained(toy: type[nn.Module], match: str = "blocks.1|head", passes: str = PE
 
 
 def cut(program: Program) -> Program:
-    after, _ = apply("cut-below", program)
+    after, _ = apply("cut-frozen-prefix", program)
     return after
 
 
 def test_between_the_blocks() -> None:
     """One op on the residual stream; what is below it is a program of the tokens."""
-    after, remarks = apply("cut-below", trained(MaskedBlocks))
+    after, remarks = apply("cut-frozen-prefix", trained(MaskedBlocks))
     assert_golden(
         show(after, remarks),
         """\
@@ -189,7 +189,7 @@ def test_the_parts_are_the_whole(passes: str) -> None:
     )
     assert hidden.shape == (3, 5, 4)
     assert below.inputs == ("input_ids", "attention_mask")
-    assert not below.slices
+    assert not below.trainables
     assert not {name for name in above.tensors if name in below.tensors}
 
 
@@ -236,8 +236,8 @@ def test_is_pure() -> None:
 @pytest.mark.parametrize(
     ("toy", "match", "message"),
     [
-        (OneLinear, ".", "no matrix is multiplied by before the first slice"),
-        (Blocks, "blocks.0", "no matrix is multiplied by before the first slice"),
+        (OneLinear, ".", "no matrix is multiplied by before the first trainable"),
+        (Blocks, "blocks.0", "no matrix is multiplied by before the first trainable"),
         (Skips, "blocks.1|head", "more than one value per token"),
     ],
 )
@@ -255,7 +255,7 @@ def test_probes_at_the_input_leave_nothing_below() -> None:
 
 
 def test_the_fact_is_checked() -> None:
-    """No cut, and one that has something below it that moves; without a slice there is no order."""
+    """No cut, and one that has something below it that moves; without a trainable there is no order."""
     program = trained(Blocks)
     assert CUT.check(program) == "there are 0 cuts"
     edit = Editor(program)
@@ -263,4 +263,4 @@ def test_the_fact_is_checked() -> None:
     edit.replace(logits, edit.call(logits.next, zofx.cut.default, logits))
     assert "what is below the cut reads what moves" in (CUT.check(edit.done()) or "")
     with pytest.raises(PipelineError, match="needs a program that is 'sliced'"):
-        Pipeline.parse("cut-below", PASSES).check_order()
+        Pipeline.parse("cut-frozen-prefix", PASSES).check_order()

@@ -29,7 +29,7 @@ def quantized(form: str = "int4", toy: type[OneLinear] = OneLinear) -> Program:
 
 
 def test_spells_the_matrix_out() -> None:
-    """The scales become a slice, the bias an addition."""
+    """The scales become a trainable, the bias an addition."""
     after, remarks = apply("expose-scales", quantized())
     assert_golden(
         show(after, remarks),
@@ -90,7 +90,7 @@ def test_a_probe_is_a_move_of_the_scales() -> None:
     sliced, _ = apply("expose-scales", quantized())
     perturbed, _ = apply(PERTURB, sliced)
     assert_a_probe_is_a_move(sliced, perturbed)
-    assert [spec.name for spec in perturbed.slices] == ["fc.weight.scales"]
+    assert [spec.name for spec in perturbed.trainables] == ["fc.weight.scales"]
     frozen = {s.name for s in perturbed.tensors.values() if s.role is Role.FROZEN}
     assert {"fc.weight.codes", "fc.weight.zeros", "fc.bias"} <= frozen
 

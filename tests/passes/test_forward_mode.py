@@ -44,10 +44,10 @@ QUANTIZED = "mistral"
 
 
 def training(program: Program, *names: str) -> Program:
-    """These tensors as slices, whole."""
+    """These tensors as trainables, whole."""
     edit = Editor(program)
     for name in names:
-        spec = replace(program.tensors[name], role=Role.SLICE)
+        spec = replace(program.tensors[name], role=Role.TRAINABLE)
         edit.replace_data(spec, program.data[name])
     return edit.done(facts=program.facts | {"sliced"})
 
@@ -89,7 +89,7 @@ class Subject:
 
     @cached_property
     def z(self) -> dict[str, Tensor]:
-        """Directions of the slices."""
+        """Directions of the trainables."""
         return directions(self.after, self.inputs)
 
     @cached_property
@@ -161,21 +161,21 @@ def test_onnx_runtime_computes_the_same(subject: Subject, tmp_path: Path) -> Non
 
 
 def sparse(toy: Toy, **places: list[int]) -> Program:
-    """A toy whose slices are read through perturbations."""
+    """A toy whose trainables are read through perturbations."""
     text = "split-sparse, insert-perturbation{noise=rademacher}"
     after, _ = apply(text, selected(captured(toy), **places))
     return after
 
 
 def whole(toy: Toy, *names: str) -> Program:
-    """The same, with slices that train whole."""
+    """The same, with trainables that train whole."""
     before = training(captured(toy), *names)
     after, _ = apply("insert-perturbation{noise=rademacher}", before)
     return after
 
 
 def test_a_tangent_follows_every_value() -> None:
-    """A sparse slice: the embedding has none, the product with x does not need one of x."""
+    """A sparse trainable: the embedding has none, the product with x does not need one of x."""
     before = sparse(OneLinear(), fc_weight=[1, 6, 27])
     after, remarks = apply("forward-mode", before)
     assert_golden(
@@ -230,7 +230,7 @@ body
   %33 = aten.cat([%32, %31])   : f32[P + 1, N, C]
   return %33
 remarks
-  applied  slices   5 values have tangents
+  applied  trainables   5 values have tangents
 """,
     )
 
@@ -291,7 +291,7 @@ body
   %35 = aten.cat([%34, %33])   : f32[P + 1, N, C]
   return %35
 remarks
-  applied  slices   4 values have tangents
+  applied  trainables   4 values have tangents
 """,
     )
 
@@ -342,7 +342,7 @@ class Cut(TwoLinears):
             Biased,
             ["aten.scaled_dot_product_attention.default: no rule for a tangent of its attn_mask"],
         ),
-        (Cut, ["no slice reaches the result"]),
+        (Cut, ["no trainable reaches the result"]),
     ],
 )
 def test_refuses_what_it_cannot_differentiate(toy: type[Toy], reasons: list[str]) -> None:
@@ -355,7 +355,7 @@ def test_refuses_what_it_cannot_differentiate(toy: type[Toy], reasons: list[str]
 
 
 def test_needs_perturbations() -> None:
-    """They say where the slices are, and along what."""
+    """They say where the trainables are, and along what."""
     with pytest.raises(PipelineError) as caught:
         apply("forward-mode", captured(OneLinear()))
     assert str(caught.value) == (

@@ -94,7 +94,7 @@ def test_nobody_chooses_what_is_fixed(choose: str) -> None:
     """Whole, thin, sparse or beside it: what trains comes from above."""
     wide = with_scores(canonical(Blocks), *(n for n in BELOW | ABOVE if n.endswith("weight")))
     after, _ = apply(f"freeze-layers, {choose}", wide)
-    assert {spec.origin or spec.name for spec in after.slices} == CHOICES[choose]
+    assert {spec.origin or spec.name for spec in after.trainables} == CHOICES[choose]
 
 
 @pytest.mark.parametrize("rank", ["select-sensitive{fraction=0.5}", "insert-lora{match=.}"])

@@ -56,15 +56,15 @@ body
   %21 = zofx.score_targets(%20, targets)   : f32[N, C]
   return %21
 remarks
-  applied  slices   4 of 8 tensors, 55 weights
-  applied  slices   rademacher, 4 slices
+  applied  trainables   4 of 8 tensors, 55 weights
+  applied  trainables   rademacher, 4 trainables
 """,
     )
 
 
 def test_only_the_others_move() -> None:
-    """A probe is a move of the slices that are left; without one it is the program before."""
-    before, _ = apply("first-order", dense(Blocks))
+    """A probe is a move of the trainables that are left; without one it is the program before."""
+    before, _ = apply("hybrid-first-order", dense(Blocks))
     after, _ = apply(PERTURB, before)
     assert_a_probe_is_a_move(before, after)
     assert_same_meaning(dense(Blocks), after, batch(coefficients=[0.0]))
@@ -79,4 +79,4 @@ def test_some_blocks_go_each_way(toy: type[OneLinear], layers: int) -> None:
     """None, all, or blocks where there are none: refused, with how many there are."""
     found = 2 if toy is Blocks else 0
     with pytest.raises(PipelineError, match=f"has {found} numbered blocks"):
-        apply(f"first-order{{layers={layers}}}", dense(toy))
+        apply(f"hybrid-first-order{{layers={layers}}}", dense(toy))

@@ -116,7 +116,7 @@ def test_begins_as_the_program_before(toy: type[Toy], freeze: str) -> None:
     """B is zero: the same bits, whatever A is."""
     before = canonical(toy)
     after, _ = apply(f"insert-lora{{match=. freeze={freeze}}}", before)
-    trained = {spec.name.rpartition("_")[2] for spec in after.slices}
+    trained = {spec.name.rpartition("_")[2] for spec in after.trainables}
     assert trained == ({"B"} if freeze == "A" else {"A", "B"})
     assert all(after.load(name).abs().max() > 0 for name in after.tensors if name.endswith("_A"))
     assert_same_meaning(before, after, batch())
@@ -172,7 +172,9 @@ def test_the_matrix_may_be_quantized(freeze: str) -> None:
     after, remarks = apply(text, canonical(Wide))
     quantized = [str(spec.origin) for spec in after.tensors.values() if spec.form == "int8"]
     assert set(quantized) == {"fc.weight"}
-    assert after.tensors["fc.weight.lora_A"].role is (Role.FROZEN if freeze == "A" else Role.SLICE)
+    assert after.tensors["fc.weight.lora_A"].role is (
+        Role.FROZEN if freeze == "A" else Role.TRAINABLE
+    )
     whole = [str(remark) for remark in remarks if remark.verdict == "skipped"]
     skipped = ["skipped  fc.weight.lora_A   a factor of rank 8: it stays whole"]
     assert whole == (skipped if freeze == "A" else [])

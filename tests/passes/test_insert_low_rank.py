@@ -188,7 +188,7 @@ def test_gains(gain: str, number: float) -> None:
 
 @pytest.mark.parametrize("orthonormal", ["false", "true"])
 def test_a_fixed_basis_is_the_draw_of_its_seed(orthonormal: str) -> None:
-    """What numpy draws for the slice's name, and what a refresh of that key would draw."""
+    """What numpy draws for the trainable's name, and what a refresh of that key would draw."""
     options = f"rank=3 sides=two orthonormal={orthonormal}"
     fixed, _ = apply(f"insert-low-rank{{{options} basis=fixed seed=4}}", chosen(OneLinear, "fc.w"))
     name, key = "fc.weight.slice", Key(4, 0)
@@ -215,7 +215,7 @@ def test_vectors_and_small_matrices_stay_chosen() -> None:
     assert [*after.bases] == ["embed.weight.slice"]
     assert list(map(str, remarks)) == ["applied  matrices   1 of rank 5, basis refreshed"]
     both, _ = apply("split-dense", after)
-    assert {spec.name for spec in both.slices} == {*after.chosen, *after.bases}
+    assert {spec.name for spec in both.trainables} == {*after.chosen, *after.bases}
     assert_same_meaning(before, both, batch())
 
 
@@ -243,7 +243,7 @@ def test_is_lazy_and_pure(basis: str) -> None:
     after, _ = apply(f"insert-low-rank{{basis={basis} orthonormal=true}}", lazy)
     assert show(before) == text
     roles = {spec.role for spec in after.tensors.values()}
-    assert roles == {Role.SLICE, Role.FROZEN if basis == "fixed" else Role.STATE}
+    assert roles == {Role.TRAINABLE, Role.FROZEN if basis == "fixed" else Role.STATE}
 
 
 def test_frozen_factors_are_not_quantized() -> None:

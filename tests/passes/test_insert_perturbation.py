@@ -1,4 +1,4 @@
-"""insert-perturbation: slices are read through θ + Σ c·z, and z is what numpy says it is."""
+"""insert-perturbation: trainables are read through θ + Σ c·z, and z is what numpy says it is."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ NOISES = ["gaussian", "rademacher"]
 
 @pytest.fixture(scope="module")
 def sliced() -> Program:
-    """Two slices with values that f32 has to round."""
+    """Two trainables with values that f32 has to round."""
     before = captured(TwoLinears(width=8), integers=False)
     chosen = selected(before, fc_weight=[1, 6, 27], head_weight=[0, 9, 10, 11, 50])
     after, _ = apply("split-sparse", chosen)
@@ -44,9 +44,9 @@ def z(noise: str, query: int, name: str, size: int) -> torch.Tensor:
 
 
 def moved(program: Program, noise: str, coefficient: float) -> Program:
-    """Every slice replaced by θ + c·z: f32 product, f32 sum."""
+    """Every trainable replaced by θ + c·z: f32 product, f32 sum."""
     data = dict(program.data)
-    for spec in program.slices:
+    for spec in program.trainables:
         step = torch.tensor(coefficient) * z(noise, 0, spec.name, spec.size)
         theta = program.load(spec.name) + step
         data[spec.name] = theta.clone
@@ -54,7 +54,7 @@ def moved(program: Program, noise: str, coefficient: float) -> Program:
 
 
 def test_adds_keys_coefficients_and_the_table() -> None:
-    """One direction and one perturbation per slice; the quantiles are data."""
+    """One direction and one perturbation per trainable; the quantiles are data."""
     before, _ = apply("split-sparse", selected(captured(OneLinear()), fc_weight=[1, 6, 27]))
     after, remarks = apply("insert-perturbation", before)
     assert_golden(
@@ -84,7 +84,7 @@ body
   %7 = zofx.score_targets(%6, targets)   : f32[N, C]
   return %7
 remarks
-  applied  slices   gaussian, 1 slices
+  applied  trainables   gaussian, 1 trainables
 """,
     )
     assert_same_meaning(before, after, batch(coefficients=[0.0]))
@@ -122,7 +122,7 @@ body
   %10 = zofx.score_targets(%9, targets)   : f32[N, C]
   return %10
 remarks
-  applied  slices   rademacher, 1 slices
+  applied  trainables   rademacher, 1 trainables
 """,
     )
     assert_same_meaning(before, after, batch(coefficients=[0.0]))
@@ -130,7 +130,7 @@ remarks
 
 @pytest.mark.parametrize("noise", NOISES)
 def test_a_coefficient_of_zero_is_bit_equal(sliced: Program, noise: str) -> None:
-    """Law 2, on values that round."""
+    """DirectionSpec 2, on values that round."""
     after, _ = apply(f"insert-perturbation{{noise={noise}}}", sliced)
     assert_same_meaning(sliced, after, batch(coefficients=[0.0]))
 
@@ -138,7 +138,7 @@ def test_a_coefficient_of_zero_is_bit_equal(sliced: Program, noise: str) -> None
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("coefficient", [1e-3, -0.7])
 def test_equals_moving_the_slices_by_hand(sliced: Program, noise: str, coefficient: float) -> None:
-    """Law 3: bit for bit what a driver gets that moves θ by c·z and evaluates."""
+    """DirectionSpec 3: bit for bit what a driver gets that moves θ by c·z and evaluates."""
     after, _ = apply(f"insert-perturbation{{noise={noise}}}", sliced)
     inputs = batch(coefficients=[coefficient])
     by_hand = moved(sliced, noise, coefficient)
@@ -160,7 +160,7 @@ def test_several_directions_add_up(sliced: Program) -> None:
     """θ + Σ_q c_q·z_q in f32: at most Q + 1 roundings of each term."""
     after, _ = apply("insert-perturbation", sliced)
     coefficients = [0.1, -0.3, 0.7]
-    for spec in sliced.slices:
+    for spec in sliced.trainables:
         got = perturbed_values(after, batch(coefficients=coefficients), spec.name)
         terms = [c * z("gaussian", q, spec.name, spec.size) for q, c in enumerate(coefficients)]
         theta = sliced.load(spec.name).double()
@@ -173,12 +173,12 @@ def test_several_directions_add_up(sliced: Program) -> None:
 
 
 def test_slices_get_directions_of_their_own(sliced: Program) -> None:
-    """The name decides: equal positions of two slices move differently."""
+    """The name decides: equal positions of two trainables move differently."""
     after, _ = apply("insert-perturbation", sliced)
     inputs = batch(coefficients=[1.0])
     steps = [
         perturbed_values(after, inputs, spec.name)[:3] - sliced.load(spec.name)[:3]
-        for spec in sliced.slices
+        for spec in sliced.trainables
     ]
     assert not torch.allclose(steps[0], steps[1])
 

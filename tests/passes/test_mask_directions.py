@@ -1,4 +1,4 @@
-"""mask-directions: a random part of each slice is perturbed, the same for some steps."""
+"""mask-directions: a random part of each trainable is perturbed, the same for some steps."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from zofx.ir.directions import noise_of
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.passes import PASSES
-from zofx.zo.random.direction_spec import KEEP_ALL, Law, RandomMask
+from zofx.zo.random.direction_spec import KEEP_ALL, DirectionSpec, RandomMask
 from zofx.zo.types import Key
 
 
@@ -47,7 +47,7 @@ body
   %10 = zofx.score_targets(%9, targets)   : f32[N, C]
   return %10
 remarks
-  applied  slices   2 slices, 0.25 to 0.25 of each, for 10 steps
+  applied  trainables   2 trainables, 0.25 to 0.25 of each, for 10 steps
 """,
     )
     assert_same_meaning(before, after, batch(coefficients=[0.0]))
@@ -72,21 +72,21 @@ def test_zero_where_numpy_says_so(toy: type[Toy], interval: int, noise: str) -> 
 
 
 def test_a_global_share_goes_by_magnitude() -> None:
-    """Each slice keeps, at random, the share of its weights among the largest of all."""
+    """Each trainable keeps, at random, the share of its weights among the largest of all."""
     sliced = dense(Normed, integers=False)
     after, (_, remark) = apply(f"{PERTURB}, mask-directions{{keep=0.3 scope=global}}", sliced)
-    weights = {spec.name: np.abs(sliced.load(spec.name).numpy()) for spec in sliced.slices}
+    weights = {spec.name: np.abs(sliced.load(spec.name).numpy()) for spec in sliced.trainables}
     every = np.sort(np.concatenate([w.reshape(-1) for w in weights.values()]))
     limit = every[round(0.7 * every.size)]
     shares = {name: np.mean(w >= limit) for name, w in weights.items()}
-    assert noise_of(after).laws == {
-        name: Law("rademacher", mask=RandomMask(round(share * KEEP_ALL)))
+    assert noise_of(after).specs == {
+        name: DirectionSpec("rademacher", mask=RandomMask(round(share * KEEP_ALL)))
         for name, share in shares.items()
     }
     kept = sum(share * weights[name].size for name, share in shares.items())
     assert kept == pytest.approx(every.size - round(0.7 * every.size))
     spread = f"{min(shares.values()):.3g} to {max(shares.values()):.3g}"
-    assert remark.why == f"7 slices, {spread} of each, for the run"
+    assert remark.why == f"7 trainables, {spread} of each, for the run"
     assert len(set(shares.values())) > 2
 
 
@@ -98,8 +98,8 @@ def test_keeping_all_masks_nothing(scope: str) -> None:
     assert_same_meaning(before, after, batch(coefficients=[0.5]))
 
 
-STATE = "scale-directions, select-small"
-KEYED = "take-turns{by=query}, mask-directions{keep=0.5}"
+STATE = "scale-directions, mask-large-weights"
+KEYED = "alternate-blocks{by=query}, mask-directions{keep=0.5}"
 
 
 def test_stands_next_to_the_draw() -> None:
@@ -169,7 +169,10 @@ def test_text_and_purity() -> None:
             "mask-directions{keep=0.8 interval=-1}: keep must be in (0, 1] and interval a number "
             "of steps",
         ),
-        ("mask-directions{scope=all}", "mask-directions{scope=all}: must be one of slice, global"),
+        (
+            "mask-directions{scope=all}",
+            "mask-directions{scope=all}: must be one of trainable, global",
+        ),
         (
             "mask-directions",
             "pass 0 (mask-directions) needs a program that is 'perturbed', and nothing before it "

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (lines of printed programs)
-"""select-small: weights that are small now move, the others rest."""
+"""mask-large-weights: weights that are small now move, the others rest."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from zofx.ir.directions import noise_of
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.passes import PASSES
-from zofx.zo.random.direction_spec import Law
+from zofx.zo.random.direction_spec import DirectionSpec
 from zofx.zo.types import FloatArray
 
 
@@ -26,7 +26,7 @@ def limit_by_hand(weight: FloatArray, fraction: float) -> np.float32:
 def test_masks_the_directions_of_matrices() -> None:
     """The threshold is a number of the graph, the mask is made of θ; a vector moves whole."""
     before, _ = apply(PERTURB, dense(OneLinear, "fc"))
-    after, remarks = apply("select-small{fraction=0.25}", before)
+    after, remarks = apply("mask-large-weights{fraction=0.25}", before)
     assert_golden(
         show(after, remarks),
         """\
@@ -53,7 +53,7 @@ body
   %9 = zofx.score_targets(%8, targets)   : f32[N, C]
   return %9
 remarks
-  applied  slices   1 matrices, 0.25 of each is small
+  applied  trainables   1 matrices, 0.25 of each is small
 """,
     )
     assert_same_meaning(before, after, batch(coefficients=[0.0]))
@@ -65,9 +65,9 @@ def test_that_many_weights_move(toy: type[Toy], fraction: float) -> None:
     """Of each matrix, those of the smallest magnitudes; their z is the one of before."""
     sliced = dense(toy, integers=False)
     before, _ = apply(PERTURB, sliced)
-    after, _ = apply(f"select-small{{fraction={fraction}}}", before)
+    after, _ = apply(f"mask-large-weights{{fraction={fraction}}}", before)
     plain, found = directions(before, KEY), directions(after, KEY)
-    for spec in sliced.slices:
+    for spec in sliced.trainables:
         weight = sliced.load(spec.name).numpy()
         small = np.abs(weight) <= limit_by_hand(weight, fraction)
         if weight.ndim == 1:
@@ -80,9 +80,9 @@ def test_that_many_weights_move(toy: type[Toy], fraction: float) -> None:
 
 def test_equal_magnitudes_go_together() -> None:
     """Whole numbers: all that equal the threshold move, in whatever sign."""
-    after, _ = apply(f"{PERTURB}, select-small", dense(OneLinear, "fc.w"))
+    after, _ = apply(f"{PERTURB}, mask-large-weights", dense(OneLinear, "fc.w"))
     weight = after.load("fc.weight").abs()
-    limit = noise_of(after).laws["fc.weight"].limit
+    limit = noise_of(after).specs["fc.weight"].limit
     assert limit is not None
     assert limit == limit_by_hand(weight.numpy(), 0.2)
     moved = np.count_nonzero(directions(after, KEY)["fc.weight"])
@@ -91,8 +91,8 @@ def test_equal_magnitudes_go_together() -> None:
 
 def test_the_mask_follows_the_weights() -> None:
     """One that grows over the threshold rests, one that shrinks moves; the threshold stays."""
-    after, _ = apply(f"{PERTURB}, select-small", dense(OneLinear, "fc.w", integers=False))
-    limit = noise_of(after).laws["fc.weight"].limit
+    after, _ = apply(f"{PERTURB}, mask-large-weights", dense(OneLinear, "fc.w", integers=False))
+    limit = noise_of(after).specs["fc.weight"].limit
     assert limit is not None
     other = after.load("fc.weight").flip(0, 1) * 2
     turned = after.with_(data={**after.data, "fc.weight": other.clone})
@@ -103,16 +103,16 @@ def test_the_mask_follows_the_weights() -> None:
 
 def test_the_law_has_the_limit() -> None:
     """Of matrices alone, as the float32 it is compared as."""
-    laws = noise_of(apply(f"{PERTURB}, select-small", dense(Normed))[0]).laws
-    assert laws.keys() == {"embed.weight", "fc.weight", "head.weight"}
-    for law in laws.values():
-        assert law == Law("rademacher", limit=law.limit)
-        assert law.limit == np.float32(law.limit)
+    specs = noise_of(apply(f"{PERTURB}, mask-large-weights", dense(Normed))[0]).specs
+    assert specs.keys() == {"embed.weight", "fc.weight", "head.weight"}
+    for spec in specs.values():
+        assert spec == DirectionSpec("rademacher", limit=spec.limit)
+        assert spec.limit == np.float32(spec.limit)
 
 
 def test_text_and_purity() -> None:
     """The option reads back; what was given prints as before."""
-    text = "select-small{fraction=0.3}"
+    text = "mask-large-weights{fraction=0.3}"
     assert str(Pipeline.parse(text, PASSES)) == text
     before, _ = apply(PERTURB, dense(OneLinear))
     printed = show(before)
@@ -123,12 +123,15 @@ def test_text_and_purity() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("select-small{fraction=0}", "select-small.fraction=0.0: must be in (0, 1]"),
-        ("select-small{fraction=1.5}", "select-small.fraction=1.5: must be in (0, 1]"),
-        ("select-small{fraction=few}", "select-small{fraction=few}: must be of type float"),
+        ("mask-large-weights{fraction=0}", "mask-large-weights.fraction=0.0: must be in (0, 1]"),
+        ("mask-large-weights{fraction=1.5}", "mask-large-weights.fraction=1.5: must be in (0, 1]"),
         (
-            "select-small",
-            "pass 0 (select-small) needs a program that is 'perturbed', and nothing before it makes "
+            "mask-large-weights{fraction=few}",
+            "mask-large-weights{fraction=few}: must be of type float",
+        ),
+        (
+            "mask-large-weights",
+            "pass 0 (mask-large-weights) needs a program that is 'perturbed', and nothing before it makes "
             "it so; add a pass that makes it so",
         ),
     ],

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (lines of printed programs)
-"""round-activations: products of integers within the bounds of their steps, slopes among them."""
+"""quantize-activations: products of integers within the bounds of their steps, slopes among them."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def embedded() -> Program:
 
 
 def probed(toy: Toy, **places: list[int]) -> Program:
-    """Matrices in int8-row, and P probes of slices chosen by hand."""
+    """Matrices in int8-row, and P probes of trainables chosen by hand."""
     chosen = selected(captured(toy, integers=False), **places)
     before, _ = apply(f"split-sparse, {IN_ROWS}", chosen)
     return before
@@ -93,7 +93,7 @@ def by_probe(program: Program, inputs: dict[str, Tensor]) -> Tensor:
 def test_products_above_and_below_a_slice() -> None:
     """One activation has no probes, one is read by two products, one by the head; biases stay."""
     before = probed(Gated(), fc_weight=[1, 6, 27], head_weight=[0, 9])
-    after, remarks = apply("round-activations", before)
+    after, remarks = apply("quantize-activations", before)
     assert_golden(
         show(after, remarks),
         """\
@@ -186,15 +186,15 @@ remarks
 
 
 def test_an_activation_above_the_slices_is_off_by_half_a_step() -> None:
-    """Σ |Ŵ| times the half step of its row; one probe is enough, and the slice adds what it did."""
+    """Σ |Ŵ| times the half step of its row; one probe is enough, and the trainable adds what it did."""
     before = probed(OneLinear(16), fc_weight=[1, 6, 27])
-    after, _ = apply("round-activations", before)
+    after, _ = apply("quantize-activations", before)
     inputs = batch()
     inputs["coefficients"] = torch.tensor([[0.25]])
     x = before.load("embed.weight")[inputs["input_ids"].gather(1, inputs["positions"])]
     weight, bias = frozen_rows(before), before.load("fc.bias")
     stated = half_steps(x) * weight.abs().double().sum(1)
-    whole = weight.abs() + 1  # the slice is beside it
+    whole = weight.abs() + 1  # the trainable is beside it
     assert_same_meaning(before, after, inputs, stated + 2 * summation_bound(x, whole, bias))
     error = (logits(after, inputs) - logits(before, inputs)).abs()
     assert error.max() > 0.1 * stated.max()
@@ -203,7 +203,7 @@ def test_an_activation_above_the_slices_is_off_by_half_a_step() -> None:
 @pytest.mark.parametrize("probes", [1, 2, 3])
 def test_probes_are_off_by_the_steps_of_base_and_difference(embedded: Program, probes: int) -> None:
     """ŷ_0 by that of x_0, ŷ_p − ŷ_0 by that of x_p − x_0 alone."""
-    after, _ = apply("round-activations", embedded)
+    after, _ = apply("quantize-activations", embedded)
     table = [[EPS], [-EPS], [2 * EPS]][:probes]
     inputs = batch(coefficients=table)
     x = read(embedded, inputs)
@@ -222,7 +222,7 @@ def test_differences_survive_where_rounding_each_probe_loses_them(
     embedded: Program, eps: float
 ) -> None:
     """Off by 1/254 of what the largest entry of x₊ − x₋ could make, whatever ε; the other is not."""
-    after, _ = apply("round-activations", embedded)
+    after, _ = apply("quantize-activations", embedded)
     inputs = batch(coefficients=[[eps], [-eps]])
     x = read(embedded, inputs)
     weight, bias = frozen_rows(embedded), embedded.load("fc.bias")
@@ -243,7 +243,7 @@ def test_differences_survive_where_rounding_each_probe_loses_them(
 
 def test_equal_probes_are_equal_in_every_bit(embedded: Program) -> None:
     """A difference of zeros is rounded to zeros, and adds nothing."""
-    after, _ = apply("round-activations", embedded)
+    after, _ = apply("quantize-activations", embedded)
     first, *others = run(after, batch(coefficients=[[0.5], [0.5], [0.5]]))
     assert all(torch.equal(other, first) for other in others)
 
@@ -252,7 +252,7 @@ def test_a_row_of_zeros_is_one(embedded: Program) -> None:
     """Its product is zero, and the logits are the bias."""
     zeros = torch.zeros_like(embedded.load("embed.weight")).clone
     before = embedded.with_(data={**embedded.data, "embed.weight": zeros})
-    after, _ = apply("round-activations", before)
+    after, _ = apply("quantize-activations", before)
     found = logits(after, batch(coefficients=[[0.0], [0.0]]))
     assert torch.equal(found, before.load("fc.bias").expand_as(found))
 
@@ -263,7 +263,7 @@ def test_integers_up_to_127_are_exact() -> None:
     table = before.load("embed.weight").clone()
     table[:, 0] = 127
     before = before.with_(data={**before.data, "embed.weight": table.clone})
-    after, _ = apply("round-activations", before)
+    after, _ = apply("quantize-activations", before)
     inputs = batch(coefficients=[[0.0], [0.0]])
     x, weight = table[inputs["input_ids"]], frozen_rows(before)
     bound = 2 * UNIT * (x.abs() @ weight.abs().t()).max() * weight.shape[1]
@@ -273,7 +273,7 @@ def test_integers_up_to_127_are_exact() -> None:
 def test_skips_an_input_whose_rows_are_not_first() -> None:
     """Probes in the second axis of [T, P·N, D]: that product stays as it is, with a remark."""
     before = probed(Turned(), fc_weight=[1, 6, 12])
-    after, remarks = apply("round-activations", before)
+    after, remarks = apply("quantize-activations", before)
     assert list(map(str, remarks)) == [
         "skipped  head.weight   its input has probes in another axis than its first: it stays in f32",
         "applied  linears   1 products of 1 rounded activations",
@@ -287,7 +287,7 @@ def test_leaves_the_program_it_started_from_alone(embedded: Program) -> None:
     """It prints as before, and no tensor is read or made."""
     text = show(embedded)
     unread = embedded.with_(data=dict.fromkeys(embedded.data, never))
-    after, _ = apply("round-activations", unread)
+    after, _ = apply("quantize-activations", unread)
     assert show(embedded) == text
     assert after.tensors == embedded.tensors
 
@@ -299,9 +299,9 @@ def test_needs_a_format_with_a_scale_per_row(form: str) -> None:
     text = f"split-sparse, {IN_ROWS}".replace("int8-row", form)
     before, _ = apply(text, chosen)
     with pytest.raises(UsageError) as caught:
-        apply("round-activations", before)
+        apply("quantize-activations", before)
     assert str(caught.value) == (
-        "round-activations found no matrix in int8-row, the format whose products are products of "
+        "quantize-activations found no matrix in int8-row, the format whose products are products of "
         "integers: --set quantize-frozen.format=int8-row"
     )
 
@@ -312,6 +312,6 @@ def test_needs_a_format_with_a_scale_per_row(form: str) -> None:
 )
 def test_comes_after_the_probes(before: str, fact: str) -> None:
     """A pipeline in another order is refused before anything runs."""
-    message = rf"\(round-activations\) needs a program that is '{fact}'"
+    message = rf"\(quantize-activations\) needs a program that is '{fact}'"
     with pytest.raises(PipelineError, match=message):
-        Pipeline.parse(f"{before}, round-activations", PASSES).check_order()
+        Pipeline.parse(f"{before}, quantize-activations", PASSES).check_order()

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (lines of printed programs)
-"""round-activations where a product becomes values of an attention: two terms, 254 times as near."""
+"""quantize-activations where a product becomes values of an attention: two terms, 254 times as near."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.ir.program import Program
 from zofx.passes import PASSES
-from zofx.passes.quantize_activations import RoundActivations, values_of
+from zofx.passes.quantize_activations import QuantizeActivations, values_of
 
 zofx = torch.ops.zofx
 
@@ -73,7 +73,7 @@ def activations(program: Program, inputs: dict[str, Tensor]) -> Tensor:
 
 def test_values_take_a_second_term() -> None:
     """What the first rounding left, in steps of 1/254 of the first ones: of the first probe, to which the others add."""
-    after, remarks = apply("round-activations", probed(Attends))
+    after, remarks = apply("quantize-activations", probed(Attends))
     assert_golden(
         show(after, remarks),
         """\
@@ -147,7 +147,7 @@ def test_values_are_off_by_half_a_finer_step(probes: int) -> None:
     """
     before = probed(Attends)
     (after, _), (once, _) = (
-        apply(f"round-activations{{values={terms}}}", before) for terms in (2, 1)
+        apply(f"quantize-activations{{values={terms}}}", before) for terms in (2, 1)
     )
     table = [[EPS], [-EPS], [2 * EPS]][:probes]
     inputs = batch(coefficients=table)
@@ -167,8 +167,8 @@ def test_without_probes_rows_are_those_of_probe_0() -> None:
     """Inference in the precision of an artifact: bit for bit what it scores where ε is 0."""
     plain, _ = apply("quantize-frozen{format=int8-row}", canonical(Attends, integers=False))
     said: list[object] = []
-    alone = RoundActivations().run(plain, lambda *remark: said.append(remark))
-    after, remarks = apply("round-activations", probed(Attends))
+    alone = QuantizeActivations().run(plain, lambda *remark: said.append(remark))
+    after, remarks = apply("quantize-activations", probed(Attends))
     assert said == [(one.subject, one.verdict, one.why) for one in remarks]
     inputs = batch(coefficients=[[0.0]])
     (scores,) = run(after, inputs)
@@ -180,7 +180,7 @@ def test_finds_what_is_added_up_to_values(toy: type[nn.Module], found: int) -> N
     """Through moves and sums, and not past anything else."""
     before = probed(toy)
     assert len(values_of(before.graph)) == 2 * found  # of the first probe, of the others
-    after, remarks = apply("round-activations", before)
+    after, remarks = apply("quantize-activations", before)
     left = after.graph.find_nodes(op="call_function", target=zofx.left_over.default)
     assert len(left) == found
     assert ("in two terms" in str(remarks[-1])) is bool(found)
@@ -188,11 +188,11 @@ def test_finds_what_is_added_up_to_values(toy: type[nn.Module], found: int) -> N
 
 def test_its_text_reads_back() -> None:
     """Two terms unless it says one; there is no third."""
-    for text, terms in (("round-activations", 2), ("round-activations{values=1}", 1)):
+    for text, terms in (("quantize-activations", 2), ("quantize-activations{values=1}", 1)):
         (made,) = Pipeline.parse(text, PASSES).passes
-        assert made == RoundActivations(terms)
+        assert made == QuantizeActivations(terms)
         assert str(made) == text
     with pytest.raises(UsageError, match="values of an attention has 1 or 2 terms"):
-        Pipeline.parse("round-activations{values=3}", PASSES)
-    with pytest.raises(PipelineError, match="round-activations has no option 'bits'"):
-        Pipeline.parse("round-activations{bits=4}", PASSES)
+        Pipeline.parse("quantize-activations{values=3}", PASSES)
+    with pytest.raises(PipelineError, match="quantize-activations has no option 'bits'"):
+        Pipeline.parse("quantize-activations{bits=4}", PASSES)

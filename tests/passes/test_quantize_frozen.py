@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (lines of printed programs)
-"""quantize-frozen: every format within the bound it states, and exact where a slice was cut."""
+"""quantize-frozen: every format within the bound it states, and exact where a trainable was cut."""
 
 from functools import partial
 from typing import Any
@@ -42,7 +42,7 @@ def dense() -> Program:
 
 @pytest.fixture(scope="module")
 def sliced(dense: Program) -> Program:
-    """The same with a slice of 20."""
+    """The same with a trainable of 20."""
     after, _ = apply("select-sensitive{fraction=0.0224}, split-sparse", dense)
     return after
 
@@ -66,9 +66,9 @@ def dequantized(
 
 
 def spelled_out(before: Program, after: Program, form: str) -> Program:
-    """The program before, with the weights and slices that the one after stands for."""
+    """The program before, with the weights and trainables that the one after stands for."""
     quantized = {name.removesuffix(".codes") for name in after.tensors if name.endswith(".codes")}
-    data = dict(before.data) | {s.name: after.data[s.name] for s in after.slices}
+    data = dict(before.data) | {s.name: after.data[s.name] for s in after.trainables}
     for name in quantized:
         weight = dequantized(after, form, name=name, rows=before.tensors[name].shape[0])
         data[name] = partial(torch.clone, weight)
@@ -144,7 +144,7 @@ def test_is_exact_where_a_slice_was_cut(sliced: Program, form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_slice_still_adds_what_was_cut(sliced: Program, form: str) -> None:
-    """With a slice beside it, the product stays within the error of the frozen half."""
+    """With a trainable beside it, the product stays within the error of the frozen half."""
     after, _ = apply(f"quantize-frozen{{format={form}}}", sliced)
     inputs = batch()
     x = sliced.load("embed.weight")[inputs["input_ids"].gather(1, inputs["positions"])]

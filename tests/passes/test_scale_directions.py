@@ -10,11 +10,11 @@ from tests.passes.toys import Normed, OneLinear, Tied, canonical
 from zofx.errors import PipelineError
 from zofx.ir.directions import noise_of
 from zofx.ir.printer import show
-from zofx.zo.random.direction_spec import Law
+from zofx.zo.random.direction_spec import DirectionSpec
 
 
 def test_a_scale_beside_every_slice() -> None:
-    """State of the slice's shape, one at first: the same program, bit for bit, under any probe."""
+    """State of the trainable's shape, one at first: the same program, bit for bit, under any probe."""
     before, _ = apply(PERTURB, dense(OneLinear, "fc"))
     after, remarks = apply("scale-directions", before)
     assert_golden(
@@ -46,7 +46,7 @@ body
   %10 = zofx.score_targets(%9, targets)   : f32[N, C]
   return %10
 remarks
-  applied  slices   2 slices, as much memory again
+  applied  trainables   2 trainables, as much memory again
 """,
     )
     for coefficient in (0.0, 0.25, -0.7):
@@ -61,7 +61,7 @@ def test_a_direction_is_z_times_its_scale(toy: type[OneLinear]) -> None:
     after, _ = apply("scale-directions", before)
     scales = {
         f"{spec.name}.scale": torch.rand(spec.shape, generator=torch.Generator().manual_seed(seed))
-        for seed, spec in enumerate(after.slices)
+        for seed, spec in enumerate(after.trainables)
     }
     scaled = after.with_(data={**after.data, **{n: s.clone for n, s in scales.items()}})
     plain, found = directions(before, KEY), directions(scaled, KEY)
@@ -73,8 +73,9 @@ def test_a_direction_is_z_times_its_scale(toy: type[OneLinear]) -> None:
 def test_the_law_names_the_scale() -> None:
     """The manifest says what multiplies z."""
     after, _ = apply(f"{PERTURB}, scale-directions", dense(OneLinear, "fc"))
-    assert noise_of(after).laws == {
-        name: Law("rademacher", scale=f"{name}.scale") for name in ("fc.weight", "fc.bias")
+    assert noise_of(after).specs == {
+        name: DirectionSpec("rademacher", scale=f"{name}.scale")
+        for name in ("fc.weight", "fc.bias")
     }
 
 

@@ -5,7 +5,7 @@ import pytest
 from tests.golden import apply
 from tests.passes.toys import Normed, OneLinear, Tied, canonical
 from zofx.errors import PipelineError
-from zofx.ir.facts import CHOSEN
+from zofx.ir.facts import TENSORS_SELECTED
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.ir.schema import Role
@@ -47,10 +47,10 @@ def test_a_shared_parameter_is_chosen_once() -> None:
 
 
 def test_what_the_model_computes_is_no_parameter() -> None:
-    """Neither a table nor a slice that trains already."""
+    """Neither a table nor a trainable that trains already."""
     before = canonical(Normed)
     rows = dict(before.tensors)
-    for name, changes in (("gain", {"form": "computed"}), ("fc.bias", {"role": Role.SLICE})):
+    for name, changes in (("gain", {"form": "computed"}), ("fc.bias", {"role": Role.TRAINABLE})):
         rows[name] = rows[name].__class__(**{**rows[name].__dict__, **changes})
     after, (remark,) = apply("select-parameters{match=gain|fc}", before.with_(tensors=rows))
     assert after.chosen == {"fc.weight"}
@@ -60,8 +60,8 @@ def test_what_the_model_computes_is_no_parameter() -> None:
 def test_what_is_chosen_is_there() -> None:
     """The fact names what is not."""
     program = canonical(Normed)
-    assert CHOSEN.check(program.with_(chosen=frozenset({"gain"}))) is None
-    assert CHOSEN.check(program.with_(chosen=frozenset({"gain", "lost"}))) == (
+    assert TENSORS_SELECTED.check(program.with_(chosen=frozenset({"gain"}))) is None
+    assert TENSORS_SELECTED.check(program.with_(chosen=frozenset({"gain", "lost"}))) == (
         "lost is chosen, and not there"
     )
 

@@ -1,4 +1,4 @@
-"""part-probes: the first probe and the others as values of their own, to the same bits."""
+"""split-base-probe: the first probe and the others as values of their own, to the same bits."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.ir.program import Program
 from zofx.passes import PASSES
-from zofx.passes.split_base_probe import PartProbes
+from zofx.passes.split_base_probe import SplitBaseProbe
 
 PROBES = ([[0.25]], [[0.5], [-0.5]], [[0.5], [-0.25], [0.0], [0.5]])
 
@@ -35,16 +35,16 @@ class Headed(Toy):
 
 
 def stacked(toy: type[nn.Module] = TwoLinears, **places: list[int]) -> Program:
-    """P probes of slices chosen by hand."""
+    """P probes of trainables chosen by hand."""
     chosen = selected(captured(toy()), **places)
     before, _ = apply(f"split-sparse, {PERTURB}, stack-probes", chosen)
     return before
 
 
 def test_what_reads_probes_is_done_twice() -> None:
-    """Above the slice nothing changes, and the first probe reads it without a copy."""
+    """Above the trainable nothing changes, and the first probe reads it without a copy."""
     before = stacked(fc_weight=[1, 6])
-    after, remarks = apply("part-probes", before)
+    after, remarks = apply("split-base-probe", before)
     assert_golden(
         show(after, remarks),
         """\
@@ -101,7 +101,7 @@ remarks
 def test_weights_have_parts_too(toy: type[nn.Module], match: str, table: list[list[float]]) -> None:
     """Whole tensors that train, in every place: bit for bit what it was, of one probe as well."""
     before, _ = apply(f"{PERTURB}, stack-probes", dense(toy, match))
-    after, _ = apply("part-probes", before)
+    after, _ = apply("split-base-probe", before)
     inputs = batch(coefficients=table)
     assert_same_meaning(before, after, inputs)
     assert len(run(after, inputs)) == len(table)
@@ -110,7 +110,7 @@ def test_weights_have_parts_too(toy: type[nn.Module], match: str, table: list[li
 def test_a_size_that_follows_is_written_out() -> None:
     """Of no rows, none would follow."""
     before = stacked(Headed, fc_weight=[1, 6])
-    after, _ = apply("part-probes", before)
+    after, _ = apply("split-base-probe", before)
     found = [show(program).count("-1, 2]") for program in (before, after)]
     assert found == [1, 0]
 
@@ -119,27 +119,29 @@ def test_leaves_the_program_it_started_from_alone() -> None:
     """It prints as before, and no tensor is read or made."""
     before = stacked(fc_weight=[1, 6])
     text = show(before)
-    after, _ = apply("part-probes", before.with_(data=dict.fromkeys(before.data, never)))
+    after, _ = apply("split-base-probe", before.with_(data=dict.fromkeys(before.data, never)))
     assert show(before) == text
     assert after.tensors == before.tensors
 
 
 def test_its_text_reads_back_and_it_comes_after_the_probes() -> None:
     """It has no options, and is refused where nothing is stacked."""
-    (made,) = Pipeline.parse("part-probes", PASSES).passes
-    assert (made, str(made)) == (PartProbes(), "part-probes")
-    with pytest.raises(PipelineError, match=r"\(part-probes\) needs a program that is 'stacked'"):
-        Pipeline.parse("canonicalize, part-probes", PASSES).check_order()
-    with pytest.raises(PipelineError, match="part-probes has no option 'at'"):
-        Pipeline.parse("part-probes{at=slice}", PASSES)
+    (made,) = Pipeline.parse("split-base-probe", PASSES).passes
+    assert (made, str(made)) == (SplitBaseProbe(), "split-base-probe")
+    with pytest.raises(
+        PipelineError, match=r"\(split-base-probe\) needs a program that is 'stacked'"
+    ):
+        Pipeline.parse("canonicalize, split-base-probe", PASSES).check_order()
+    with pytest.raises(PipelineError, match="split-base-probe has no option 'at'"):
+        Pipeline.parse("split-base-probe{at=trainable}", PASSES)
 
 
 def test_a_result_in_one_part_is_not_parted() -> None:
     """The fact is checked, not believed."""
     before = stacked(fc_weight=[1, 6])
-    why = PartProbes.establishes[0].check(before)
+    why = SplitBaseProbe.establishes[0].check(before)
     assert why == "the result is not put together of parts"
-    after, _ = apply("part-probes", before)
-    assert PartProbes.establishes[0].check(after) is None
-    assert PartProbes.establishes[0].check(canonical(TwoLinears)) == why
+    after, _ = apply("split-base-probe", before)
+    assert SplitBaseProbe.establishes[0].check(after) is None
+    assert SplitBaseProbe.establishes[0].check(canonical(TwoLinears)) == why
     assert torch.equal(*(run(p, batch(coefficients=PROBES[1])) for p in (before, after)))

@@ -62,7 +62,7 @@ body
   %9 = zofx.score_targets(%8, targets)   : f32[N, C]
   return %9
 remarks
-  applied  slices   7 tensors train whole
+  applied  trainables   7 tensors train whole
 """,
     )
 
@@ -114,7 +114,7 @@ def test_only_the_role_changes_where_nothing_is_added(toy: type[Toy], match: str
     """A matrix, a tied one, one used twice and a gain are read as they were."""
     before = chosen(toy, match)
     after, remarks = apply("split-dense", before)
-    assert list(map(str, remarks)) == ["applied  slices   1 tensors train whole"]
+    assert list(map(str, remarks)) == ["applied  trainables   1 tensors train whole"]
     (name,) = before.chosen
     frozen = show(before).replace("canonical, chosen", "canonical, sliced")
     printed = "\n".join(" ".join(line.split()) for line in frozen.splitlines())
@@ -134,8 +134,13 @@ def test_slices_are_f32_and_the_choice_is_used_up() -> None:
 
     lazy = before.with_(data=dict.fromkeys(before.data, never))
     after, _ = apply("split-dense", lazy)
-    assert {s.name for s in after.slices} == {"fc.weight", "fc.bias", "norm.weight", "norm.bias"}
-    assert {spec.dtype for spec in after.slices} == {torch.float32}
+    assert {s.name for s in after.trainables} == {
+        "fc.weight",
+        "fc.bias",
+        "norm.weight",
+        "norm.bias",
+    }
+    assert {spec.dtype for spec in after.trainables} == {torch.float32}
     assert not after.chosen
     assert after.tensors["gain"].role is Role.FROZEN
     assert show(before) == text

@@ -1,4 +1,4 @@
-"""split-sparse: chosen coordinates become a slice, and the sum stays what it was."""
+"""split-sparse: chosen coordinates become a trainable, and the sum stays what it was."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from zofx.ir.printer import show
 
 
 def test_cuts_a_slice_out_of_a_linear_with_bias() -> None:
-    """W keeps zeros where the slice was; the bias stays with the frozen half."""
+    """W keeps zeros where the trainable was; the bias stays with the frozen half."""
     before = selected(captured(OneLinear()), fc_weight=[1, 6, 27])
     after, remarks = apply("split-sparse", before)
     assert_golden(
@@ -51,7 +51,7 @@ remarks
 
 
 def test_slice_and_rest_make_the_weight() -> None:
-    """The slice is W at the index in f32, the rest is W with zeros there; together they are W."""
+    """The trainable is W at the index in f32, the rest is W with zeros there; together they are W."""
     before = selected(captured(OneLinear(), integers=False), fc_weight=[0, 5, 6, 27])
     after, _ = apply("split-sparse", before)
     weight, rest = before.load("fc.weight"), after.load("fc.weight")
@@ -124,7 +124,7 @@ def test_other_weights_are_not_touched() -> None:
     before = selected(captured(TwoLinears()), head_weight=[2])
     after, remarks = apply("split-sparse", before)
     assert list(map(str, remarks)) == ["applied  head.weight   slice of 1"]
-    assert [spec.name for spec in after.slices] == ["head.weight.slice"]
+    assert [spec.name for spec in after.trainables] == ["head.weight.slice"]
     assert not after.selection
     assert "selected" not in after.facts
     assert torch.equal(after.load("fc.weight"), before.load("fc.weight"))

@@ -86,7 +86,7 @@ body
   %12 = zofx.split_probes(%11, coefficients)   : f32[P, N, C]
   return %12
 remarks
-  applied  slices   4 values replicated on the way
+  applied  trainables   4 values replicated on the way
 """,
     )
     assert_equals_single_probes(before, after)
@@ -129,7 +129,7 @@ body
   %14 = zofx.split_probes(%13, coefficients)   : f32[P, N, C]
   return %14
 remarks
-  applied  slices   4 values replicated on the way
+  applied  trainables   4 values replicated on the way
 """,
     )
     assert_equals_single_probes(before, after)
@@ -176,7 +176,7 @@ remarks
 
 
 def test_sizes_that_count_rows_grow_with_them() -> None:
-    """Views by N and N·T below a slice, and a mask with rows of its own."""
+    """Views by N and N·T below a trainable, and a mask with rows of its own."""
     before = perturbed(WithSizes(), fc_weight=[1, 6, 12], head_weight=[0, 9])
     after, _ = apply("stack-probes", before)
     assert_equals_single_probes(before, after)
@@ -185,7 +185,7 @@ def test_sizes_that_count_rows_grow_with_them() -> None:
 
 @pytest.mark.parametrize(("toy", "op"), [(ReversedRows, "index"), (TokensFirst, "transpose")])
 def test_falls_back_to_the_input(toy: type[Toy], op: str) -> None:
-    """Rows addressed by number, or not on the first axis, below a slice: copies at the input."""
+    """Rows addressed by number, or not on the first axis, below a trainable: copies at the input."""
     before = perturbed(toy(), fc_weight=[1, 6, 12])
     after, (remark,) = apply("stack-probes", before)
     assert remark.subject == "input"
@@ -230,14 +230,14 @@ body
   %16 = zofx.split_probes(%15, coefficients)   : f32[P, N, C]
   return %16
 remarks
-  applied  slices   3 values replicated on the way
+  applied  trainables   3 values replicated on the way
 """,
     )
     assert_equals_single_probes(before, after)
 
 
 def test_weights_made_of_weights() -> None:
-    """The product of two slices is made once per probe, on axes that meet; its reader has rows."""
+    """The product of two trainables is made once per probe, on axes that meet; its reader has rows."""
     before, _ = apply(PERTURB, dense(Rescaled, "fc.w|scale"))
     after, remarks = apply("stack-probes", before)
     assert_golden(
@@ -270,7 +270,7 @@ body
   %13 = zofx.split_probes(%12, coefficients)   : f32[P, N, C]
   return %13
 remarks
-  applied  slices   3 values replicated on the way
+  applied  trainables   3 values replicated on the way
 """,
     )
     assert_equals_single_probes(before, after)
@@ -316,7 +316,7 @@ body
   %18 = zofx.split_probes(%17, coefficients)   : f32[P, N, C]
   return %18
 remarks
-  applied  slices   3 values replicated on the way
+  applied  trainables   3 values replicated on the way
 """,
     )
     assert_equals_single_probes(before, after)
@@ -355,12 +355,12 @@ def test_low_rank_slices_at_either_place(options: str, at: str) -> None:
     ("toy", "weight"), [(SharedByRows, "fc_weight"), (TokensFirst, "head_weight")]
 )
 def test_refuses_a_product_that_rows_do_not_lead(toy: type[Toy], weight: str, at: str) -> None:
-    """Position embeddings [T, D], or [T, N, D]: P slices times these are no P·N rows."""
+    """Position embeddings [T, D], or [T, N, D]: P trainables times these are no P·N rows."""
     before = perturbed(toy(), **{weight: [1, 6, 12]})
     with pytest.raises(UnsupportedError) as caught:
         apply(f"stack-probes{{at={at}}}", before)
     assert str(caught.value) == (
-        "these slices cannot be evaluated under several probes at once\n"
+        "these trainables cannot be evaluated under several probes at once\n"
         "  - zofx.sparse_linear.default reads a value whose first axis is not its rows"
     )
 
@@ -372,7 +372,7 @@ def test_refuses_a_lookup_that_rows_do_not_lead(at: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
         apply(f"stack-probes{{at={at}}}", before)
     assert str(caught.value) == (
-        "these slices cannot be evaluated under several probes at once\n"
+        "these trainables cannot be evaluated under several probes at once\n"
         "  - aten.embedding.default reads a value whose first axis is not its rows"
     )
 
@@ -380,7 +380,10 @@ def test_refuses_a_lookup_that_rows_do_not_lead(at: str) -> None:
 def test_refuses_a_bias_in_the_product() -> None:
     """A program that skipped split-dense: the op for probes has no place for a bias."""
     sliced = canonical(OneLinear)
-    rows = {**sliced.tensors, "fc.weight": replace(sliced.tensors["fc.weight"], role=Role.SLICE)}
+    rows = {
+        **sliced.tensors,
+        "fc.weight": replace(sliced.tensors["fc.weight"], role=Role.TRAINABLE),
+    }
     facts = sliced.facts | {"sliced"}
     before, _ = apply(PERTURB, sliced.with_(tensors=rows, facts=facts))
     with pytest.raises(UnsupportedError, match="has a bias; split-dense adds it apart"):
@@ -402,7 +405,7 @@ def test_refuses_an_op_that_knows_no_probes() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stack-probes{at=head}", "stack-probes{at=head}: must be one of slice, input"),
+        ("stack-probes{at=head}", "stack-probes{at=head}: must be one of trainable, input"),
         (
             "stack-probes, insert-perturbation",
             "pass 0 (stack-probes) needs a program that is 'perturbed', and nothing before it makes "

@@ -239,7 +239,7 @@ class MixedLogits(Toy):
 
 
 class ReversedRows(TwoLinears):
-    """Rows addressed by number below a slice, and put back."""
+    """Rows addressed by number below a trainable, and put back."""
 
     def logits(self, x: Tensor) -> Any:
         back = torch.arange(x.shape[0] - 1, -1, -1)
@@ -247,7 +247,7 @@ class ReversedRows(TwoLinears):
 
 
 class TokensFirst(TwoLinears):
-    """Activations as [T, N, D] between the layer and the head, joined with untouched ones."""
+    """ActivationCache as [T, N, D] between the layer and the head, joined with untouched ones."""
 
     def logits(self, x: Tensor) -> Any:
         joined = self.fc(x).transpose(0, 1) + x.transpose(0, 1)
@@ -266,7 +266,7 @@ class SharedByRows(TwoLinears):
 
 
 class WithSizes(TwoLinears):
-    """Sizes that count rows below a slice, and a mask with rows of its own."""
+    """Sizes that count rows below a trainable, and a mask with rows of its own."""
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         n, t = input_ids.shape

@@ -103,7 +103,7 @@ def test_a_generation_task_has_no_accuracy(session: Session, model: Model, tmp_p
 
 def test_a_loss_that_is_not_finite_is_an_error(session: Session, workload: Workload) -> None:
     """Destroyed weights are told, with the step, instead of being judged."""
-    session.write({name: np.full(s, np.nan, np.float32) for name, s in session.slices.items()})
+    session.write({name: np.full(s, np.nan, np.float32) for name, s in session.trainables.items()})
     with pytest.raises(DivergenceError, match="after step 7 is nan") as caught:
         evaluate(
             session, workload.encoder, workload.task, workload.examples("dev"),

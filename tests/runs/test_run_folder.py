@@ -122,7 +122,7 @@ def test_the_theta_of_every_step_is_the_replay_of_the_journal(
 ) -> None:
     """Step 0 is the artifact's; best and last are what a replay without snapshots gives."""
     step, theta = run.theta(artifact, manifest, 0)
-    initial = load_file(artifact / "slices.safetensors")
+    initial = load_file(artifact / "trainables.safetensors")
     assert step == 0
     for name, values in theta.items():
         np.testing.assert_array_equal(values, initial[name])

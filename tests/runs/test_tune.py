@@ -225,7 +225,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"lr": float("nan")}}, "must be positive"),
     ({"settings": {"eps": 0.0}}, "eps"),
     (
-        {"settings": {"estimator": "slopes"}},
+        {"settings": {"estimator": "forward-gradient"}},
         "--estimator slopes: this artifact was compiled for probes, not forward mode; leave",
     ),
     ({"train": 0}, "draw some with --train N"),
@@ -278,7 +278,7 @@ def test_divergence_leaves_the_journal_and_says_the_way_back(
 def test_the_preflight_measures_and_refuses_losses_that_are_not_finite(
     artifact: Path, mood: Path
 ) -> None:
-    """At eps 0.01 the gap is clear; at 1e30 the losses overflow, and no folder is made for that."""
+    """StepSelector eps 0.01 the gap is clear; at 1e30 the losses overflow, and no folder is made for that."""
     good = prepare(artifact, request(mood))
     assert measure(good, good.session()).verdict == "good"
     wild = prepare(artifact, request(mood, eps=1e30))

@@ -28,7 +28,7 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional
 
 from zofx.artifact import layout
-from zofx.artifact.manifest import read_slices
+from zofx.artifact.manifest import read_trainables
 from zofx.ir import quant
 from zofx.ir.graph_json import load_graph
 from zofx.ir.ops.rounding import SMALLEST
@@ -115,13 +115,13 @@ def trace(
     if not keys:
         keys, coefficients = [Key(0, 0)], np.zeros((len(coefficients), 1), np.float32)
     words = key_words(tuple(keys)).view(np.int64)
-    slices = read_slices(folder) if theta is None else theta
-    given = {**batch.named(), **slices, "keys": words, "coefficients": coefficients}
+    trainables = read_trainables(folder) if theta is None else theta
+    given = {**batch.named(), **trainables, "keys": words, "coefficients": coefficients}
     inputs = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in given.items()}
     stored = load_file(folder / layout.WEIGHTS)
     rounding = Rounding()
-    if (folder / layout.BELOW_GRAPH).is_file():
-        below = load_graph(folder / layout.BELOW_GRAPH)
+    if (folder / layout.PREFIX_GRAPH).is_file():
+        below = load_graph(folder / layout.PREFIX_GRAPH)
         inputs[HIDDEN] = run(below, {**stored, **inputs}, rounding)
     return run(load_graph(folder / layout.GRAPH), {**stored, **inputs}, rounding), rounding
 

@@ -4,7 +4,7 @@
 
 The same numbers are asked of all: bits where bits are promised (z, θ), and where engines may round
 differently (scores) the bound that `tests.runtimes.reference` derives from the program. The same
-sessions are asked for the laws in `tests/test_laws.py`.
+sessions are asked for the invariants in `tests/test_invariants.py`.
 """
 
 from dataclasses import replace
@@ -20,7 +20,7 @@ from tests.artifacts import CASES, Case, Family
 from tests.loads import KEYS, LOADS, ONE_SIDED, TWO_POINT, Load, bits
 from tests.runtimes import reference
 from zofx.artifact import layout
-from zofx.artifact.manifest import read_slices
+from zofx.artifact.manifest import read_trainables
 from zofx.errors import UnsupportedError, UsageError
 from zofx.runtimes import RUNTIMES
 from zofx.session import IGNORED, Batch, Session
@@ -38,7 +38,7 @@ def expected(folder: Path, asked: Load) -> tuple[NDArray[np.float64], NDArray[np
 
 
 def same(found: dict[str, FloatArray], wanted: dict[str, FloatArray]) -> None:
-    """Two sets of slices agree in every bit."""
+    """Two sets of trainables agree in every bit."""
     assert found.keys() == wanted.keys()
     for name, value in found.items():
         np.testing.assert_array_equal(bits(value), bits(wanted[name]), err_msg=name)
@@ -132,12 +132,14 @@ def test_the_same_question_has_the_same_answer(session: Session) -> None:
 
 
 def test_directions_are_those_of_numpy(session: Session, case: Case) -> None:
-    """Every slice under every key, also right after a forward that used the key."""
+    """Every trainable under every key, also right after a forward that used the key."""
     kind: Any = case.noise
     TWO_POINT.on(session)
     for key in KEYS:
-        wanted = {name: sample(kind, key, name, shape) for name, shape in session.slices.items()}
-        same({name: session.direction(key, name) for name in session.slices}, wanted)
+        wanted = {
+            name: sample(kind, key, name, shape) for name, shape in session.trainables.items()
+        }
+        same({name: session.direction(key, name) for name in session.trainables}, wanted)
 
 
 @pytest.mark.parametrize("before", [None, TWO_POINT], ids=["fresh", "after its forward"])
@@ -149,15 +151,15 @@ def test_moving_has_the_bits_of_the_rule(session: Session, case: Case, before: L
         rays = [Ray(before.keys[0], 0.125), Ray(before.keys[0], -1e-3)]
     else:
         rays = list(RAYS)
-    apply_rays(wanted, list(session.slices), rays, session.noise)
+    apply_rays(wanted, list(session.trainables), rays, session.noise)
     session.move(rays)
     same(session.read(), wanted)
 
 
 def test_theta_is_read_and_written_by_value(session: Session, family: Family, case: Case) -> None:
     """What `read` gives is the caller's; what `write` takes stays the caller's."""
-    start = read_slices(family.artifact(case))
-    assert session.slices == {name: value.shape for name, value in start.items()}
+    start = read_trainables(family.artifact(case))
+    assert session.trainables == {name: value.shape for name, value in start.items()}
     same(session.read(), start)
     taken = session.read()
     before = TWO_POINT.on(session)
@@ -182,7 +184,7 @@ def test_slices_of_another_artifact_are_refused(session: Session) -> None:
         {**theta, first: theta[first][:-1]},
     ]
     for values in wrong:
-        with pytest.raises(UsageError, match="not of this artifact's slices"):
+        with pytest.raises(UsageError, match="not of this artifact's trainables"):
             session.write(values)
     same(session.read(), theta)
 
@@ -203,7 +205,7 @@ def test_sessions_of_one_artifact_have_their_own_theta(family: Family, engine: s
     folder = family.artifact(CASES[0])
     first, second = (RUNTIMES[engine].load(folder, threads=1) for _ in range(2))
     first.move(RAYS)
-    same(second.read(), read_slices(folder))
+    same(second.read(), read_trainables(folder))
     first.close()
     second.close()
 

@@ -98,7 +98,7 @@ def test_an_interrupted_run_is_the_uninterrupted_one(compiled: Path, tmp_path: P
 @pytest.mark.parametrize("layers", [0, 3])
 def test_some_blocks_go_each_way(compiled: Path, tmp_path: Path, layers: int) -> None:
     """None or all of them by exact gradients is refused."""
-    options = Options(settings=[f"first-order.layers={layers}"])
+    options = Options(settings=[f"hybrid-first-order.layers={layers}"])
     checkpoint = open_checkpoint(str(compiled / "model"))
     with pytest.raises(PipelineError, match="at least one goes by each way"):
         compile_model(checkpoint, METHODS["zo-hybrid"], tmp_path / "art", options=options)

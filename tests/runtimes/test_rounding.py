@@ -30,7 +30,7 @@ from tests.artifacts import made_up_scores
 from tests.loads import KEYS, Load, batch, bits
 from tests.runtimes import reference
 from zofx.artifact import layout
-from zofx.artifact.manifest import read_manifest, read_slices
+from zofx.artifact.manifest import read_manifest, read_trainables
 from zofx.artifact.merge import merged_tensors
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
@@ -134,7 +134,7 @@ def test_codes_have_the_same_bits() -> None:
 
 
 def test_what_is_left_has_the_same_bits() -> None:
-    """At most half a step, after a second rounding 1/254 of it; a row of zeros leaves none."""
+    """StepSelector most half a step, after a second rounding 1/254 of it; a row of zeros leaves none."""
     x = normal(50, 64)
     x[0] = 0
     steps = zofx.row_scales(x)
@@ -238,7 +238,7 @@ def inputs(art: Path) -> dict[str, Tensor]:
     """What a graph is fed for `ASKED`."""
     given: Mapping[str, Any] = {
         **ASKED.batch.named(),
-        **read_slices(art),
+        **read_trainables(art),
         "keys": key_words(ASKED.keys).view(np.int64),
         "coefficients": ASKED.matrix,
     }
@@ -406,7 +406,7 @@ def test_a_run_is_replayed_and_exported(folder: Path, tmp_path: Path, engine: st
     step, replayed = run.theta(folder / "art", manifest, "last")
     assert step == 5
     assert replayed.keys() == theta.keys()
-    begun = read_slices(folder / "art")
+    begun = read_trainables(folder / "art")
     for name, value in replayed.items():
         np.testing.assert_array_equal(bits(value), bits(theta[name]))
         assert not np.array_equal(value, begun[name])

@@ -11,7 +11,7 @@ from tests.artifacts import CASES, Case, Family
 from tests.loads import bits
 from tests.test_docs import PYTHON, ROOT
 from tests.test_imports import imported_by
-from zofx.artifact.manifest import read_slices
+from zofx.artifact.manifest import read_trainables
 from zofx.runtimes import RUNTIMES
 from zofx.session import Batch, scored
 from zofx.zo.driver import Driver
@@ -26,7 +26,7 @@ from zofx.zo.rules.schedule import constant
 def test_the_lines_make_the_step_that_the_driver_makes(
     family: Family, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """θ has the same bits in every slice, and none is where it began."""
+    """θ has the same bits in every trainable, and none is where it began."""
     folder = family.artifact(case)
     (tmp_path / "art").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
@@ -37,7 +37,7 @@ def test_the_lines_make_the_step_that_the_driver_makes(
     recipe = Recipe(Spsa(names["eps"]), constant(names["lr"]))
     driver = Driver(recipe, session, names["seed"])
     driver.step(names["step"], scored(session, Batch(**names["batch"]), lambda s: -s.mean((1, 2))))
-    start = read_slices(folder)
+    start = read_trainables(folder)
     for name, value in session.read().items():
         np.testing.assert_array_equal(bits(names["theta"][name]), bits(value))
         assert (value != start[name]).any()

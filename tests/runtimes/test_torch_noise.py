@@ -10,7 +10,7 @@ from torch import Tensor
 from zofx.errors import ArtifactError, UsageError
 from zofx.runtimes import torch_noise
 from zofx.runtimes.torch_noise import philox_torch, sample_torch
-from zofx.zo.random.noise import Kind, normal_table, sample, slice_id
+from zofx.zo.random.noise import Kind, normal_table, sample, trainable_id
 from zofx.zo.random.philox import philox_blocks
 from zofx.zo.types import Key, key_words
 
@@ -71,7 +71,7 @@ def test_the_chunk_size_does_not_show(
 
 
 def test_default_chunks_join() -> None:
-    """A slice larger than the default chunk has no seam."""
+    """A trainable larger than the default chunk has no seam."""
     size = torch_noise.CHUNK + 1000
     found = sample_torch("rademacher", key_tensor(KEYS[2:]), "w", (size,), None, "cpu")
     expect(found, "rademacher", KEYS[2:], "w", (size,))
@@ -80,7 +80,7 @@ def test_default_chunks_join() -> None:
 def test_words_equal_the_numpy_model() -> None:
     """Philox itself, at block numbers and counter words that carry, on every stream."""
     blocks = np.array([0, 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 2])
-    for word, stream in ((0, 0), (slice_id("w"), 1), (2**63, 2), (2**64 - 1, 3)):
+    for word, stream in ((0, 0), (trainable_id("w"), 1), (2**63, 2), (2**64 - 1, 3)):
         found = philox_torch(torch.from_numpy(blocks), word, key_tensor(KEYS), stream)
         counters = np.zeros((len(blocks), 4), dtype=np.uint64)
         counters[:, 0], counters[:, 1], counters[:, 2] = blocks + 1, word, stream
@@ -99,7 +99,7 @@ def test_nothing_leaves_the_device(kind: Kind) -> None:
 def test_temporaries_do_not_grow(
     kind: Kind, values_per_word: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The words in memory at a time make one chunk of values, however large the slice and Q."""
+    """The words in memory at a time make one chunk of values, however large the trainable and Q."""
     made: list[int] = []
 
     def recorded(blocks: Tensor, slice_word: int, keys: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.runs.compiled_model import open_model
 from zofx.sensitivity.mask_coverage import Share, coverage, read_mask
 from zofx.sensitivity.measure import task_sensitivity
-from zofx.sensitivity.scores import About, Scores
+from zofx.sensitivity.scores import Provenance, Scores
 from zofx.tasks.encode import Encoder, encoder_for
 from zofx.tasks.objectives import OBJECTIVES, objective_for
 from zofx.tasks.selection import TaskChoice, open_task
@@ -187,7 +187,7 @@ MATRICES = {
 
 def made_up(matrices: dict[str, Tensor]) -> Scores:
     recipes = {name: (lambda value=value: value) for name, value in matrices.items()}
-    return Scores(recipes, About("model", "hash", "text", 0, 0, ""))
+    return Scores(recipes, Provenance("model", "hash", "text", 0, 0, ""))
 
 
 def at(*positions: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
@@ -252,7 +252,7 @@ def test_one_matrix_at_a_time() -> None:
 
         return read
 
-    scores = Scores({n: recipe(n) for n in MATRICES}, About("model", "hash", "text", 0, 0, ""))
+    scores = Scores({n: recipe(n) for n in MATRICES}, Provenance("model", "hash", "text", 0, 0, ""))
     coverage(scores, {"b": at(0)}, lambda done, _: events.append(f"done {done}"))
     assert events == ["a", "done 1", "b", "done 2", "c", "done 3"]
 
@@ -307,8 +307,8 @@ def test_an_artifact_without_a_sparse_mask_is_refused(
 
 
 def test_a_mask_is_read_as_it_is_stored(artifact: Path) -> None:
-    """Ascending positions of every slice, under the name of the weight it was cut from."""
+    """Ascending positions of every trainable, under the name of the weight it was cut from."""
     manifest = read_manifest(artifact)
     mask = read_mask(artifact, manifest)
-    assert {f"{name}.slice": p.shape for name, p in mask.items()} == manifest.slices
+    assert {f"{name}.slice": p.shape for name, p in mask.items()} == manifest.trainables
     assert all((np.diff(positions) > 0).all() for positions in mask.values())

@@ -135,7 +135,7 @@ def test_best_is_by_the_reward_where_one_is_given(reward: str) -> None:
 
 def test_destroyed_weights_are_told_with_the_step(session: Session, workload: Workload) -> None:
     """No text is judged that was written from what is not a number."""
-    session.write({name: np.full(s, np.nan, np.float32) for name, s in session.slices.items()})
+    session.write({name: np.full(s, np.nan, np.float32) for name, s in session.trainables.items()})
     with pytest.raises(DivergenceError, match="after step 7 is nan") as caught:
         evaluate(
             session, workload.encoder, workload.task, workload.examples("dev"),

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from zofx.runtimes.host.theta import HostSession, Slices
+from zofx.runtimes.host.theta import HostTheta, HostThetaSession
 from zofx.session import Batch
-from zofx.zo.random.direction_spec import Basis, Law, Noise
+from zofx.zo.random.direction_spec import Basis, DirectionSpec, Noise
 from zofx.zo.random.noise import Kind
 from zofx.zo.types import FloatArray, Key
 
@@ -31,7 +31,7 @@ def start(shape: tuple[int, ...]) -> FloatArray:
     return np.linspace(-1, 1, math.prod(shape), dtype=np.float32).reshape(shape)
 
 
-class Bowl(HostSession):
+class Bowl(HostThetaSession):
     """`calls` counts forwards; `probes` counts the losses that were asked for."""
 
     def __init__(self, kind: Kind = "gaussian", resolution: float = 0.0) -> None:
@@ -43,9 +43,9 @@ class Bowl(HostSession):
         self.target = {name: np.cos(3 * ramp) for name, ramp in ramps.items()}
         self.curvature = {name: np.float32(1) + np.float32(0.5) * r for name, r in ramps.items()}
 
-    def all_that_moves(self, kind: Kind) -> Slices:
+    def all_that_moves(self, kind: Kind) -> HostTheta:
         """θ where it begins, and how directions follow from keys."""
-        return Slices({n: start(shape) for n, shape in SHAPES.items()}, SHAPES, Noise(kind))
+        return HostTheta({n: start(shape) for n, shape in SHAPES.items()}, SHAPES, Noise(kind))
 
     @property
     def theta(self) -> dict[str, FloatArray]:
@@ -67,8 +67,8 @@ class Bowl(HostSession):
         return scores.astype(np.float32)
 
     def directions(self, key: Key) -> dict[str, FloatArray]:
-        """z(key) for every slice."""
-        return {name: self.direction(key, name) for name in self.slices}
+        """z(key) for every trainable."""
+        return {name: self.direction(key, name) for name in self.trainables}
 
     def slopes(self, batch: Batch, keys: Sequence[Key]) -> DoubleArray:
         """`mean_loss`, and its derivative along each direction, f64[1 + Q]; of a plain bowl."""
@@ -110,11 +110,11 @@ class Bowl(HostSession):
 class Scaled(Bowl):
     """Directions are z · scale, and the scales are state."""
 
-    def all_that_moves(self, kind: Kind) -> Slices:
+    def all_that_moves(self, kind: Kind) -> HostTheta:
         theta = {name: start(shape) for name, shape in SHAPES.items()}
         scales = {f"{name}.scale": np.ones(shape, np.float32) for name, shape in SHAPES.items()}
-        laws = {name: Law(kind, scale=f"{name}.scale") for name in SHAPES}
-        return Slices(theta | scales, SHAPES, Noise(kind, laws))
+        specs = {name: DirectionSpec(kind, scale=f"{name}.scale") for name in SHAPES}
+        return HostTheta(theta | scales, SHAPES, Noise(kind, specs))
 
 
 class LowRank(Bowl):
@@ -122,7 +122,7 @@ class LowRank(Bowl):
 
     RANK = 2
 
-    def all_that_moves(self, kind: Kind) -> Slices:
+    def all_that_moves(self, kind: Kind) -> HostTheta:
         (rows, columns), bias = SHAPES["layer.weight"], SHAPES["layer.bias"]
         thin, right = "layer.weight.slice", "layer.weight.slice.right"
         values = {
@@ -132,7 +132,7 @@ class LowRank(Bowl):
             "layer.bias": start(bias),
         }
         noise = Noise(kind, bases={thin: Basis(right, "layer.weight")})
-        return Slices(values, {thin: (rows, self.RANK), "layer.bias": bias}, noise)
+        return HostTheta(values, {thin: (rows, self.RANK), "layer.bias": bias}, noise)
 
     def weights(self, point: Mapping[str, DoubleArray]) -> Mapping[str, DoubleArray]:
         product = point["layer.weight.slice"] @ point["layer.weight.slice.right"]

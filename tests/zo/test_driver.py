@@ -10,7 +10,7 @@ from tests.zo.bowl import Bowl, LowRank, Scaled, mean_loss, rows
 from zofx.errors import ArtifactError, DivergenceError, UsageError
 from zofx.session import Batch, scored
 from zofx.zo.driver import Driver
-from zofx.zo.estimators import Curved, OnePoint, OneSided, Slopes, Spsa
+from zofx.zo.estimators import ForwardGradient, OnePoint, OneSided, Spsa, SpsaWithCurvature
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.replay import replay
 from zofx.zo.journal.writer import JournalWriter
@@ -56,7 +56,7 @@ CASES = {
         Spsa(), constant(0.01), clip(50.0), chain_tensors(decay(0.01, ["bias"]), momentum(0.5))
     ),
     "trial": Recipe(Spsa(), constant(0.05), trial=Trial()),
-    "slopes": Recipe(Slopes(queries=2), constant(0.02)),
+    "forward-gradient": Recipe(ForwardGradient(queries=2), constant(0.02)),
     "past-momentum": Recipe(Spsa(), constant(0.002), chain(clip(20.0), past_momentum(0.9, 4))),
     "past-adam": Recipe(
         Spsa(), Schedule("linear", 0.05, steps=300), tensors=past_adam(0.9, 0.99, window=4)
@@ -64,7 +64,7 @@ CASES = {
     "coordinates": Recipe(
         Spsa(queries=4), Schedule("linear", 0.03, steps=300), tensors=sign_coordinates()
     ),
-    "hizoo": Recipe(Curved(eps=0.1), constant(0.03), tensors=diagonal_hessian(0.01)),
+    "hizoo": Recipe(SpsaWithCurvature(eps=0.1), constant(0.03), tensors=diagonal_hessian(0.01)),
     "lozo": Recipe(Spsa(), constant(0.01), refresh=4),
     "lozo-momentum": Recipe(
         Spsa(),
@@ -85,12 +85,12 @@ def fresh(recipe: Recipe) -> Bowl:
     """A session with the state that a recipe needs."""
     if recipe.refresh:
         return LowRank()
-    return Scaled() if isinstance(recipe.estimator, Curved) else Bowl()
+    return Scaled() if isinstance(recipe.estimator, SpsaWithCurvature) else Bowl()
 
 
 def measure(bowl: Bowl, recipe: Recipe, step: int) -> LossFn:
     """What a step's batch says: exact slopes where the estimator asks for them."""
-    if isinstance(recipe.estimator, Slopes):
+    if isinstance(recipe.estimator, ForwardGradient):
         return lambda keys, matrix: bowl.slopes(batch(step), keys)
     return scored(bowl, batch(step), mean_loss)
 

@@ -8,7 +8,7 @@ import pytest
 from tests.zo.bowl import SHAPES, Bowl, mean_loss, rows
 from zofx.errors import UsageError
 from zofx.zo.estimate import Estimator
-from zofx.zo.estimators import Curved, OnePoint, OneSided, Slopes, Spsa
+from zofx.zo.estimators import ForwardGradient, OnePoint, OneSided, Spsa, SpsaWithCurvature
 from zofx.zo.random.noise import Kind
 from zofx.zo.types import FloatArray, Key
 
@@ -20,7 +20,7 @@ def gradient_estimate(
 ) -> dict[str, FloatArray]:
     """Σ coefficient · z of one step, materialised."""
     keys, matrix = estimator.probes(seed, step)
-    if isinstance(estimator, Slopes):
+    if isinstance(estimator, ForwardGradient):
         losses = bowl.slopes(BATCH, keys).astype(np.float32)
     else:
         losses = mean_loss(bowl.evaluate(BATCH, keys, matrix)).astype(np.float32)
@@ -50,7 +50,7 @@ def test_one_sided_probes() -> None:
 
 
 def test_spsa_estimate() -> None:
-    """Slopes over 2 ε, averaged over the queries; the loss is the mean of the probes."""
+    """ForwardGradient over 2 ε, averaged over the queries; the loss is the mean of the probes."""
     estimator = Spsa(eps=0.5, queries=2)
     losses = np.array([3, 1, 2, 6], dtype=np.float32)
     estimate = estimator.estimate(estimator.probes(0, 0).keys, losses, None)
@@ -59,7 +59,7 @@ def test_spsa_estimate() -> None:
 
 
 def test_one_sided_estimate() -> None:
-    """Slopes over ε from θ, averaged over the queries; the loss is that of θ."""
+    """ForwardGradient over ε from θ, averaged over the queries; the loss is that of θ."""
     estimator = OneSided(eps=0.5, queries=2)
     losses = np.array([3, 4, 1], dtype=np.float32)
     estimate = estimator.estimate(estimator.probes(0, 0).keys, losses, None)
@@ -68,7 +68,7 @@ def test_one_sided_estimate() -> None:
 
 
 def test_slopes_of_directions_that_do_not_overlap_are_not_averaged() -> None:
-    """Each query moves slices of its own: each slope counts whole."""
+    """Each query moves trainables of its own: each slope counts whole."""
     losses = np.array([3, 1, 2, 6], dtype=np.float32)
     whole, mean = (Spsa(0.5, queries=2, average=average) for average in (False, True))
     keys = whole.probes(0, 0).keys
@@ -78,7 +78,7 @@ def test_slopes_of_directions_that_do_not_overlap_are_not_averaged() -> None:
 
 def test_curved_probes() -> None:
     """Plus, minus, and θ itself, exactly."""
-    keys, matrix = Curved(eps=0.5).probes(seed=7, step=3)
+    keys, matrix = SpsaWithCurvature(eps=0.5).probes(seed=7, step=3)
     assert keys == (Key(7, 3),)
     np.testing.assert_array_equal(matrix, np.array([[0.5], [-0.5], [0]], np.float32))
     assert matrix.dtype == np.float32
@@ -89,7 +89,7 @@ def test_curved_is_exact_on_a_quadratic(sign: int) -> None:
     """f(θ ± εz) = f ± ε g·z + ½ ε² zᵀHz in numbers that float32 holds: g·z, and ½ |zᵀHz|."""
     g, z = np.array([1.0, -2.0, 0.5]), np.array([2.0, 1.0, -4.0])
     hessian = sign * np.array([[4.0, 1.0, 0.0], [1.0, 2.0, -1.0], [0.0, -1.0, 1.0]])
-    estimator = Curved(eps=0.25)
+    estimator = SpsaWithCurvature(eps=0.25)
     keys, matrix = estimator.probes(7, 3)
     losses = [8 + c * g @ z + c * c * z @ hessian @ z / 2 for c in matrix[:, 0].astype(float)]
     estimate = estimator.estimate(keys, np.array(losses, np.float32), None)
@@ -100,7 +100,7 @@ def test_curved_is_exact_on_a_quadratic(sign: int) -> None:
 
 def test_curved_on_a_bowl() -> None:
     """Within the rounding of three losses: 4u · max|f| / 2ε² of zᵀ diag(curvature) z / 2."""
-    bowl, estimator = Bowl(), Curved(eps=0.5)
+    bowl, estimator = Bowl(), SpsaWithCurvature(eps=0.5)
     keys, matrix = estimator.probes(1, 2)
     losses = mean_loss(bowl.evaluate(rows(1), keys, matrix)).astype(np.float32)
     z = bowl.directions(keys[0])
@@ -111,14 +111,14 @@ def test_curved_on_a_bowl() -> None:
 
 def test_slopes_probes() -> None:
     """Each direction by itself."""
-    keys, matrix = Slopes(queries=2).probes(seed=7, step=3)
+    keys, matrix = ForwardGradient(queries=2).probes(seed=7, step=3)
     assert keys == (Key(7, 3, 0), Key(7, 3, 1))
     np.testing.assert_array_equal(matrix, np.eye(2, dtype=np.float32))
 
 
 def test_slopes_estimate() -> None:
     """The slopes as they are, averaged over the queries; the loss is that of θ."""
-    estimator = Slopes(queries=2)
+    estimator = ForwardGradient(queries=2)
     losses = np.array([3, 4, -1], dtype=np.float32)
     estimate = estimator.estimate(estimator.probes(0, 0).keys, losses, None)
     assert estimate.loss == 3.0
@@ -148,7 +148,7 @@ def test_coefficients_are_rounded_once() -> None:
 
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
 @pytest.mark.parametrize(
-    "estimator", [Spsa(1e-2, queries=8), OneSided(1e-3, queries=8), Slopes(queries=8)]
+    "estimator", [Spsa(1e-2, queries=8), OneSided(1e-3, queries=8), ForwardGradient(queries=8)]
 )
 def test_averaged_estimates_are_the_gradient(kind: Kind, estimator: Estimator) -> None:
     """The mean over many steps is the true gradient, within twice its expected error."""
@@ -165,12 +165,19 @@ def test_averaged_estimates_are_the_gradient(kind: Kind, estimator: Estimator) -
 
 
 @pytest.mark.parametrize(
-    "estimator", [Spsa(queries=3), OneSided(queries=3), OnePoint(), Curved(), Slopes(queries=3)]
+    "estimator",
+    [
+        Spsa(queries=3),
+        OneSided(queries=3),
+        OnePoint(),
+        SpsaWithCurvature(),
+        ForwardGradient(queries=3),
+    ],
 )
 def test_counts_are_those_of_the_matrix(estimator: Estimator) -> None:
     """`queries`, `evaluations` and `rays` are what comes; slopes have f(θ) without a row."""
     keys, matrix = estimator.probes(1, 2)
-    points = estimator.evaluations - isinstance(estimator, Slopes)
+    points = estimator.evaluations - isinstance(estimator, ForwardGradient)
     assert matrix.shape == (points, estimator.queries)
     assert len(keys) == estimator.queries == len(set(keys))
     losses = np.ones(estimator.evaluations, np.float32)
@@ -185,9 +192,15 @@ def test_counts_are_those_of_the_matrix(estimator: Estimator) -> None:
             "Spsa(eps=0.0, queries=1, average=True): eps must be a positive number",
         ),
         (lambda: OneSided(float("nan")), "OneSided(eps=nan, queries=1): eps must be a positive "),
-        (lambda: Curved(-1.0), "Curved(eps=-1.0): eps must be a positive number"),
+        (
+            lambda: SpsaWithCurvature(-1.0),
+            "SpsaWithCurvature(eps=-1.0): eps must be a positive number",
+        ),
         (lambda: Spsa(queries=0), "Spsa(eps=0.001, queries=0, average=True): queries must be bet"),
-        (lambda: Slopes(65537), "Slopes(queries=65537): queries must be between 1 and 65536"),
+        (
+            lambda: ForwardGradient(65537),
+            "ForwardGradient(queries=65537): queries must be between 1 and 65536",
+        ),
     ],
 )
 def test_errors(make: Callable[[], Estimator], message: str) -> None:

@@ -9,7 +9,7 @@ from tests.zo.bowl import Bowl, mean_loss, rows
 from zofx.errors import UsageError
 from zofx.session import scored
 from zofx.zo.driver import Driver
-from zofx.zo.estimators import Curved, Spsa
+from zofx.zo.estimators import Spsa, SpsaWithCurvature
 from zofx.zo.journal.format import Record
 from zofx.zo.recipe import Recipe, Trial
 from zofx.zo.rules.coefficient_rules import chain, clip, past_momentum
@@ -62,7 +62,9 @@ def test_a_header_says_how_long_a_record_is() -> None:
     assert walking.layout["coefficients"].shape == (6,)
     tried = Recipe(Spsa(), constant(1.0), trial=Trial(), refresh=7).header("hash", 1)
     assert (tried.evaluations, tried.refresh) == (5, 7)
-    curved = Recipe(Curved(), constant(1.0), tensors=diagonal_hessian()).header("hash", 1)
+    curved = Recipe(SpsaWithCurvature(), constant(1.0), tensors=diagonal_hessian()).header(
+        "hash", 1
+    )
     assert (curved.queries, curved.evaluations) == (2, 3)
 
 
@@ -123,19 +125,19 @@ def test_the_text_has_every_part() -> None:
             "refresh=-1: a number of steps, or 0 for none",
         ),
         (
-            lambda: Recipe(Curved(), constant(1.0)),
-            "Curved(eps=0.001) with tensors='': the estimator `Curved` tells a curvature beside "
+            lambda: Recipe(SpsaWithCurvature(), constant(1.0)),
+            "SpsaWithCurvature(eps=0.001) with tensors='': the estimator `SpsaWithCurvature` tells a curvature beside "
             "the slope, and the rule diagonal_hessian() takes it; one does not go without the "
             "other",
         ),
         (
             lambda: Recipe(Spsa(queries=2), constant(1.0), tensors=diagonal_hessian()),
             "Spsa(eps=0.001, queries=2, average=True) with tensors='diagonal_hessian(1e-06)': the "
-            "estimator `Curved` tells a curvature beside the slope, and the rule "
+            "estimator `SpsaWithCurvature` tells a curvature beside the slope, and the rule "
             "diagonal_hessian() takes it; one does not go without the other",
         ),
         (
-            lambda: Recipe(Curved(), constant(1.0), clip(1.0), diagonal_hessian()),
+            lambda: Recipe(SpsaWithCurvature(), constant(1.0), clip(1.0), diagonal_hessian()),
             "clip(1.0) would change the curvature that diagonal_hessian() takes, as if it were a "
             "slope: drop one of them",
         ),

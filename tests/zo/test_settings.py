@@ -6,7 +6,7 @@ import pytest
 
 from zofx.compiler.methods import METHODS
 from zofx.errors import UsageError
-from zofx.zo.random.direction_spec import Law, Noise, RandomMask, Turn
+from zofx.zo.random.direction_spec import DirectionSpec, Noise, RandomMask, Turn
 from zofx.zo.settings import Settings
 
 
@@ -37,8 +37,8 @@ def test_numbers_that_cannot_train_are_refused(given: dict[str, float], named: s
 
 def turns(by: str) -> Noise:
     """Of three groups."""
-    laws = {f"w{group}": Law("gaussian", turn=Turn(group, 3, by)) for group in range(3)}  # type: ignore[arg-type]  # a parameter is a string
-    return Noise("gaussian", laws)
+    specs = {f"w{group}": DirectionSpec("gaussian", turn=Turn(group, 3, by)) for group in range(3)}  # type: ignore[arg-type]  # a parameter is a string
+    return Noise("gaussian", specs)
 
 
 def test_a_round_by_steps_holds_a_batch() -> None:
@@ -56,39 +56,41 @@ def test_a_round_by_queries_has_one_for_each_group() -> None:
     assert [settings.cursor(step) for step in range(3)] == [0, 8, 16]
 
 
-MOVING = [Law("gaussian", limit=1.0), Law("gaussian", scale="w.scale")]
+UPDATED_ROLES = [DirectionSpec("gaussian", limit=1.0), DirectionSpec("gaussian", scale="w.scale")]
 """Directions that are functions of more than their keys."""
 
 
-@pytest.mark.parametrize("law", MOVING)
-def test_without_turns_settings_fit_as_they_are(law: Law) -> None:
+@pytest.mark.parametrize("spec", UPDATED_ROLES)
+def test_without_turns_settings_fit_as_they_are(spec: DirectionSpec) -> None:
     """Whatever else the directions are: a rule on this step's rays makes no others again."""
     settings = Settings(queries=2, rays="past_momentum(0.9, 1)", tensors="past_adam(window=1)")
-    assert settings.fitted(Noise("gaussian", {"w": law})) == settings
+    assert settings.fitted(Noise("gaussian", {"w": spec})) == settings
 
 
 PAST = [{"rays": "clip(1) > past_momentum(0.9, 4)"}, {"tensors": "past_adam(0.9, 0.99)"}]
 """Rules that make the directions of past steps again."""
 
 
-@pytest.mark.parametrize("law", MOVING)
+@pytest.mark.parametrize("spec", UPDATED_ROLES)
 @pytest.mark.parametrize("rule", PAST)
-def test_past_directions_cannot_be_made_from_another_state(rule: dict[str, str], law: Law) -> None:
+def test_past_directions_cannot_be_made_from_another_state(
+    rule: dict[str, str], spec: DirectionSpec
+) -> None:
     """Refused before anything moves; the message names the rule and what remembers instead."""
     said = r"past_\w+\(0.9, .*\) makes the directions of past steps again.* momentum\(\) or adam"
     with pytest.raises(UsageError, match=said):
-        Settings(**rule).fitted(Noise("gaussian", {"v": Law("gaussian"), "w": law}))  # type: ignore[arg-type]  # strings only
+        Settings(**rule).fitted(Noise("gaussian", {"v": DirectionSpec("gaussian"), "w": spec}))  # type: ignore[arg-type]  # strings only
 
 
 @pytest.mark.parametrize("rule", PAST)
 def test_past_directions_of_keys_alone_are_what_they_were(rule: dict[str, str]) -> None:
     """Draws, random masks and turns are functions of the key."""
-    law = Law("gaussian", mask=RandomMask(1 << 15, 10), turn=Turn(0, 1, "step"))
+    spec = DirectionSpec("gaussian", mask=RandomMask(1 << 15, 10), turn=Turn(0, 1, "step"))
     settings = Settings(**rule)  # type: ignore[arg-type]  # strings only
-    assert settings.fitted(Noise("gaussian", {"w": law})) == settings
+    assert settings.fitted(Noise("gaussian", {"w": spec})) == settings
 
 
-@pytest.mark.parametrize("estimator", ["one-sided", "curved", "slopes"])
+@pytest.mark.parametrize("estimator", ["one-sided", "two-point-curvature", "forward-gradient"])
 def test_a_round_by_queries_takes_two_points(estimator: str) -> None:
     """Other estimators would average what is not one gradient, or look along one group alone."""
     with pytest.raises(UsageError, match=rf"--estimator {estimator}: this artifact moves each"):
@@ -98,7 +100,7 @@ def test_a_round_by_queries_takes_two_points(estimator: str) -> None:
 def test_curved_looks_along_one_direction() -> None:
     """More would be ignored."""
     with pytest.raises(UsageError, match="queries=4: the estimator 'curved' looks along one"):
-        Settings(estimator="curved", queries=4)
+        Settings(estimator="two-point-curvature", queries=4)
 
 
 @pytest.mark.parametrize("name", tuple(METHODS))

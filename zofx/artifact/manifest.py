@@ -2,9 +2,9 @@
 
     manifest.json        what this is: method, pipeline, tensor table, hashes, compile report
     weights.safetensors  every frozen tensor once, read by all runtimes
-    slices.safetensors   initial values of all that moves, f32
+    trainables.safetensors   initial values of all that moves, f32
     graph.json           the program for torch          graph.onnx   the same for ONNX Runtime
-    below.json           if it is cut: what is below        below.onnx   the same
+    prefix.json           if it is cut: what is below        prefix.onnx   the same
     noise.onnx           keys → directions, for engines without numpy
     program.txt          the printed program            tokenizer.json
 
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from zofx.artifact.layout import BELOW_GRAPH, FORMAT, MANIFEST, SLICES, VERSION
+from zofx.artifact.layout import FORMAT, MANIFEST, PREFIX_GRAPH, TRAINABLES, VERSION
 from zofx.artifact.safetensors_writer import read_tensors
 from zofx.errors import ArtifactError, UsageError
 from zofx.files import file_digest
@@ -34,7 +34,7 @@ class TensorRow:
 
     Attributes:
         name: stable, from the module path.
-        role: "frozen", "table", "head", "index", "slice", "exact" or "state".
+        role: "frozen", "table", "head", "index", "trainable", "exact" or "state".
         shape: its shape.
         dtype: safetensors spelling, such as "F32" or "U8".
         origin: the checkpoint tensor it was derived from, or None.
@@ -61,7 +61,7 @@ class Manifest:
         recipe: the method's defaults for `tune`: eps, lr, … as text.
         model: source, hash, architecture, positions and special tokens of the model.
         config: the transformers configuration.
-        noise: how a slice's direction follows from a key.
+        noise: how a trainable's direction follows from a key.
         tensors: the table.
         files: name → SHA-256 of every other file.
         report: what the compiler said and how long it took; not part of the identity.
@@ -84,9 +84,9 @@ class Manifest:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @property
-    def slices(self) -> dict[str, tuple[int, ...]]:
+    def trainables(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of the trainable tensors, in table order."""
-        return {row.name: row.shape for row in self.tensors if row.role == "slice"}
+        return {row.name: row.shape for row in self.tensors if row.role == "trainable"}
 
     @property
     def exact(self) -> tuple[str, ...]:
@@ -96,7 +96,7 @@ class Manifest:
     @property
     def cut(self) -> bool:
         """Whether the program is in two parts."""
-        return BELOW_GRAPH in self.files
+        return PREFIX_GRAPH in self.files
 
     def _said(self) -> dict[str, Any]:
         return {**asdict(self), "noise": self.noise.to_dict()}
@@ -177,6 +177,6 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
     return manifest
 
 
-def read_slices(folder: Path) -> dict[str, FloatArray]:
-    """Initial values of slices and state, writable."""
-    return read_tensors(folder / SLICES)
+def read_trainables(folder: Path) -> dict[str, FloatArray]:
+    """Initial values of trainables and state, writable."""
+    return read_tensors(folder / TRAINABLES)

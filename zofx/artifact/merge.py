@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from zofx.artifact import layout
-from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_slices
+from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_trainables
 from zofx.errors import UnsupportedError
 from zofx.ir import quant
 from zofx.zo.random.direction_spec import Basis, Noise
@@ -32,7 +32,7 @@ def merged_tensors(
 
     Args:
         folder: the artifact.
-        theta: slices after a run; None takes their initial values.
+        theta: trainables after a run; None takes their initial values.
 
     Yields:
         (name in the transformers model, f32 or as stored), every tensor the program reads.
@@ -42,7 +42,7 @@ def merged_tensors(
     """
     manifest = read_manifest(folder)
     _refuse_adapters(folder, manifest)
-    moved = read_slices(folder) if theta is None else theta
+    moved = read_trainables(folder) if theta is None else theta
 
     def load(name: str) -> Tensor:
         if name in moved:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zofx.cli.console import Progress, columns, say, size
-from zofx.cli.options import ModelName, teach
+from zofx.cli.options import ModelName, add_command
 from zofx.cli.sensitivity import C4
 from zofx.errors import PipelineError, UsageError
 
@@ -24,7 +24,7 @@ STAGES = "stages"
 
 def register(app: typer.Typer) -> None:
     """Add the verb of this file."""
-    teach(app, "compile", compile_)
+    add_command(app, "compile", compile_)
 
 
 class Watch:
@@ -143,7 +143,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
 ) -> None:
     """Compile a model into an artifact for any runtime.
 
-    The weights are frozen and quantized, a small trainable part is split out as slices, and
+    The weights are frozen and quantized, a small trainable part is split out as trainables, and
     perturbations are inserted. The result holds no backward pass. Peak memory stays far below the
     size of the model, unless weights are ranked on a text: that loads it once.
 
@@ -260,7 +260,7 @@ def _summary(
     verbose: bool,
 ) -> str:
     """What was made, and what to do next."""
-    trained = sum(prod(shape) for shape in manifest.slices.values())
+    trained = sum(prod(shape) for shape in manifest.trainables.values())
     total = sum(prod(stored.shape) for stored in checkpoint.tensors.values())
     files = sum((folder / name).stat().st_size for name in manifest.files)
     skipped = [(name, remark) for name, remark in remarks if remark.verdict == "skipped"]

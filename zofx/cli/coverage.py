@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zofx.cli.console import Progress, columns, say
-from zofx.cli.options import Artifact, Json, teach
+from zofx.cli.options import Artifact, Json, add_command
 
 if TYPE_CHECKING:
     from zofx.sensitivity.mask_coverage import Coverage, Share
@@ -18,7 +18,7 @@ HEADER = ("matrix", "gradient", "chosen", "covered", "best", "random")
 
 def register(app: typer.Typer) -> None:
     """Add the verb of this file."""
-    teach(app, "coverage", coverage)
+    add_command(app, "coverage", coverage)
 
 
 def coverage(

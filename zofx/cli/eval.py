@@ -16,8 +16,8 @@ from zofx.cli.options import (
     Seed,
     Threads,
     Truncate,
+    add_command,
     step_of,
-    teach,
 )
 from zofx.errors import UsageError
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
-    teach(app, "eval", evaluate)
+    add_command(app, "eval", evaluate)
 
 
 def evaluate(  # noqa: PLR0913  a verb has many options
@@ -56,7 +56,8 @@ def evaluate(  # noqa: PLR0913  a verb has many options
         str, typer.Option("--split", metavar="NAME", help="test, dev or train.")
     ] = "test",
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, metavar="N", help="At most so many examples.")
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="StepSelector most so many examples."),
     ] = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, metavar="B", help="Examples per forward.")

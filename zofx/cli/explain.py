@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from zofx.cli.console import columns
-from zofx.cli.options import Json, teach
+from zofx.cli.options import Json, add_command
 from zofx.errors import UsageError
 
 KINDS = ("methods", "passes", "runtimes", "tasks")
@@ -20,8 +20,8 @@ CLASS_NAME: Final = re.compile(r'^    name(?:: .+)? = "(.+)"$', re.MULTILINE)
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
-    teach(app, "explain", explain)
-    teach(app, "list", list_)
+    add_command(app, "explain", explain)
+    add_command(app, "list", list_)
 
 
 def list_(

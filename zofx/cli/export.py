@@ -8,8 +8,8 @@ import typer
 from zofx.cli.console import Progress, say
 from zofx.cli.options import (
     Artifact,
+    add_command,
     step_of,
-    teach,
 )
 from zofx.errors import UsageError
 
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    teach(app, "export", export)
+    add_command(app, "export", export)
 
 
 def export(
     artifact: Artifact,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The folder to make.")],
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="RUN", help="Merge this run's slices.")
+        Path | None, typer.Option("--run", metavar="RUN", help="Merge this run's trainables.")
     ] = None,
     step: Annotated[
         str, typer.Option("--step", metavar="best|last|N", help="Which θ of the run.")
@@ -41,7 +41,7 @@ def export(
 ) -> None:
     """Write a merged checkpoint that transformers loads.
 
-    The slices are added into the weights they were cut from, and what was quantized is written as
+    The trainables are added into the weights they were cut from, and what was quantized is written as
     what it stands for, so the exported model answers as the artifact does.
 
     Example:

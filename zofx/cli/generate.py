@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zofx.cli.console import Progress, say
-from zofx.cli.options import Artifact, Device, Json, Runtime, Threads, Truncate, step_of, teach
+from zofx.cli.options import (
+    Artifact,
+    Device,
+    Json,
+    Runtime,
+    Threads,
+    Truncate,
+    add_command,
+    step_of,
+)
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb of this file."""
-    teach(app, "generate", generate)
+    add_command(app, "generate", generate)
 
 
 def generate(  # noqa: PLR0913  a verb has many options

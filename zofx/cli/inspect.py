@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zofx.cli.console import columns, size
-from zofx.cli.options import Json, teach
+from zofx.cli.options import Json, add_command
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ STAGES = "stages"
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
-    teach(app, "inspect", inspect)
-    teach(app, "diff", diff)
+    add_command(app, "inspect", inspect)
+    add_command(app, "diff", diff)
 
 
 def inspect(
@@ -113,8 +113,8 @@ def _artifact(folder: Path, manifest: "Manifest") -> dict[str, Any]:
         "model": {key: manifest.model[key] for key in ("source", "architecture", "max_positions")},
         "noise": manifest.noise.to_dict(),
         "defaults": dict(manifest.recipe),
-        "slices": {name: list(shape) for name, shape in manifest.slices.items()},
-        "trained_weights": sum(prod(shape) for shape in manifest.slices.values()),
+        "trainables": {name: list(shape) for name, shape in manifest.trainables.items()},
+        "trained_weights": sum(prod(shape) for shape in manifest.trainables.values()),
         "elements": dict(tensors),
         "bytes": {name: (folder / name).stat().st_size for name in manifest.files},
         "report": dict(manifest.report),
@@ -135,7 +135,7 @@ def _artifact_text(said: dict[str, Any]) -> str:
         ("model", f"{said['model']['source']} ({said['model']['architecture']})"),
         ("positions", str(said["model"]["max_positions"])),
         ("noise", said["noise"]["kind"]),
-        ("trains", f"{said['trained_weights']:,} weights in {len(said['slices'])} slices"),
+        ("trains", f"{said['trained_weights']:,} weights in {len(said['trainables'])} trainables"),
         ("defaults", ", ".join(f"{key}={value}" for key, value in said["defaults"].items())),
         ("hash", said["hash"]),
     ]

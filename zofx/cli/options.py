@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
-    from zofx.runs.run_folder import At
+    from zofx.runs.run_folder import StepSelector
 
 
 import inspect
@@ -64,7 +64,7 @@ Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for p
 INDENTED = re.compile(r"\n+((?: {4}.*\n?)+)")
 
 
-def teach(app: typer.Typer, name: str, verb: Callable[..., None]) -> None:
+def add_command(app: typer.Typer, name: str, verb: Callable[..., None]) -> None:
     """Add a verb; its docstring is its help, where indented blocks keep their lines."""
     app.command(name, help=unwrapped(inspect.getdoc(verb) or ""))(verb)
 
@@ -74,7 +74,7 @@ def unwrapped(text: str) -> str:
     return INDENTED.sub("\n\n\b\n\\1\n", text)
 
 
-def step_of(step: str) -> "At":
+def step_of(step: str) -> "StepSelector":
     """Which θ of a run `--step` names.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zofx.cli.console import columns, say, size
-from zofx.cli.options import Json, ModelName, Threads, teach
+from zofx.cli.options import Json, ModelName, Threads, add_command
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SPREAD = "trained weights are spread evenly; real choices crowd into fewer colum
 
 def register(app: typer.Typer) -> None:
     """Add the verb of this file."""
-    teach(app, "plan", plan)
+    add_command(app, "plan", plan)
 
 
 def plan(  # noqa: PLR0913  a verb has many options
@@ -89,7 +89,7 @@ def plan(  # noqa: PLR0913  a verb has many options
     """Predict the memory and the time of a training step, part by part.
 
     No weight is read: the model is captured from its configuration, and the passes run on shapes.
-    Bytes of weights and slices are those that `zofx compile` writes. Memory is the largest resident
+    Bytes of weights and trainables are those that `zofx compile` writes. Memory is the largest resident
     set of `zofx tune`; time is a rough figure, for rows that all have T tokens.
 
     Examples:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zofx.cli.console import Progress, say, size
-from zofx.cli.options import Data, ModelName, Seed, Truncate, teach
+from zofx.cli.options import Data, ModelName, Seed, Truncate, add_command
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ C4 = "c4"
 
 def register(app: typer.Typer) -> None:
     """Add the verb of this file."""
-    teach(app, "sensitivity", sensitivity)
+    add_command(app, "sensitivity", sensitivity)
 
 
 def sensitivity(  # noqa: PLR0913  a verb has many options

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zofx.cli.console import Progress, RunProgress, interruptible, say
-from zofx.cli.options import Artifact, Data, Device, Runtime, Seed, Threads, Truncate, teach
+from zofx.cli.options import Artifact, Data, Device, Runtime, Seed, Threads, Truncate, add_command
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
     from zofx.runs.prepare import Prepared
     from zofx.runs.tune import Outcome
-    from zofx.runtimes.host.activation_cache import Activations
+    from zofx.runtimes.host.activation_cache import ActivationCache
     from zofx.session import Session
 
 INTERRUPTED = 130
@@ -22,7 +22,7 @@ NONE = "none"
 
 def register(app: typer.Typer) -> None:
     """Add the verb of this file."""
-    teach(app, "tune", tune)
+    add_command(app, "tune", tune)
 
 
 def tune(  # noqa: PLR0913  a verb has many options
@@ -96,7 +96,8 @@ def tune(  # noqa: PLR0913  a verb has many options
         int | None, typer.Option("--eval-every", min=1, metavar="N", help="Steps; a fifth of all.")
     ] = None,
     eval_size: Annotated[
-        int | None, typer.Option("--eval-size", min=0, metavar="N", help="At most so many of dev.")
+        int | None,
+        typer.Option("--eval-size", min=0, metavar="N", help="StepSelector most so many of dev."),
     ] = None,
     truncate: Truncate = False,
     preflight: Annotated[
@@ -173,8 +174,8 @@ def tune(  # noqa: PLR0913  a verb has many options
             outcome = train_(prepared, session, observers, stop, kept)
     finally:
         session.close()
-    if kept is not None and kept.trouble is not None:
-        say(f"{kept.trouble}: rows that are not there were computed every time")
+    if kept is not None and kept.disabled_reason is not None:
+        say(f"{kept.disabled_reason}: rows that are not there were computed every time")
     print(_ending(artifact, outcome))
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -190,13 +191,13 @@ def _new_folder(out: Path | None, artifact: Path, prepared: "Prepared") -> Path:
     return chosen
 
 
-def _activations(folder: str, gigabytes: float, prepared: "Prepared") -> "Activations | None":
+def _activations(folder: str, gigabytes: float, prepared: "Prepared") -> "ActivationCache | None":
     """Where what is below the cut is kept; None where nothing is."""
     if folder == NONE or not prepared.model.manifest.cut:
         return None
-    from zofx.runtimes.host.activation_cache import Activations
+    from zofx.runtimes.host.activation_cache import ActivationCache
 
-    return Activations(Path(folder), round(gigabytes * 1e9))
+    return ActivationCache(Path(folder), round(gigabytes * 1e9))
 
 
 def _announcement(prepared: "Prepared") -> str:

@@ -19,7 +19,7 @@ from zofx.compiler.write import Progress, _rows, no_progress, write_program
 from zofx.files import file_digest, new_folder
 from zofx.ir.directions import noise_of
 from zofx.ir.pipeline import After, Pass, Remark
-from zofx.ir.program import Lazy, Program
+from zofx.ir.program import Loader, Program
 from zofx.models.checkpoint import Checkpoint
 from zofx.models.soft_prompts import adapter_for
 
@@ -50,7 +50,7 @@ def compile_model(
     method: Method,
     out: Path,
     *,
-    scores: Mapping[str, Lazy] | None = None,
+    scores: Mapping[str, Loader] | None = None,
     options: Options | None = None,
     after: After = lambda *_: None,
     progress: Progress = no_progress,

@@ -49,13 +49,13 @@ PROBED = "insert-perturbation{noise=gaussian}, stack-probes, narrow-vocabulary"
 ROWS: Final = (
     Method(
         "senszoq",
-        "train the 0.1 % most sensitive weights as a sparse slice by two probes in one forward; "
+        "train the 0.1 % most sensitive weights as a sparse trainable by two probes in one forward; "
         "the rest is frozen and quantized",
         "Guo et al. 2025, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, "
         "ICLR, arXiv 2406.02913",
         "canonicalize, narrow-positions, select-sensitive{fraction=0.001 scope=global cover=0.95}, "
         "split-sparse, quantize-frozen{format=int8-row}, insert-perturbation{noise=gaussian}, "
-        "stack-probes, narrow-vocabulary, part-probes, round-activations",
+        "stack-probes, narrow-vocabulary, split-base-probe, quantize-activations",
         # Measured on SmolLM2-135M and TREC (106,168 trained weights), where 3e-4 diverges. The more
         # weights train, the less a step may move: a larger model wants a smaller rate.
         # ε is where 8-bit activations are least wrong (docs/precision.md).
@@ -104,14 +104,14 @@ ROWS: Final = (
         "Baydin et al. 2022, Gradients without Backpropagation, arXiv 2202.08587; as compared in "
         f"{BENCH}",
         f"{ALL}, insert-perturbation{{noise=gaussian}}, forward-mode",
-        Settings(estimator="slopes", lr=5e-7),
+        Settings(estimator="forward-gradient", lr=5e-7),
     ),
     Method(
         "zo-blockwise",
         "one block of parameters at a time, with a projected gradient of its own; "
-        "--set take-turns.by=query moves all at once (Jacobi)",
+        "--set alternate-blocks.by=query moves all at once (Jacobi)",
         BENCH,
-        f"{ALL}, insert-perturbation{{noise=gaussian}}, take-turns{{by=step level=layer}}, "
+        f"{ALL}, insert-perturbation{{noise=gaussian}}, alternate-blocks{{by=step level=layer}}, "
         "stack-probes, narrow-vocabulary",
         Settings(lr=1e-6),
     ),
@@ -120,14 +120,14 @@ ROWS: Final = (
         "mezo on a random part of the weights, drawn anew every so many steps",
         BENCH,
         f"{ALL}, insert-perturbation{{noise=gaussian}}, "
-        "mask-directions{keep=0.8 interval=100 scope=slice}, stack-probes, narrow-vocabulary",
+        "mask-directions{keep=0.8 interval=100 scope=trainable}, stack-probes, narrow-vocabulary",
         Settings(lr=1e-6),
     ),
     Method(
         "zo-hybrid",
         "the last blocks by backpropagation, all before them by probes; torch runtime only",
         BENCH,
-        f"{ALL}, first-order{{layers=1}}, {PROBED}",
+        f"{ALL}, hybrid-first-order{{layers=1}}, {PROBED}",
         Settings(lr=1e-6, exact_lr=1e-3),
     ),
     Method(
@@ -135,7 +135,7 @@ ROWS: Final = (
         "mezo on the weights that are small now: a mask made of θ in every forward, stored nowhere",
         "Liu et al. 2024, Sparse MeZO: Less Parameters for Better Performance in Zeroth-Order LLM "
         "Fine-Tuning, arXiv 2402.15751",
-        f"{ALL}, insert-perturbation{{noise=gaussian}}, select-small{{fraction=0.2}}, "
+        f"{ALL}, insert-perturbation{{noise=gaussian}}, mask-large-weights{{fraction=0.2}}, "
         "stack-probes, narrow-vocabulary",
         Settings(lr=2e-6),
     ),
@@ -191,7 +191,7 @@ ROWS: Final = (
         "Zeroth-Order Optimizer, ICLR, arXiv 2402.15173",
         f"{ALL}, insert-perturbation{{noise=gaussian}}, scale-directions, stack-probes, "
         "narrow-vocabulary",
-        Settings(estimator="curved", lr=1e-6, tensors="diagonal_hessian(1e-8)"),
+        Settings(estimator="two-point-curvature", lr=1e-6, tensors="diagonal_hessian(1e-8)"),
     ),
     Method(
         "fzoo",

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from zofx.compiler.methods import Method
 from zofx.errors import PipelineError
-from zofx.ir.facts import SLICED
+from zofx.ir.facts import HAS_TRAINABLES
 from zofx.ir.pipeline import Pass, Pipeline
 from zofx.models.soft_prompts import ADAPTERS
 from zofx.passes import PASSES
@@ -19,8 +19,8 @@ LORA: Final = "lora"
 INT4: Final = "int4"
 INT8: Final = "int8"
 INT8_ROW: Final = "int8-row"
-PART: Final = "part-probes"
-ROUND: Final = "round-activations"
+PART: Final = "split-base-probe"
+ROUND: Final = "quantize-activations"
 CHOOSING: Final = (
     "select-parameters", "select-sensitive", "split-dense", "split-sparse", "insert-low-rank",
     "insert-lora", "expose-scales",
@@ -80,7 +80,7 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
         pipeline = pipeline.with_option(f"{select}.fraction={options.fraction}")
     for setting in options.settings:
         pipeline = pipeline.with_option(setting)
-    pipeline.check_order([SLICED.name] if options.adapter else ())
+    pipeline.check_order([HAS_TRAINABLES.name] if options.adapter else ())
     _require_something_frozen(pipeline)
     _require_scales(pipeline)
     _require_rows(pipeline)
@@ -139,7 +139,7 @@ def _rounded(pipeline: Pipeline, form: str, quant: str | None) -> Pipeline:
 
 
 def _cut(pipeline: Pipeline, options: Options) -> Pipeline:
-    """With the first layers left as they are, and what is below the slices apart."""
+    """With the first layers left as they are, and what is below the trainables apart."""
     if options.adapter:
         raise PipelineError(
             f"--train-from-layer {options.from_layer}: a {options.adapter} stands before the text "
@@ -147,7 +147,12 @@ def _cut(pipeline: Pipeline, options: Options) -> Pipeline:
         )
     start = _first(pipeline, "canonicalize") + 1
     freeze = PASSES["freeze-layers"]()
-    passes = (*pipeline.passes[:start], freeze, *pipeline.passes[start:], PASSES["cut-below"]())
+    passes = (
+        *pipeline.passes[:start],
+        freeze,
+        *pipeline.passes[start:],
+        PASSES["cut-frozen-prefix"](),
+    )
     return Pipeline(passes).with_option(f"freeze-layers.below={options.from_layer}")
 
 
@@ -167,7 +172,7 @@ def _require_something_frozen(pipeline: Pipeline) -> None:
         raise PipelineError(
             "quantize-frozen finds nothing to quantize where every parameter trains; leave --quant "
             "and --activations out, or train less: --train lora, --train REGEX, or a method "
-            "with a sparse slice"
+            "with a sparse trainable"
         )
 
 
@@ -193,7 +198,7 @@ def _require_rows(pipeline: Pipeline) -> None:
             f"{ROUND} multiplies matrices in {INT8_ROW}, not {form}: "
             f"--set quantize-frozen.format={INT8_ROW}, or --activations none"
         )
-    if _find(pipeline, "first-order"):
+    if _find(pipeline, "hybrid-first-order"):
         raise PipelineError(
             "first-order takes exact gradients, and rounding has no derivative: "
             "--activations none, or a method of probes alone"

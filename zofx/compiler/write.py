@@ -15,7 +15,7 @@ from zofx.ir.graph_json import dump_graph
 from zofx.ir.partition import split
 from zofx.ir.printer import show
 from zofx.ir.program import Program
-from zofx.ir.schema import HIDDEN, MOVING, STILL, Role
+from zofx.ir.schema import FROZEN_ROLES, HIDDEN, UPDATED_ROLES, Role
 from zofx.models.safetensors_folder import DTYPES
 from zofx.runtimes.onnx_export.export import to_onnx
 from zofx.runtimes.onnx_export.noise_model import build_noise_model
@@ -32,19 +32,19 @@ def no_progress(what: str, done: int, total: int) -> None:
 
 def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> list[str]:
     """Write a compiled program's tensors and graphs; returns the names of the files."""
-    weights = tensor_file(program, folder / layout.WEIGHTS, *STILL)
-    slices = tensor_file(program, folder / layout.SLICES, *MOVING)
+    weights = tensor_file(program, folder / layout.WEIGHTS, *FROZEN_ROLES)
+    trainables = tensor_file(program, folder / layout.TRAINABLES, *UPDATED_ROLES)
     for done, spec in enumerate(program.tensors.values()):
         progress("weights", done, len(program.tensors))
-        target = slices if spec.role in MOVING else weights
+        target = trainables if spec.role in UPDATED_ROLES else weights
         target.write(spec.name, tensor_bytes(program, spec.name))
     progress("graphs", 0, 2)
     (folder / layout.PROGRAM).write_text(show(program))
     below, above = split(program)
-    written = [layout.WEIGHTS, layout.SLICES, layout.PROGRAM]
+    written = [layout.WEIGHTS, layout.TRAINABLES, layout.PROGRAM]
     for part, graph, model, result in (
         (above, layout.GRAPH, layout.ONNX, "logprob"),
-        (below, layout.BELOW_GRAPH, layout.BELOW_ONNX, HIDDEN),
+        (below, layout.PREFIX_GRAPH, layout.PREFIX_ONNX, HIDDEN),
     ):
         if part is not None:
             (folder / graph).write_text(dump_graph(part.graph))
@@ -52,7 +52,7 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
             written += [graph, model]
     progress("graphs", 1, 2)
     noise = noise_of(program)
-    if not any(law.mask or law.turn for law in noise.laws.values()):
+    if not any(spec.mask or spec.turn for spec in noise.specs.values()):
         onnx.save(_noise_model(program, noise, weights), folder / layout.NOISE)
         written.append(layout.NOISE)
     return written
@@ -78,8 +78,8 @@ def tensor_file(program: Program, path: Path, *roles: Role) -> TensorFile:
 def _noise_model(program: Program, noise: Noise, weights: TensorFile) -> onnx.ModelProto:
     table = next((name for name in program.tensors if name.startswith("noise.")), None)
     place = (layout.WEIGHTS, *weights.span(table)) if table else None
-    slices = {spec.name: spec.shape for spec in program.slices}
-    return build_noise_model(slices, noise.kind, table_file=place)
+    trainables = {spec.name: spec.shape for spec in program.trainables}
+    return build_noise_model(trainables, noise.kind, table_file=place)
 
 
 def _rows(program: Program) -> tuple[TensorRow, ...]:

@@ -20,7 +20,7 @@ from zofx.forecast.op_costs import F32, Shapes, ort_scratch, products, torch_scr
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.directions import DRAWS
 from zofx.ir.program import Program, placeholders
-from zofx.ir.schema import MOVING, Role
+from zofx.ir.schema import UPDATED_ROLES, Role
 
 zofx = torch.ops.zofx
 
@@ -101,7 +101,7 @@ class Footprint:
         total = 0
         for node in placeholders(self.program.graph):
             spec = self.program.tensors.get(str(node.target))
-            if spec is None or spec.role in MOVING:
+            if spec is None or spec.role in UPDATED_ROLES:
                 continue
             if spec.name.endswith(".codes") and any(
                 u.target in self.engine.expanded for u in node.users

@@ -1,10 +1,10 @@
 """What a training step will take, in memory and time, before a weight is read.
 
     memory   = what stays + the most that comes and goes
-    stays    = process + tokenizer + weights + copies of them + slices + directions + rules' state
+    stays    = process + tokenizer + weights + copies of them + trainables + directions + rules' state
     comes    = max(forward, update)
     forward  = order · peak of the graph, of the rows that share a forward   `zofx.forecast.liveness`
-    update   = θ, and temporaries of the largest slice, where a rule on tensors makes them
+    update   = θ, and temporaries of the largest trainable, where a rule on tensors makes them
     time     = 2 · multiply-adds / rates + normals / rate + bytes moved / bandwidth
 
 Sizes are exact where they are of the program: it is captured and rewritten as `compile` does it,
@@ -30,8 +30,8 @@ from zofx.forecast.op_costs import F32, Axes, Shapes
 from zofx.ir.directions import noise_of
 from zofx.ir.partition import split
 from zofx.ir.program import Program
-from zofx.ir.schema import MOVING, STILL, VOCABULARY, Role
-from zofx.runtimes.host.batching import Pace, Products, cuts, pace_on_cpu
+from zofx.ir.schema import FROZEN_ROLES, UPDATED_ROLES, VOCABULARY, Role
+from zofx.runtimes.host.batching import BatchingPolicy, Products, cpu_batching_policy, cuts
 from zofx.runtimes.host.theta import keeps
 from zofx.zo.recipe import Recipe
 from zofx.zo.rules.gradient_rules import Gradient
@@ -41,7 +41,7 @@ from zofx.zo.types import Key, Ray
 zofx = torch.ops.zofx
 
 TEMPORARIES: Final = 5
-"""Arrays of a slice that a rule on tensors makes at once, beside the slice's state: measured."""
+"""Arrays of a trainable that a rule on tensors makes at once, beside the trainable's state: measured."""
 
 TOKEN: Final = 850
 """Bytes of a tokenizer per token of its vocabulary."""
@@ -68,7 +68,7 @@ class Forecast:
 
     Attributes:
         rows: of its batch.
-        axes: of what is in work at a time: its largest forward, or that of each lane.
+        axes: of what is in work at a time: its largest forward, or that of each worker.
         stays: bytes held from step to step.
         comes: bytes held within a step, one after the other.
         step: seconds.
@@ -130,14 +130,18 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     below, above = split(program)  # what is below a cut is computed once, before the first step
     cut = below is not None
     on_cpu = runtime == "ort"
-    pace = pace_on_cpu(products_of(program.graph), cut, batch, threads) if on_cpu else Pace()
-    moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in MOVING)
-    trained = sum(spec.nbytes for spec in program.slices)
-    still = sum(spec.nbytes for spec in program.tensors.values() if spec.role in STILL)
-    prices = pace.prices(trained, still, probes)
-    groups = cuts(np.full(batch, tokens), np.ones(batch, np.int64), prices)
-    # A forward of each lane, at once: the largest come first.
-    rows = sum(end - start for start, end in groups[: pace.lanes])
+    batching = (
+        cpu_batching_policy(products_of(program.graph), cut, batch, threads)
+        if on_cpu
+        else BatchingPolicy()
+    )
+    moving = sum(spec.nbytes for spec in program.tensors.values() if spec.role in UPDATED_ROLES)
+    trained = sum(spec.nbytes for spec in program.trainables)
+    still = sum(spec.nbytes for spec in program.tensors.values() if spec.role in FROZEN_ROLES)
+    cost_model = batching.cost_model(trained, still, probes)
+    groups = cuts(np.full(batch, tokens), np.ones(batch, np.int64), cost_model)
+    # A forward of each worker, at once: the largest come first.
+    rows = sum(end - start for start, end in groups[: batching.workers])
     known = _vocabulary(program, batch * tokens, batch * scored * alternatives, alternatives > 1)
     axes = Axes(rows, tokens, scored, alternatives, probes, directions, known)
     shapes = Shapes(program, axes)
@@ -194,7 +198,7 @@ def _stays(
     yield Part("frozen weights", cost.still(Role.FROZEN, Role.INDEX), "as in weights.safetensors")
     yield Part("tables", cost.still(*VOCABULARY), f"{cost.shapes.axes.vocabulary:,} rows")
     yield Part("copies of weights", cost.copies(), "expanded to f32")
-    yield Part("slices", moving, "as in slices.safetensors")
+    yield Part("trainables", moving, "as in trainables.safetensors")
     yield Part("directions", _held_directions(cost, trained), f"z, Q = {cost.queries}")
     yield Part("state of rules", state)
 
@@ -213,17 +217,17 @@ def _state_bytes(recipe: Recipe, program: Program) -> int:
     """What a rule on tensors keeps after a step: asked of the rule, on tensors of one element."""
     if recipe.tensors is None:
         return 0
-    sizes = {s.name: s.nbytes for s in program.tensors.values() if s.role in MOVING}
+    sizes = {s.name: s.nbytes for s in program.tensors.values() if s.role in UPDATED_ROLES}
     theta = {name: np.ones(1, np.float32) for name in sizes}
-    slices = {spec.name: theta[spec.name] for spec in program.slices}
+    trainables = {spec.name: theta[spec.name] for spec in program.trainables}
     rays = (Ray(Key(0, 0), 1.0),) * recipe.estimator.rays
-    gradient = Gradient(rays, (), lambda key: slices)
+    gradient = Gradient(rays, (), lambda key: trainables)
     _, state = recipe.tensors.update(gradient, theta, recipe.tensors.init(theta))
     return sum(sizes[name] for name in _names(state))
 
 
 def _names(state: Any) -> Iterator[str]:
-    """The slices of every tensor in a state: mappings by name, however they are nested."""
+    """The trainables of every tensor in a state: mappings by name, however they are nested."""
     if isinstance(state, dict):
         yield from state
     elif isinstance(state, tuple):
@@ -240,9 +244,9 @@ def _comes(
         note += f", {cost.order:g} times the peak of the graph's order"
     yield Part("forward", cost.forward(), note)
     if recipe.tensors is not None:
-        largest = max(spec.nbytes for spec in cost.program.slices)
+        largest = max(spec.nbytes for spec in cost.program.trainables)
         within = round(largest * (TEMPORARIES + state / trained))
-        yield Part("update", moving + within, "a copy of θ; gradient, step, state of a slice")
+        yield Part("update", moving + within, "a copy of θ; gradient, step, state of a trainable")
 
 
 def _step(
@@ -251,7 +255,7 @@ def _step(
     """Seconds of a step: `work` is that of its whole batch."""
     drawn = work.queries * trained / F32
     kept = work.engine.fed and keeps(work.queries, trained)
-    weights = forwards * work.still(*STILL)
+    weights = forwards * work.still(*FROZEN_ROLES)
     floats = work.multiply_adds - work.integer
     yield Part("products", evaluations * 2 * floats / rates.flops, "of matrices of floats")
     integers = evaluations * 2 * work.integer / rates.integers

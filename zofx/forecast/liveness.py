@@ -41,7 +41,7 @@ def peak(
     scratch: Callable[[fx.Node], int],
     views: frozenset[Any],
 ) -> int:
-    """The most bytes that a forward takes beside weights, slices and inputs.
+    """The most bytes that a forward takes beside weights, trainables and inputs.
 
     Args:
         program: compiled.

@@ -2,7 +2,7 @@
 
 products    f32 [512, 1024] × [1024, 1024]      2 · 512 · 1024² operations each, by the engine
 integers    the same of u8 and i8
-normals     z of a slice of 2²⁰ elements
+normals     z of a trainable of 2²⁰ elements
 bandwidth   4 MiB copied onto others, read and written: about what ops of a forward hand on
 
 Each is that of the median run, so that a neighbour's moment does not count.

@@ -12,7 +12,7 @@ from torch import fx
 
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.program import Program, is_call
-from zofx.zo.random.direction_spec import Law, Noise, RandomMask, Turn
+from zofx.zo.random.direction_spec import DirectionSpec, Noise, RandomMask, Turn
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -36,13 +36,13 @@ def draw_of(direction: fx.Node) -> fx.Node:
 
 def noise_of(program: Program) -> Noise:
     """The artifact's description of the program's directions."""
-    found = {name: _law(node) for name, node in directions_of(program.graph)}
+    found = {name: _spec(node) for name, node in directions_of(program.graph)}
     kind = next(iter(found.values())).kind
-    laws = {name: law for name, law in found.items() if law != Law(kind)}
-    return Noise(kind, laws, program.bases)
+    specs = {name: spec for name, spec in found.items() if spec != DirectionSpec(kind)}
+    return Noise(kind, specs, program.bases)
 
 
-def _law(node: fx.Node) -> Law:
+def _spec(node: fx.Node) -> DirectionSpec:
     """Walk up from a direction to its draw."""
     said: dict[str, Any] = {}
     while not is_call(node, zofx.direction.default):
@@ -57,4 +57,4 @@ def _law(node: fx.Node) -> Law:
         elif is_call(node, aten.mul.Tensor):
             said["scale"] = str(rest[0].target)  # type: ignore[union-attr]
         node = z  # type: ignore[assignment]
-    return Law(kind=node.args[4], **said)  # type: ignore[arg-type]
+    return DirectionSpec(kind=node.args[4], **said)  # type: ignore[arg-type]

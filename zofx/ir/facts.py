@@ -13,7 +13,7 @@ from torch import fx
 
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.program import Program, is_call, output_node, shape_of
-from zofx.ir.schema import COEFFICIENTS, KEYS, STILL, TOKENS
+from zofx.ir.schema import COEFFICIENTS, FROZEN_ROLES, KEYS, TOKENS
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -82,7 +82,7 @@ def _chosen(program: Program) -> str | None:
 
 
 def _sliced(program: Program) -> str | None:
-    return None if program.slices else "the program has no slice, nothing would train"
+    return None if program.trainables else "the program has no trainable, nothing would train"
 
 
 def _quantized(program: Program) -> str | None:
@@ -97,7 +97,7 @@ def _perturbed(program: Program) -> str | None:
     if KEYS not in program.inputs or COEFFICIENTS not in program.inputs:
         return f"the program takes no {KEYS} and {COEFFICIENTS}"
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.target in {s.name for s in program.slices}:
+        if node.op == "placeholder" and node.target in {s.name for s in program.trainables}:
             known = (zofx.perturb.default, zofx.mask_small.default)
             raw = [user for user in node.users if not is_call(user, *known)]
             if raw:
@@ -126,7 +126,7 @@ def _cut(program: Program) -> str | None:
     while rest:
         below.add(node := rest.pop())
         rest += [a for a in node.all_input_nodes if a not in below]
-    still = {name for name, s in program.tensors.items() if s.role in STILL}
+    still = {name for name, s in program.tensors.items() if s.role in FROZEN_ROLES}
     moving = [n for n in below if n.op == "placeholder" and n.target not in (*TOKENS, *still)]
     return _first(moving, "what is below the cut reads what moves")
 
@@ -136,14 +136,14 @@ def _forward_mode(program: Program) -> str | None:
     if len(shape_of(result)) != 3:
         return "the result is not [1 + P, N, C]"
     perturbed = program.graph.find_nodes(op="call_function", target=zofx.perturb.default)
-    return _first(list(perturbed), "a slice is read through a perturbation")
+    return _first(list(perturbed), "a trainable is read through a perturbation")
 
 
 CANONICAL = Fact("canonical", _canonical)
 NARROWED = Fact("narrowed", _narrowed)
-SELECTED = Fact("selected", _selected)
-CHOSEN = Fact("chosen", _chosen)
-SLICED = Fact("sliced", _sliced)
+COORDINATES_SELECTED = Fact("selected", _selected)
+TENSORS_SELECTED = Fact("chosen", _chosen)
+HAS_TRAINABLES = Fact("sliced", _sliced)
 QUANTIZED = Fact("quantized", _quantized)
 PERTURBED = Fact("perturbed", _perturbed)
 STACKED = Fact("stacked", _stacked)

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from zofx.ir.schema import Role
 from zofx.zo.random.direction_spec import Basis
 
-Lazy: TypeAlias = Callable[[], Tensor]
+Loader: TypeAlias = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Program:
             passes, never of the graph.
         selection: chosen coordinates, i32[k] ascending flat positions, by weight; made by a select
             pass for a split pass.
-        bases: low-rank slice → what it stands for.
+        bases: low-rank trainable → what it stands for.
         fixed: names of the tensors that may not train.
         chosen: names of the tensors that train whole; made and used likewise.
         facts: names of the facts that hold (see `facts`).
@@ -79,8 +79,8 @@ class Program:
 
     graph: fx.Graph
     tensors: Mapping[str, TensorSpec]
-    data: Mapping[str, Lazy]
-    scores: Mapping[str, Lazy] = field(default_factory=dict)
+    data: Mapping[str, Loader]
+    scores: Mapping[str, Loader] = field(default_factory=dict)
     selection: Mapping[str, Tensor] = field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
     chosen: frozenset[str] = frozenset()
@@ -95,9 +95,9 @@ class Program:
         return tuple(name for name in names if name not in self.tensors)
 
     @property
-    def slices(self) -> tuple[TensorSpec, ...]:
+    def trainables(self) -> tuple[TensorSpec, ...]:
         """The trainable tensors, in table order."""
-        return tuple(spec for spec in self.tensors.values() if spec.role is Role.SLICE)
+        return tuple(spec for spec in self.tensors.values() if spec.role is Role.TRAINABLE)
 
     def load(self, name: str) -> Tensor:
         """Make one tensor's data now."""
@@ -136,7 +136,7 @@ def shape_of(node: fx.Node) -> tuple[Any, ...]:
     return tuple(node.meta["val"].shape)
 
 
-class Once:
+class SharedLoader:
     """Several tensors made by one computation, at the first request; dropped as each is taken.
 
     Quantizing a weight gives codes and scales together; a writer that asks for one after the other
@@ -147,7 +147,7 @@ class Once:
         self._compute = compute
         self._parts: dict[int, Tensor] = {}
 
-    def part(self, index: int) -> Lazy:
+    def part(self, index: int) -> Loader:
         """The recipe for one of them."""
 
         def take() -> Tensor:

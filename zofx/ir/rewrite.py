@@ -15,7 +15,7 @@ from torch._dynamo.source import ConstantSource
 from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 from torch.fx.node import map_arg
 
-from zofx.ir.program import Lazy, Program, TensorSpec, output_node, placeholders
+from zofx.ir.program import Loader, Program, TensorSpec, output_node, placeholders
 from zofx.ir.schema import Role
 
 AXIS_HINT = 7  # any size that torch does not specialize on (0 and 1 are)
@@ -52,7 +52,7 @@ class Editor:
         """Whether the table has this name."""
         return name in self._tensors
 
-    def add_tensor(self, spec: TensorSpec, recipe: Lazy) -> fx.Node:
+    def add_tensor(self, spec: TensorSpec, recipe: Loader) -> fx.Node:
         """A new row of the table and its placeholder."""
         if spec.name in self._tensors:
             raise AssertionError(f"the table already has a tensor '{spec.name}'")
@@ -60,7 +60,7 @@ class Editor:
         self._data[spec.name] = recipe
         return self._placeholder(spec.name, _fake(self.graph, spec.shape, spec.dtype))
 
-    def replace_data(self, spec: TensorSpec, recipe: Lazy) -> None:
+    def replace_data(self, spec: TensorSpec, recipe: Loader) -> None:
         """Give a tensor another recipe (and row), leaving the graph alone; the shape must stay."""
         self._tensors[spec.name] = spec
         self._data[spec.name] = recipe

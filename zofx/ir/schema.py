@@ -18,16 +18,16 @@ class Role(StrEnum):
     FROZEN = "frozen"  # never changes; in weights.safetensors
     TABLE = "table"  # the same, a row per token, looked up: a batch may bring those of its own
     HEAD = "head"  # the same, and multiplied by for a logit per token
-    INDEX = "index"  # where a slice's entries sit in the tensor it was cut from; frozen too
-    SLICE = "slice"  # trains; f32; initial value in slices.safetensors
+    INDEX = "index"  # where a trainable's entries sit in the tensor it was cut from; frozen too
+    TRAINABLE = "slice"  # trains; f32; initial value in trainables.safetensors
     EXACT = "exact"  # trains by exact gradients, on an engine that has them; f32; also there
-    STATE = "state"  # f32 beside a slice; changes when the driver says so; also there
+    STATE = "state"  # f32 beside a trainable; changes when the driver says so; also there
 
 
 VOCABULARY: Final = (Role.TABLE, Role.HEAD)
 """What has a row per token, as many as a batch needs."""
 
-STILL: Final = (Role.FROZEN, *VOCABULARY, Role.INDEX)
+FROZEN_ROLES: Final = (Role.FROZEN, *VOCABULARY, Role.INDEX)
 """What training leaves as it is."""
 
-MOVING: Final = (Role.SLICE, Role.EXACT, Role.STATE)
+UPDATED_ROLES: Final = (Role.TRAINABLE, Role.EXACT, Role.STATE)

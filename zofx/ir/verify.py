@@ -3,7 +3,7 @@
 well formed    defined before used; a placeholder is an input or a tensor of the table, once; every
                tensor is read and has data
 functional     no op writes to its arguments
-forward only   no autograd op (law 8)
+forward only   no autograd op (invariant 8)
 annotated      every call carries its shape; ZOFX_VERIFY=full infers them again and compares
 """
 

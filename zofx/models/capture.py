@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
-from zofx.ir.facts import SLICED
+from zofx.ir.facts import HAS_TRAINABLES
 from zofx.ir.ops import scoring
-from zofx.ir.program import Lazy, Program, TensorSpec
+from zofx.ir.program import Loader, Program, TensorSpec
 from zofx.ir.schema import INPUTS, Role
 from zofx.ir.verify import verify
 from zofx.models.safetensors_folder import StoredTensor
@@ -70,7 +70,7 @@ class Scorer(nn.Module):
 
 def capture(
     model: nn.Module,
-    loaders: Mapping[str, Lazy],
+    loaders: Mapping[str, Loader],
     *,
     causal: bool,
     adapter: Adapter | None = None,
@@ -100,7 +100,7 @@ def capture(
         traced.graph,
         _table(traced, loaders, initial),
         traced.recipes(data | dict(initial)),
-        facts=frozenset({SLICED.name}) if initial else frozenset(),
+        facts=frozenset({HAS_TRAINABLES.name}) if initial else frozenset(),
     )
     verify(program, "capture")
     return program
@@ -117,13 +117,13 @@ def _examples(mode: FakeTensorMode) -> tuple[dict[str, Tensor], tuple[dict[int, 
 
 
 def _table(
-    traced: Traced, loaders: Mapping[str, Lazy], initial: Mapping[str, Lazy]
+    traced: Traced, loaders: Mapping[str, Loader], initial: Mapping[str, Loader]
 ) -> dict[str, TensorSpec]:
     """What each tensor is: the checkpoint's, computed by the model, or of the adapter."""
     rows = {}
     for node in traced.tensors:
         name, value = str(node.target), node.meta["val"]
-        role = Role.SLICE if name in initial else Role.FROZEN
+        role = Role.TRAINABLE if name in initial else Role.FROZEN
         form = "adapter" if name in initial else "" if name in loaders else "computed"
         recipe = loaders.get(name)
         stored = recipe.dtype if isinstance(recipe, StoredTensor) else None

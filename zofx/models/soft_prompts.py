@@ -24,9 +24,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from zofx.errors import UnsupportedError, UsageError
-from zofx.ir.program import Lazy, Once
+from zofx.ir.program import Loader, SharedLoader
 from zofx.models.trace import held, run_lazily, trace
-from zofx.zo.random.noise import slice_id
+from zofx.zo.random.noise import trainable_id
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,19 @@ class Attachment(nn.Module):
 
     embedded = 0
     cached = 0
-    initial: Mapping[str, Lazy]
+    initial: Mapping[str, Loader]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
         """Arguments of the model, for i64[N, T] and i64[N, T]."""
         raise NotImplementedError
 
-    def _begin(self, recipes: Sequence[Lazy]) -> None:
+    def _begin(self, recipes: Sequence[Loader]) -> None:
         names = [name for name, _ in self.named_parameters()]
         self.initial = dict(zip(names, recipes, strict=True))
 
 
 def attach(
-    adapter: Adapter, model: nn.Module, loaders: Mapping[str, Lazy], *, causal: bool
+    adapter: Adapter, model: nn.Module, loaders: Mapping[str, Loader], *, causal: bool
 ) -> Attachment:
     """Prepare a model to be traced with an adapter; nothing of it is read yet.
 
@@ -161,7 +161,7 @@ def _obstacle(adapter: Adapter, model: nn.Module, causal: bool) -> str | None:
 
 def draw_tokens(adapter: Adapter, vocabulary: int, padding: int | None) -> Tensor:
     """The tokens an adapter begins as, i64[1, m]: any but padding, by seed alone."""
-    counter = (0, slice_id("adapter.tokens"), 0, 0)
+    counter = (0, trainable_id("adapter.tokens"), 0, 0)
     words = np.random.Philox(key=(adapter.seed, 0), counter=counter).random_raw(adapter.tokens)
     choices = [token for token in range(vocabulary) if token != padding]
     return torch.tensor([[choices[word % len(choices)] for word in words.tolist()]])
@@ -174,7 +174,7 @@ class _SoftPrompt(Attachment):
     """
 
     def __init__(
-        self, prompt: nn.Parameter, recipes: Sequence[Lazy], embeddings: nn.Module, token: int
+        self, prompt: nn.Parameter, recipes: Sequence[Loader], embeddings: nn.Module, token: int
     ) -> None:
         super().__init__()
         self.prompt = prompt
@@ -211,7 +211,7 @@ class _KeyValuePrefix(Attachment):
     """The model goes on from m tokens whose keys and values it is given."""
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], recipes: Sequence[Lazy], argument: str
+        self, parameters: Sequence[nn.Parameter], recipes: Sequence[Loader], argument: str
     ) -> None:
         super().__init__()
         self.argument = argument
@@ -293,14 +293,14 @@ class _KeysAndValues(nn.Module):
 
 
 def _computed(
-    source: nn.Module, ids: Tensor, mode: FakeTensorMode, loaders: Mapping[str, Lazy]
-) -> tuple[list[nn.Parameter], list[Lazy]]:
+    source: nn.Module, ids: Tensor, mode: FakeTensorMode, loaders: Mapping[str, Loader]
+) -> tuple[list[nn.Parameter], list[Loader]]:
     """Parameters of the shapes a model computes from some tokens, and recipes for the values."""
     with mode:
         example = torch.zeros(ids.shape, dtype=torch.long)
     traced = trace(source, {"ids": example})
     values = traced.recipes(loaders) | {"ids": held(ids)}
-    computed = Once(lambda: run_lazily(traced, values))
+    computed = SharedLoader(lambda: run_lazily(traced, values))
     parameters = []
     with mode:
         for node in traced.results:

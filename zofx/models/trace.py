@@ -21,7 +21,7 @@ from torch.export.graph_signature import InputKind, InputSpec
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from zofx.errors import CaptureError
-from zofx.ir.program import Lazy, output_node, placeholders
+from zofx.ir.program import Loader, output_node, placeholders
 from zofx.ir.rewrite import run_node
 
 Axes: TypeAlias = Mapping[int, Any]  # axis → torch.export.Dim
@@ -52,7 +52,7 @@ class Traced:
         returned: Any = output_node(self.graph).args[0]
         return returned if isinstance(returned, tuple) else (returned,)
 
-    def recipes(self, loaders: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    def recipes(self, loaders: Mapping[str, Loader]) -> dict[str, Loader]:
         """How to make each tensor, in the dtype it has in the graph.
 
         Args:
@@ -62,7 +62,7 @@ class Traced:
             CaptureError: a tensor that nothing makes.
         """
         known = {name: held(value) for name, value in self.constants.items()} | dict(loaders)
-        found: dict[str, Lazy] = {}
+        found: dict[str, Loader] = {}
         for node in self.tensors:
             name = str(node.target)
             if name not in known:
@@ -74,12 +74,12 @@ class Traced:
         return found
 
 
-def held(value: Tensor) -> Lazy:
+def held(value: Tensor) -> Loader:
     """The recipe of a tensor that is there."""
     return lambda: value
 
 
-def _typed(recipe: Lazy, dtype: torch.dtype) -> Lazy:
+def _typed(recipe: Loader, dtype: torch.dtype) -> Loader:
     return lambda: recipe().to(dtype)
 
 
@@ -201,7 +201,7 @@ def _lift(exported: ExportedProgram, names: Mapping[str, str], inputs: tuple[str
     return graph
 
 
-def run_lazily(traced: Traced, values: Mapping[str, Lazy]) -> tuple[Tensor, ...]:
+def run_lazily(traced: Traced, values: Mapping[str, Loader]) -> tuple[Tensor, ...]:
     """Compute the results op by op; a tensor is made at its first use and dropped after its last.
 
     Args:

@@ -146,7 +146,7 @@ def prepare(artifact: Path, request: Request) -> Prepared:
 def _require_fit(manifest: Manifest, settings: Settings) -> None:
     """The estimator asks for what the compiled program computes."""
     slopes = FORWARD_MODE in map(name_of, passes_of(manifest.pipeline))
-    if slopes != (settings.estimator == "slopes"):
+    if slopes != (settings.estimator == "forward-gradient"):
         raise UsageError(
             f"--estimator {settings.estimator}: this artifact was compiled "
             + ("in forward mode, which gives slopes" if slopes else "for probes, not forward mode")

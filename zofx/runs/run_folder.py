@@ -24,7 +24,7 @@ from zofx.files import new_folder
 from zofx.runs import jsonl, snapshot
 from zofx.runs.evaluate import Evaluation
 from zofx.runs.run_config import Plan
-from zofx.runtimes.host.theta import HostSession, artifact_slices
+from zofx.runtimes.host.theta import HostThetaSession, initial_theta
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.replay import replay
 from zofx.zo.journal.writer import JournalWriter
@@ -37,7 +37,7 @@ METRICS: Final = "metrics.jsonl"
 ACTIVATIONS: Final = "activations"
 TENSORBOARD: Final = "tensorboard"
 
-At: TypeAlias = int | Literal["best", "last"]
+StepSelector: TypeAlias = int | Literal["best", "last"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class RunFolder:
         found = self.evaluations()
         return max(found, key=lambda step: (*found[step].rank, -step), default=None)
 
-    def step(self, at: At, steps: int) -> int:
+    def step(self, at: StepSelector, steps: int) -> int:
         """A step number for "best", "last" or a number, in a run that has made so many steps.
 
         Raises:
@@ -145,12 +145,12 @@ class RunFolder:
         snapshot.save(self._snapshot(name), theta, step, self._hash(self.journal(), step))
 
     def theta(
-        self, artifact: Path, manifest: Manifest, at: At = "best"
+        self, artifact: Path, manifest: Manifest, at: StepSelector = "best"
     ) -> tuple[int, dict[str, FloatArray]]:
         """θ of a step, from a snapshot if one holds it, else by replay; no engine is needed.
 
         Returns:
-            How many steps led there, and the slices.
+            How many steps led there, and the trainables.
 
         Raises:
             UsageError: another artifact, or the run has not come that far.
@@ -163,7 +163,7 @@ class RunFolder:
             if (cached := snapshot.load(self._snapshot(name), step, history)) is not None:
                 return step, cached
         # Replay moves, reads and writes θ but evaluates nothing: no engine is needed for that.
-        host = HostSession(artifact_slices(artifact, manifest))
+        host = HostThetaSession(initial_theta(artifact, manifest))
         replay(host, journal, step, self.plan.settings.recipe().tensors)
         return step, host.read()
 

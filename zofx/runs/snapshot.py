@@ -1,6 +1,6 @@
 """Snapshots of θ: caches of the journal, deletable at any time.
 
-    snapshot   slices, f32 + metadata (step, SHA-256 of the journal up to it, SHA-256 of the values)
+    snapshot   trainables, f32 + metadata (step, SHA-256 of the journal up to it, SHA-256 of the values)
 
 A snapshot is used only if all three are what they should be; otherwise the journal is replayed,
 which gives the same bits.
@@ -21,7 +21,7 @@ def save(path: Path, theta: Mapping[str, FloatArray], step: int, journal: str) -
 
     Args:
         path: the file.
-        theta: the slices.
+        theta: the trainables.
         step: how many steps led here.
         journal: hash of the journal up to this step.
     """

@@ -1,4 +1,4 @@
-"""The verb: train an artifact's slices on a task.
+"""The verb: train an artifact's trainables on a task.
 
     Prepared ──pre-flight──▶ run folder ──▶ journal ──fold──▶ θ ──┬─▶ every E steps: evaluate on dev
                                                ▲                  └─▶ batch(seed, cursor)
@@ -21,7 +21,7 @@ from zofx.runs.evaluate import Evaluation, evaluate
 from zofx.runs.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
 from zofx.runs.prepare import Prepared
 from zofx.runs.run_folder import RunFolder, require_free
-from zofx.runtimes.host.activation_cache import Activations
+from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
 from zofx.session import ExactSession, Session
 from zofx.tasks.encode import Encoded
@@ -70,10 +70,10 @@ def measure(prepared: Prepared, session: Session) -> Preflight | None:
     """
     settings = prepared.plan.settings
     objective = prepared.workload.objective(prepared.plan.objective)
-    if settings.estimator == "slopes" or isinstance(objective, TextObjective):
+    if settings.estimator == "forward-gradient" or isinstance(objective, TextObjective):
         return None
     encoded = prepared.batch(0)
-    if settings.refresh:  # before the first basis a low-rank slice changes nothing
+    if settings.refresh:  # before the first basis a low-rank trainable changes nothing
         session.refresh(Key(prepared.plan.choice.seed, 0))
     with np.errstate(all="ignore"):  # what is not finite is refused below, with a message
         found = preflight(
@@ -107,7 +107,7 @@ def train(
     session: Session,
     observers: Sequence[Observer] = (),
     stop: Stop = lambda: False,
-    activations: Activations | None = None,
+    activations: ActivationCache | None = None,
 ) -> Outcome:
     """Make the steps that are missing, from wherever the journal ends.
 
@@ -196,7 +196,7 @@ class _Loop:
             observer.step(metrics)
 
     def _loss(self, encoded: Encoded) -> LossFn:
-        slopes = self.prepared.plan.settings.estimator == "slopes"
+        slopes = self.prepared.plan.settings.estimator == "forward-gradient"
         losses = self.objective.slopes if slopes else self.objective.measure
         return lambda keys, matrix: losses(self.session, encoded, keys, matrix)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from zofx.errors import UsageError
-from zofx.ir.program import Lazy
+from zofx.ir.program import Loader
 from zofx.models.checkpoint import Checkpoint, build_on_meta
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def squared_gradients(
     losses: Sequence[BatchLoss],
     name: str,
     progress: Progress | None = None,
-) -> dict[str, Lazy]:
+) -> dict[str, Loader]:
     """Square and add the gradients of some losses.
 
     Args:
@@ -97,7 +97,7 @@ def _collect_squares(model: PreTrainedModel) -> dict[str, Tensor]:
     return squares
 
 
-def _held(total: Tensor) -> Lazy:
+def _held(total: Tensor) -> Loader:
     return lambda: total
 
 

@@ -113,7 +113,7 @@ def coverage(
 
 
 def read_mask(folder: Path, manifest: Manifest) -> dict[str, Positions]:
-    """Where the slices of an artifact sit in the weights they were cut from.
+    """Where the trainables of an artifact sit in the weights they were cut from.
 
     Args:
         folder: the artifact.

@@ -25,7 +25,7 @@ from zofx.errors import UsageError
 from zofx.ir import ops
 from zofx.models.checkpoint import Checkpoint
 from zofx.sensitivity.fisher import Progress, in_parts, squared_gradients
-from zofx.sensitivity.scores import About, Scores, load_scores
+from zofx.sensitivity.scores import Provenance, Scores, load_scores
 from zofx.tasks.encode import Encoded, Encoder
 from zofx.tasks.objectives import ScoreObjective
 from zofx.tasks.types import Example
@@ -121,8 +121,8 @@ def task_sensitivity(
     return Scores(squares, _about(checkpoint, name, read, count))
 
 
-def _about(checkpoint: Checkpoint, text: str, tokens: int, batches: int) -> About:
-    return About(checkpoint.source, checkpoint.hash, text, tokens, batches, __version__)
+def _about(checkpoint: Checkpoint, text: str, tokens: int, batches: int) -> Provenance:
+    return Provenance(checkpoint.source, checkpoint.hash, text, tokens, batches, __version__)
 
 
 def _task_loss(encoded: Encoded, objective: ScoreObjective, model: PreTrainedModel) -> Tensor:

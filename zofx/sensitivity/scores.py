@@ -19,14 +19,14 @@ from zofx.errors import ArtifactError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zofx.ir.program import Lazy
+    from zofx.ir.program import Loader
     from zofx.models.checkpoint import Checkpoint
 
 FORMAT = "zofx-sensitivity-1"
 
 
 @dataclass(frozen=True)
-class About:
+class Provenance:
     """Where scores come from.
 
     Attributes:
@@ -47,7 +47,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Scores(Mapping[str, "Lazy"]):
+class Scores(Mapping[str, "Loader"]):
     """Parameter name → recipe of its squared gradients, f32 in the parameter's shape.
 
     `NAME.T` is answered with the transpose of `NAME`; iteration gives the stored names only.
@@ -57,10 +57,10 @@ class Scores(Mapping[str, "Lazy"]):
         about: where they come from.
     """
 
-    recipes: "Mapping[str, Lazy]"
-    about: About
+    recipes: "Mapping[str, Loader]"
+    about: Provenance
 
-    def __getitem__(self, name: str) -> "Lazy":
+    def __getitem__(self, name: str) -> "Loader":
         stored = name.removesuffix(".T")
         if name in self.recipes or stored == name:
             return self.recipes[name]
@@ -135,10 +135,10 @@ def load_scores(path: Path) -> Scores:
     return Scores({name: _stored(path, name) for name in names}, _about(path, metadata))
 
 
-def _about(path: Path, metadata: Mapping[str, str]) -> About:
+def _about(path: Path, metadata: Mapping[str, str]) -> Provenance:
     counts = ("tokens", "batches")
     try:
-        return About(**{k: int(v) if k in counts else v for k, v in metadata.items()})  # type: ignore[arg-type]
+        return Provenance(**{k: int(v) if k in counts else v for k, v in metadata.items()})  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path} is damaged: its metadata are incomplete ({error}); "
@@ -146,7 +146,7 @@ def _about(path: Path, metadata: Mapping[str, str]) -> About:
         ) from error
 
 
-def _stored(path: Path, name: str) -> "Lazy":
+def _stored(path: Path, name: str) -> "Loader":
     def read() -> "Tensor":
         import torch
 

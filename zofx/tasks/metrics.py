@@ -79,7 +79,7 @@ class TextMatch:
 
     @property
     def f1_interval(self) -> tuple[float, float]:
-        """At 95 %."""
+        """StepSelector 95 %."""
         return wilson(self.overlap, self.total)
 
     @property

@@ -1,6 +1,6 @@
 """The driver: one loop for every method.
 
-    every so many steps: theta.refresh                                  low-rank slices
+    every so many steps: theta.refresh                                  low-rank trainables
     probes(seed, step) → loss(keys, matrix) → losses f32[P]                 one forward
     losses → estimate → rules on rays → coefficients                      scalars
     coefficients → trial points → losses → the best of them               one more, where tried

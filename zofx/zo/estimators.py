@@ -6,8 +6,8 @@
     Spsa       C = ε · [[1], [−1]] per query      coefficient_q = (f₊ − f₋) / (2 ε Q)
     OneSided   C = [0; ε I]                       coefficient_q = (f_q − f₀) / (ε Q)
     OnePoint   C = [[ε]]                          coefficient   = (f_t − f_{t−1}) / ε
-    Curved     C = ε · [1; −1; 0]                 a second one, |f₊ + f₋ − 2 f₀| / (2 ε²)
-    Slopes     C = I                              coefficient_q = (∇f · z_q) / Q, exact
+    SpsaWithCurvature     C = ε · [1; −1; 0]                 a second one, |f₊ + f₋ − 2 f₀| / (2 ε²)
+    ForwardGradient     C = I                              coefficient_q = (∇f · z_q) / Q, exact
 
 An estimator is a frozen dataclass without state. What it may know of the past is the losses of the
 step before, so that the journal, which holds them, restores it exactly.
@@ -154,7 +154,7 @@ class OnePoint:
 
 
 @dataclass(frozen=True)
-class Curved:
+class SpsaWithCurvature:
     """Two-point differences and the curvature along the direction; reports f(θ).
 
     The second coefficient is of no direction: it is |f₊ + f₋ − 2 f₀| / (2 ε²) = ½ |zᵀ∇²f z|, for a
@@ -201,7 +201,7 @@ class Curved:
 
 
 @dataclass(frozen=True)
-class Slopes(_OneRayPerQuery):
+class ForwardGradient(_OneRayPerQuery):
     """Exact directional derivatives, from a program in forward mode; reports f(θ).
 
     Attributes:

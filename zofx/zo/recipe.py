@@ -48,7 +48,7 @@ class Recipe:
         rays: rule on the coefficients.
         tensors: rule on the materialised gradient; None moves along the rays themselves.
         trial: points to try before a step along rays is taken; None takes it.
-        refresh: steps between two bases of low-rank slices; 0 for none.
+        refresh: steps between two bases of low-rank trainables; 0 for none.
         exact: learning rate of tensors with exact gradients, in units of `learning_rate`.
     """
 
@@ -92,7 +92,7 @@ class Recipe:
         takes = self.tensors is not None and self.tensors.curved
         if (self.estimator.rays > self.estimator.queries) != takes:
             raise UsageError(
-                f"{self.estimator} with tensors='{self.tensors_text}': the estimator `Curved` "
+                f"{self.estimator} with tensors='{self.tensors_text}': the estimator `SpsaWithCurvature` "
                 "tells a curvature beside the slope, and the rule diagonal_hessian() takes it; one "
                 "does not go without the other"
             )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zofx.zo.random.direction_spec import Noise
     from zofx.zo.recipe import Recipe
 
-ESTIMATORS: Final = ("two-point", "one-sided", "curved", "slopes")
+ESTIMATORS: Final = ("two-point", "one-sided", "two-point-curvature", "forward-gradient")
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Settings:
     """The driven half of a method, as data: defaults in its row, overridden on the command line.
 
     Attributes:
-        estimator: "two-point" (±ε along each direction), "one-sided" (θ and +ε), "curved" (±ε and
-            θ) or "slopes" (exact derivatives, of a program in forward mode).
+        estimator: "two-point" (±ε along each direction), "one-sided" (θ and +ε), "two-point-curvature" (±ε and
+            θ) or "forward-gradient" (exact derivatives, of a program in forward mode).
         eps: distance of a probe, in units of z.
         queries: directions per step.
-        average: whether their slopes are averaged, or stand each for its own slices.
+        average: whether their slopes are averaged, or stand each for its own trainables.
         rays: rules on the coefficients, as text.
         tensors: rules on the materialised gradient, as text.
         trial: whether the step is tried forwards, backwards and not at all, and the best kept.
-        refresh: steps between two bases of low-rank slices; 0 for none.
+        refresh: steps between two bases of low-rank trainables; 0 for none.
         exact_lr: learning rate of tensors that train by exact gradients; 0 for none.
         hold: steps on the same batch.
         lr: learning rate at its peak.
@@ -67,7 +67,7 @@ class Settings:
             raise UsageError(
                 f"there is no estimator '{self.estimator}'; there are: {', '.join(ESTIMATORS)}"
             )
-        if self.estimator == "curved" and self.queries != 1:
+        if self.estimator == "two-point-curvature" and self.queries != 1:
             raise UsageError(
                 f"queries={self.queries}: the estimator 'curved' looks along one direction a step"
             )
@@ -82,7 +82,7 @@ class Settings:
         return replace(self, **{key: value for key, value in given.items() if value is not None})
 
     def fitted(self, noise: "Noise") -> Self:
-        """For an artifact: where slices take turns, a round of them is one step of the method.
+        """For an artifact: where trainables take turns, a round of them is one step of the method.
 
         Raises:
             UsageError: the estimator or a rule does not go with its directions.
@@ -95,8 +95,8 @@ class Settings:
             return replace(self, hold=turn.groups)
         if self.estimator != "two-point":
             raise UsageError(
-                f"--estimator {self.estimator}: this artifact moves each group of slices by a "
-                "query of its own (take-turns{by=query}), which takes two points per query; leave "
+                f"--estimator {self.estimator}: this artifact moves each group of trainables by a "
+                "query of its own (alternate-blocks{by=query}), which takes two points per query; leave "
                 "--estimator out"
             )
         return replace(self, queries=turn.groups, average=False)
@@ -135,15 +135,15 @@ class Settings:
         )
 
     def _estimator(self) -> "Estimator":
-        from zofx.zo.estimators import Curved, OneSided, Slopes, Spsa
+        from zofx.zo.estimators import ForwardGradient, OneSided, Spsa, SpsaWithCurvature
 
         match self.estimator:
             case "one-sided":
                 return OneSided(self.eps, self.queries)
-            case "curved":
-                return Curved(self.eps)
+            case "two-point-curvature":
+                return SpsaWithCurvature(self.eps)
             case "slopes":
-                return Slopes(self.queries)
+                return ForwardGradient(self.queries)
             case _:
                 return Spsa(self.eps, self.queries, self.average)
 

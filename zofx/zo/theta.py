@@ -14,7 +14,7 @@ class Theta(Protocol):
     """The trainable tensors of one run, float32, and the state beside them."""
 
     @property
-    def slices(self) -> Mapping[str, tuple[int, ...]]:
+    def trainables(self) -> Mapping[str, tuple[int, ...]]:
         """Name → shape of every trainable tensor that moves along directions."""
         ...
 

@@ -3,7 +3,7 @@
     probe p evaluates  θ + Σ_q C[p, q] · z(key_q)          C: f32[P, Q]
     a ray moves        θ ← θ + coefficient · z(key)        multiply, round to f32, add, round to f32
 
-A key and the name of a slice determine z: see `zofx.zo.random.noise`.
+A key and the name of a trainable determine z: see `zofx.zo.random.noise`.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ QUERY_BITS = 16
 
 @dataclass(frozen=True)
 class Key:
-    """What determines a direction z, together with the name of the slice.
+    """What determines a direction z, together with the name of the trainable.
 
     Attributes:
         seed: the run's seed, 0 ≤ seed < 2⁶⁴.

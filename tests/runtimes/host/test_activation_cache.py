@@ -1,4 +1,4 @@
-"""Activations on disk: what is read back is what was written, or nothing."""
+"""ActivationCache on disk: what is read back is what was written, or nothing."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zofx.errors import UsageError
-from zofx.runtimes.host.activation_cache import Activations, row_name
+from zofx.runtimes.host.activation_cache import ActivationCache, row_name
 from zofx.zo.types import FloatArray
 
 IDS, MASK = np.array([3, 1, 4]), np.array([1, 1, 1])
@@ -26,14 +26,14 @@ def only_file(folder: Path) -> Path:
 
 def test_what_is_saved_is_there_for_all(tmp_path: Path) -> None:
     """Bit for bit, also for who opens the folder later; what was not saved is not there."""
-    kept = Activations(tmp_path / "deep" / "down")
+    kept = ActivationCache(tmp_path / "deep" / "down")
     assert kept.load(NAME, 3) is None
     kept.save(NAME, hidden())
-    for reader in (kept, Activations(kept.folder)):
+    for reader in (kept, ActivationCache(kept.folder)):
         found = reader.load(NAME, 3)
         assert found is not None
         np.testing.assert_array_equal(found.view(np.uint32), hidden().view(np.uint32))
-    assert kept.trouble is None
+    assert kept.disabled_reason is None
     assert [file.name for file in kept.folder.iterdir()] == [NAME.hex()]
 
 
@@ -52,7 +52,7 @@ def test_a_name_is_of_its_owner_tokens_and_mask() -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "longer", "empty", "directory"])
 def test_a_damaged_entry_is_none(tmp_path: Path, damage: str) -> None:
     """A bit, a byte less, a byte more, nothing, no file; saving it again mends it."""
-    kept = Activations(tmp_path / "kept")
+    kept = ActivationCache(tmp_path / "kept")
     kept.save(NAME, hidden())
     file = only_file(kept.folder)
     data = bytearray(file.read_bytes())
@@ -72,7 +72,7 @@ def test_a_damaged_entry_is_none(tmp_path: Path, damage: str) -> None:
 
 def test_an_entry_under_another_name_is_none(tmp_path: Path) -> None:
     """A whole file that was moved, and a row of another length."""
-    kept = Activations(tmp_path / "kept")
+    kept = ActivationCache(tmp_path / "kept")
     kept.save(NAME, hidden())
     other = row_name("you", IDS, MASK)
     shutil.copy(only_file(kept.folder), kept.folder / other.hex())
@@ -83,21 +83,21 @@ def test_an_entry_under_another_name_is_none(tmp_path: Path) -> None:
 def test_a_full_folder_keeps_what_it_has(tmp_path: Path) -> None:
     """Nothing more is written, across openings; what is there can be read; the reason is kept."""
     entry = 3 * 5 * 4 + 32
-    Activations(tmp_path / "kept", entry).save(NAME, hidden())
-    kept = Activations(tmp_path / "kept", 2 * entry - 1)
+    ActivationCache(tmp_path / "kept", entry).save(NAME, hidden())
+    kept = ActivationCache(tmp_path / "kept", 2 * entry - 1)
     kept.save(row_name("you", IDS, MASK), hidden(1))
-    assert kept.trouble == f"{kept.folder} holds the 1.83e-07 GB it may"
+    assert kept.disabled_reason == f"{kept.folder} holds the 1.83e-07 GB it may"
     assert only_file(kept.folder).name == NAME.hex()
     assert kept.load(NAME, 3) is not None
 
 
 def test_a_disk_that_fails_ends_the_keeping(tmp_path: Path) -> None:
     """A folder that is gone under it: said once, never raised."""
-    kept = Activations(tmp_path / "kept")
+    kept = ActivationCache(tmp_path / "kept")
     shutil.rmtree(kept.folder)
     kept._no_room = lambda size: None  # type: ignore[method-assign]  # the disk has room
     kept.save(NAME, hidden())
-    assert kept.trouble == f"writing to {kept.folder} failed: No such file or directory"
+    assert kept.disabled_reason == f"writing to {kept.folder} failed: No such file or directory"
     kept.save(NAME, hidden())
     assert kept.load(NAME, 3) is None
 
@@ -106,18 +106,18 @@ def test_the_last_gigabyte_of_a_disk_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other files need it more."""
-    kept = Activations(tmp_path / "kept")
+    kept = ActivationCache(tmp_path / "kept")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 30))
     kept.save(NAME, hidden())
-    assert kept.trouble == f"the disk of {kept.folder} is nearly full"
+    assert kept.disabled_reason == f"the disk of {kept.folder} is nearly full"
 
 
 def test_a_place_that_takes_nothing_is_refused(tmp_path: Path) -> None:
-    """At once, with what to do."""
+    """StepSelector once, with what to do."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError) as caught:
-        Activations(tmp_path / "file")
+        ActivationCache(tmp_path / "file")
     assert str(caught.value) == (
         f"no activations can be kept in {tmp_path / 'file'}: {os.strerror(17)}; name another "
         "folder with --activation-cache, or none"

@@ -26,15 +26,15 @@ from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import RUNTIMES, ort
 from zofx.runtimes.host import batching, engine_session
 from zofx.runtimes.host.batching import (
+    CACHE_PENALTY,
     FORWARD,
     MULTIPLE,
     PERTURBING,
-    SPILL,
-    Pace,
-    Prices,
+    BatchingPolicy,
+    CostModel,
     Products,
     by_length,
-    pace_on_cpu,
+    cpu_batching_policy,
 )
 from zofx.runtimes.host.engine_session import Feeds
 from zofx.session import IGNORED, Batch, Session
@@ -55,11 +55,11 @@ def ragged(lengths: list[int], longest: int = 40, scored: list[int] | None = Non
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as they are paid for: tokens and scored positions of each, prices of a forward."""
+    """Rows as they are paid for: tokens and scored positions of each, cost_model of a forward."""
 
     lengths: list[int]
     scored: list[int]
-    prices: Prices
+    cost_model: CostModel
 
     def cost(self, groups: list[list[int]]) -> float:
         """Of all forwards."""
@@ -69,8 +69,8 @@ class Rows:
         """Every row is as long as the longest, and has as many scored as the one with most."""
         tokens = len(group) * max(-(-self.lengths[i] // MULTIPLE) * MULTIPLE for i in group)
         scored = len(group) * max(self.scored[i] for i in group)
-        price = self.prices
-        return tokens + price.head * scored + price.spill * tokens**2 + price.forward
+        price = self.cost_model
+        return tokens + price.head * scored + price.cache_penalty * tokens**2 + price.forward
 
 
 def cheapest(rows: Rows) -> float:
@@ -89,12 +89,12 @@ def cheapest(rows: Rows) -> float:
     st.sampled_from([0.0, 0.001, 0.1]),
 )  # fmt: skip
 def test_every_row_is_in_one_group_whole_and_no_cut_is_cheaper(
-    lengths: list[int], scored: list[int], forward: float, head: float, spill: float
+    lengths: list[int], scored: list[int], forward: float, head: float, cache_penalty: float
 ) -> None:
     """What is cut off is padding alone, of tokens and of scored positions."""
-    paid = Rows(lengths, scored[: len(lengths)], Prices(forward, head, spill))
+    paid = Rows(lengths, scored[: len(lengths)], CostModel(forward, head, cache_penalty))
     whole = ragged(lengths, scored=paid.scored)
-    groups = list(by_length(whole, paid.prices))
+    groups = list(by_length(whole, paid.cost_model))
     assert sorted(np.concatenate([rows for rows, _ in groups]).tolist()) == [*range(len(lengths))]
     for rows, part in groups:
         kept = part.input_ids.shape[1]
@@ -111,9 +111,9 @@ def test_every_row_is_in_one_group_whole_and_no_cut_is_cheaper(
     assert found == pytest.approx(cheapest(paid))
 
 
-def until_done(costs: list[float], lanes: int) -> float:
-    """The costliest first, each in the lane that is free first."""
-    free = [0.0] * lanes
+def until_done(costs: list[float], workers: int) -> float:
+    """The costliest first, each in the worker that is free first."""
+    free = [0.0] * workers
     for cost in sorted(costs, reverse=True):
         free[free.index(min(free))] += cost
     return max(free)
@@ -124,11 +124,15 @@ def until_done(costs: list[float], lanes: int) -> float:
     st.sampled_from([0.0, 16.0, 200.0]), st.sampled_from([0.0, 0.01]),
 )  # fmt: skip
 def test_lanes_are_done_as_soon_as_under_the_best_cap(
-    lengths: list[int], lanes: int, forward: float, spill: float
+    lengths: list[int], workers: int, forward: float, cache_penalty: float
 ) -> None:
     """For every number of groups, the least that the largest can cost; of the cuts with no group
     above that, the cheapest; of these, the one that is done first."""
-    paid = Rows(lengths, [1] * len(lengths), Prices(forward, spill=spill, lanes=lanes))
+    paid = Rows(
+        lengths,
+        [1] * len(lengths),
+        CostModel(forward, cache_penalty=cache_penalty, workers=workers),
+    )
     order = sorted(range(len(lengths)), key=lambda i: -(-lengths[i] // MULTIPLE))
     inner = range(1, len(order))
     cuts = [c for size in range(len(order)) for c in combinations(inner, size)]
@@ -140,13 +144,13 @@ def test_lanes_are_done_as_soon_as_under_the_best_cap(
         cap = min(max(costs) for costs in priced if len(costs) == count)
         least = min(sum(costs) for costs in priced if max(costs) <= cap)
         times.append(
-            {until_done(c, lanes) for c in priced if max(c) <= cap and sum(c) <= least + 1e-9}
+            {until_done(c, workers) for c in priced if max(c) <= cap and sum(c) <= least + 1e-9}
         )
-    groups = [rows.tolist() for rows, _ in by_length(ragged(lengths), paid.prices)]
+    groups = [rows.tolist() for rows, _ in by_length(ragged(lengths), paid.cost_model)]
     costs = [paid.forward(group) for group in groups]
     assert costs == sorted(costs, reverse=True)
     assert sorted(chain(*groups)) == [*range(len(lengths))]
-    found = until_done(costs, lanes)
+    found = until_done(costs, workers)
     assert min(map(min, times)) - 1e-9 <= found <= min(map(max, times)) + 1e-9
 
 
@@ -155,7 +159,7 @@ def test_padding_on_the_left_stays() -> None:
     mask = np.zeros((2, 24), np.int64)
     mask[0, 20:], mask[1, :3] = 1, 1
     scored = np.array([[23], [9]])
-    groups = list(by_length(Batch(mask, mask, scored, scored[..., None]), Prices(0)))
+    groups = list(by_length(Batch(mask, mask, scored, scored[..., None]), CostModel(0)))
     assert [(rows.tolist(), part.input_ids.shape[1]) for rows, part in groups] == [
         ([0], 24),
         ([1], 16),
@@ -164,9 +168,9 @@ def test_padding_on_the_left_stays() -> None:
 
 def test_what_a_forward_costs() -> None:
     """More, where every forward makes the weights of its probes."""
-    assert Pace().prices(0, 100, 2) == Prices(FORWARD)
-    assert Pace().prices(100, 0, 2) == Prices(FORWARD + PERTURBING)
-    assert Pace().prices(0, 0, 2, 9.0) == Prices(FORWARD, 9.0)
+    assert BatchingPolicy().cost_model(0, 100, 2) == CostModel(FORWARD)
+    assert BatchingPolicy().cost_model(100, 0, 2) == CostModel(FORWARD + PERTURBING)
+    assert BatchingPolicy().cost_model(0, 0, 2, 9.0) == CostModel(FORWARD, 9.0)
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
@@ -177,7 +181,7 @@ def test_scores_are_the_same_in_groups(
     asked = Load("ragged", batch(6, 24, 1, 3, padding), np.array([[0.02], [-0.02]], np.float32))
     wanted, bound = reference.evaluate(family.artifact(case), asked.batch, asked.keys, asked.matrix)
     with mock.patch.multiple(batching, FORWARD=0.0, PERTURBING=0.0):
-        assert len(list(by_length(asked.batch, Prices(0.0)))) == (2 if padding == "right" else 1)
+        assert len(list(by_length(asked.batch, CostModel(0.0)))) == (2 if padding == "right" else 1)
         assert (np.abs(asked.on(session) - wanted) <= bound).all()
 
 
@@ -188,13 +192,13 @@ def rows_of(groups: list[tuple[IntArray, Batch]]) -> list[list[int]]:
 
 def test_equal_rows_are_one_forward() -> None:
     """Also when a forward costs next to nothing; and a batch of one row is one."""
-    assert rows_of(list(by_length(ragged([9, 16, 12]), Prices(1.0)))) == [[0, 1, 2]]
-    assert rows_of(list(by_length(ragged([9]), Prices(0.0)))) == [[0]]
+    assert rows_of(list(by_length(ragged([9, 16, 12]), CostModel(1.0)))) == [[0, 1, 2]]
+    assert rows_of(list(by_length(ragged([9]), CostModel(0.0)))) == [[0]]
 
 
 def test_equal_rows_are_split_where_values_leave_the_caches() -> None:
     """8 rows of 16 cost 128 + 128²/128 + 40 = 296 in one forward, 2·(64 + 64²/128 + 40) in two."""
-    groups = rows_of(list(by_length(ragged([16] * 8), Prices(40.0, spill=1 / 128))))
+    groups = rows_of(list(by_length(ragged([16] * 8), CostModel(40.0, cache_penalty=1 / 128))))
     assert groups == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
@@ -214,32 +218,34 @@ def test_programs_are_split_for_the_caches(
     """By how many probes there are: each has its values. On PyTorch none is split."""
     case = Case("tiny_llama", "int8-row", "gaussian")
     folder = rounded(family, case, tmp_path / "art", activations)
-    for name, price in (("ort", SPILL), ("torch", 0.0)):
+    for name, price in (("ort", CACHE_PENALTY), ("torch", 0.0)):
         with (
             closing(RUNTIMES[name].load(folder, threads=1)) as opened,
             mock.patch.object(engine_session, "by_length", wraps=by_length) as cut,
         ):
             for load in LOADS:
                 load.on(opened)
-        asked = [call.args[1].spill for call in cut.call_args_list]
+        asked = [call.args[1].cache_penalty for call in cut.call_args_list]
         assert asked == [price * len(load.matrix) for load in LOADS]
 
 
 def test_lanes_have_enough_rows_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four; where threads are not given, all processors count. No lanes for floats, or at a cut."""
+    """Four; where threads are not given, all processors count. No workers for floats, or at a cut."""
     for products in Products:
-        found = [pace_on_cpu(products, False, rows, 2) for rows in (1, 7, 8, 64)]
+        found = [cpu_batching_policy(products, False, rows, 2) for rows in (1, 7, 8, 64)]
         most = 1 if products is Products.FLOATS else 2
-        assert found == [Pace(SPILL, lanes) for lanes in (1, 1, most, most)]
-        assert pace_on_cpu(products, True, 64, 2) == Pace(SPILL)
+        assert found == [BatchingPolicy(CACHE_PENALTY, workers) for workers in (1, 1, most, most)]
+        assert cpu_batching_policy(products, True, 64, 2) == BatchingPolicy(CACHE_PENALTY)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    found = [pace_on_cpu(Products.INTEGERS, False, rows, None) for rows in (11, 12)]
-    assert [pace.lanes for pace in found] == [1, 3]
+    found = [cpu_batching_policy(Products.INTEGERS, False, rows, None) for rows in (11, 12)]
+    assert [batching.workers for batching in found] == [1, 3]
 
 
 def test_a_lane_shares_caches_and_the_way_to_the_weights() -> None:
     """So a position beside it costs as many times as much, and a forward as much less."""
-    assert Pace(1e-4, 4).prices(0, 100, 3) == Prices(FORWARD / 4, 0.0, 3 * 1e-4 * 4, 4)
+    assert BatchingPolicy(1e-4, 4).cost_model(0, 100, 3) == CostModel(
+        FORWARD / 4, 0.0, 3 * 1e-4 * 4, 4
+    )
 
 
 @pytest.mark.parametrize("quant", ["none", "nf4", "int4", "int8", "int8-row", "codebook", "qzo"])
@@ -265,7 +271,7 @@ def test_products_are_known_with_and_without_a_file(
 
 @pytest.mark.parametrize("quant", ["int8-row", "int4"])
 def test_lanes_do_forwards_at_a_time(quant: str, tmp_path: Path, family: Family) -> None:
-    """Scores are those of one lane, within the bound of both; products of floats have one lane."""
+    """Scores are those of one worker, within the bound of both; products of floats have one worker."""
     case = Case("tiny_llama", quant, "gaussian")
     folder = family.artifact(case) if quant == "int4" else rounded(family, case, tmp_path / "art")
     asked = Load("ragged", batch(9, 24, 1, 3, "right"), np.array([[0.02], [-0.02]], np.float32))
@@ -285,4 +291,4 @@ def test_lanes_do_forwards_at_a_time(quant: str, tmp_path: Path, family: Family)
     floats = family.artifact(replace(case, quant="int8"))
     for other, rows in ((folder, 7), (floats, 8)):
         with closing(ort.RUNTIME.load(other, threads=2, rows=rows)) as opened:
-            assert (opened.pace.lanes, opened._threads) == (1, 2)
+            assert (opened.batching.workers, opened._threads) == (1, 2)

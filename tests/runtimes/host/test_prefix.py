@@ -9,9 +9,9 @@ import pytest
 from tests.artifacts import CASES, Case, Family
 from tests.loads import LOADS, ONE_SIDED, TWO_POINT, bits
 from zofx.runtimes import RUNTIMES
-from zofx.runtimes.host.activation_cache import Activations
+from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.engine_session import EngineSession
-from zofx.runtimes.host.prefix import Below
+from zofx.runtimes.host.prefix import FrozenPrefix
 from zofx.session import Batch
 
 CUT = [case for case in CASES if case.from_layer]
@@ -24,7 +24,7 @@ def cut(request: pytest.FixtureRequest) -> Case:
     return chosen
 
 
-def opened(family: Family, case: Case, engine: str) -> tuple[EngineSession, Below]:
+def opened(family: Family, case: Case, engine: str) -> tuple[EngineSession, FrozenPrefix]:
     """A session of its own, and what is below its cut."""
     session = RUNTIMES[engine].load(family.artifact(case), threads=1)
     assert isinstance(session, EngineSession)
@@ -38,14 +38,14 @@ def test_kept_or_not_the_bits_are_the_same(
     """On every load; the second time nothing is computed; another session reads the same."""
     session, below = opened(family, cut, engine)
     plain = [asked.on(session) for asked in LOADS]
-    session.keep_activations(Activations(tmp_path))
+    session.keep_activations(ActivationCache(tmp_path))
     first = [asked.on(session) for asked in LOADS]
     computed = below.computed
     again = [asked.on(session) for asked in LOADS]
     assert below.computed == computed
     session.close()
     other, there = opened(family, cut, engine)
-    other.keep_activations(Activations(tmp_path))
+    other.keep_activations(ActivationCache(tmp_path))
     later = [asked.on(other) for asked in LOADS]
     other.close()
     assert there.computed == 0
@@ -80,7 +80,7 @@ def test_a_damaged_entry_is_computed_again(
 ) -> None:
     """Scores stay, and the entry is mended."""
     session, below = opened(family, cut, engine)
-    session.keep_activations(Activations(tmp_path))
+    session.keep_activations(ActivationCache(tmp_path))
     wanted = TWO_POINT.on(session)
     file = sorted(tmp_path.iterdir())[0]
     whole = file.read_bytes()
@@ -96,7 +96,7 @@ def test_engines_do_not_share(family: Family, tmp_path: Path) -> None:
     """What one engine computed is not another's, nor another artifact's, in one folder."""
     for place, (case, engine) in enumerate((case, name) for case in CUT for name in RUNTIMES):
         session, below = opened(family, case, engine)
-        session.keep_activations(Activations(tmp_path))
+        session.keep_activations(ActivationCache(tmp_path))
         TWO_POINT.on(session)
         session.close()
         assert below.computed == 3
@@ -107,7 +107,7 @@ def test_a_program_that_is_not_cut_keeps_nothing(family: Family, tmp_path: Path)
     """The folder stays empty."""
     session = RUNTIMES["ort"].load(family.artifact(CASES[0]), threads=1)
     assert isinstance(session, EngineSession)
-    session.keep_activations(Activations(tmp_path))
+    session.keep_activations(ActivationCache(tmp_path))
     TWO_POINT.on(session)
     session.close()
     assert list(tmp_path.iterdir()) == []

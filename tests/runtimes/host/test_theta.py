@@ -9,7 +9,7 @@ import pytest
 from tests.zo.bowl import Bowl
 from zofx.runtimes.host import theta
 from zofx.zo.random import noise
-from zofx.zo.random.direction_spec import Law, Noise, RandomMask
+from zofx.zo.random.direction_spec import DirectionSpec, Noise, RandomMask
 from zofx.zo.random.noise import Kind
 from zofx.zo.types import FloatArray, Key, Ray
 
@@ -35,11 +35,11 @@ def test_how_often_directions_are_drawn(
     monkeypatch.setattr(theta, "KEEP_BYTES", room)
     monkeypatch.setattr(theta, "SMALL", small)
     drawn: list[str] = []
-    draw, sample_small = Law.draw, noise.sample_small
+    draw, sample_small = DirectionSpec.draw, noise.sample_small
 
-    def counted(law: Law, key: Key, name: str, *span: Any) -> FloatArray:
+    def counted(spec: DirectionSpec, key: Key, name: str, *span: Any) -> FloatArray:
         drawn.append(name)
-        return draw(law, key, name, *span)
+        return draw(spec, key, name, *span)
 
     def counted_at_once(kind: Kind, key: Key, sizes: dict[str, int]) -> dict[str, FloatArray]:
         drawn.extend(sizes)
@@ -50,7 +50,7 @@ def test_how_often_directions_are_drawn(
     expected = Bowl()
     expected.move(rays)
 
-    monkeypatch.setattr(Law, "draw", counted)
+    monkeypatch.setattr(DirectionSpec, "draw", counted)
     monkeypatch.setattr(theta, "sample_small", counted_at_once)
     held = Bowl().all_that_moves("gaussian")
     for _ in range(forwards):
@@ -67,26 +67,26 @@ def test_other_keys_are_dropped_before_new_ones_are_drawn(monkeypatch: pytest.Mo
     held = Bowl().all_that_moves("gaussian")
     held.probes(KEYS[:1], MATRIX[:, :1])
     alive: list[int] = []
-    draw = Law.draw
+    draw = DirectionSpec.draw
 
-    def watched(law: Law, key: Key, name: str, *span: Any) -> FloatArray:
+    def watched(spec: DirectionSpec, key: Key, name: str, *span: Any) -> FloatArray:
         alive.append(len(held._kept))
-        return draw(law, key, name, *span)
+        return draw(spec, key, name, *span)
 
-    monkeypatch.setattr(Law, "draw", watched)
+    monkeypatch.setattr(DirectionSpec, "draw", watched)
     held.probes(KEYS[1:], MATRIX[:, 1:])
     assert set(alive) == {0}
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
 def test_only_plain_small_slices_are_drawn_at_once(kind: Kind) -> None:
-    """All directions are those of the laws: of small slices, of larger ones, of one with a mask."""
+    """All directions are those of the specs: of small trainables, of larger ones, of one with a mask."""
     shapes = {"a": (3, 5), "b": (theta.SMALL + 1,), "masked": (64,), "c": (), "d": (theta.SMALL,)}
-    laws = Noise(kind, {"masked": Law(kind, mask=RandomMask(keep=1 << 15))})
+    specs = Noise(kind, {"masked": DirectionSpec(kind, mask=RandomMask(keep=1 << 15))})
     values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    z, _ = theta.Slices(values, shapes, laws).probes(KEYS, MATRIX)
+    z, _ = theta.HostTheta(values, shapes, specs).probes(KEYS, MATRIX)
     assert 0 < np.count_nonzero(z["masked"]) < z["masked"].size
     for name, shape in shapes.items():
         size = math.prod(shape)
-        whole = [laws.law(name).draw(key, name, 0, size).reshape(shape) for key in KEYS]
+        whole = [specs.spec(name).draw(key, name, 0, size).reshape(shape) for key in KEYS]
         np.testing.assert_array_equal(z[name], np.stack(whole))

@@ -23,7 +23,7 @@ from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import RUNTIMES
-from zofx.runtimes.host.vocabulary import Vocabulary, Words
+from zofx.runtimes.host.vocabulary import BatchVocabulary, Vocabulary
 from zofx.session import IGNORED, Batch
 from zofx.zo.types import FloatArray
 
@@ -114,7 +114,7 @@ def test_tables_of_16_bits(family: Family, tmp_path: Path, dtype: torch.dtype, e
     assert spans(made / layout.WEIGHTS)[TABLE].dtype in ("F16", "BF16")
     session = RUNTIMES[engine].load(made, threads=1)
     narrowed = TWO_POINT.on(session)
-    with mock.patch.object(Vocabulary, "words", return_value=Words(None, {}, False)):
+    with mock.patch.object(Vocabulary, "words", return_value=BatchVocabulary(None, {}, False)):
         np.testing.assert_array_equal(TWO_POINT.on(session), narrowed)
     session.close()
 

@@ -19,7 +19,7 @@ from tests.passes.toys import OneLinear
 from tests.runtimes.test_rounding import Call
 from zofx.artifact.manifest import read_manifest
 from zofx.compiler.write import write_program
-from zofx.ir.facts import SELECTED
+from zofx.ir.facts import COORDINATES_SELECTED
 from zofx.ir.ops import sparse
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.program import Program
@@ -54,7 +54,7 @@ def compiled(index: Tensor) -> Program:
     weights = {name: p.detach().clone for name, p in model.named_parameters()}
     program = capture(model, weights, causal=False)
     selection = {"fc.weight": index.int()}
-    program = program.with_(selection=selection, facts=program.facts | {SELECTED.name})
+    program = program.with_(selection=selection, facts=program.facts | {COORDINATES_SELECTED.name})
     text = "split-sparse, insert-perturbation, stack-probes"
     return Pipeline.parse(text, PASSES).run(program)
 

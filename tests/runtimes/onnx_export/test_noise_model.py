@@ -18,7 +18,7 @@ from zofx.zo.random.noise import Kind, normal_table, sample
 from zofx.zo.types import FloatArray, Key, key_words
 
 KINDS: list[Kind] = ["gaussian", "rademacher"]
-SLICES = {
+TRAINABLES = {
     "one": (1,),
     "model.layers.0.mlp.weight": (37, 5),
     "exact": (16, 16),
@@ -56,12 +56,12 @@ def run(engine: ort.InferenceSession, keys: tuple[Key, ...]) -> dict[str, FloatA
 def expect(
     found: dict[str, FloatArray],
     kind: Kind,
-    slices: Mapping[str, tuple[int, ...]],
+    trainables: Mapping[str, tuple[int, ...]],
     keys: tuple[Key, ...],
 ) -> None:
-    """Every slice under every key has the bits of the numpy sampler."""
-    assert list(found) == [f"{name}.z" for name in slices]
-    for name, shape in slices.items():
+    """Every trainable under every key has the bits of the numpy sampler."""
+    assert list(found) == [f"{name}.z" for name in trainables]
+    for name, shape in trainables.items():
         value = found[f"{name}.z"]
         assert value.shape == (len(keys), *shape)
         assert value.dtype == np.float32
@@ -84,47 +84,47 @@ def nodes(graph: onnx.GraphProto) -> Nodes:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_blocks", [1, 7, 1 << 14])
 def test_bits_equal_numpy(kind: Kind, max_blocks: int) -> None:
-    """Any slices under any keys, in chunks that end inside slices, at their ends, or never."""
-    engine = session(build_noise_model(SLICES, kind, max_blocks=max_blocks))
-    expect(run(engine, KEYS), kind, SLICES, KEYS)
+    """Any trainables under any keys, in chunks that end inside trainables, at their ends, or never."""
+    engine = session(build_noise_model(TRAINABLES, kind, max_blocks=max_blocks))
+    expect(run(engine, KEYS), kind, TRAINABLES, KEYS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_optimizations_change_no_bit(kind: Kind) -> None:
     """The engine's constant folding of 64-bit arithmetic is exact."""
     levels = (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    model = build_noise_model(SLICES, kind, max_blocks=5)
+    model = build_noise_model(TRAINABLES, kind, max_blocks=5)
     for level in levels:
-        expect(run(session(model, graph_optimization_level=level), KEYS), kind, SLICES, KEYS)
+        expect(run(session(model, graph_optimization_level=level), KEYS), kind, TRAINABLES, KEYS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_keys(kind: Kind) -> None:
     """One session takes no key, one key, or many, in any order of calls."""
-    engine = session(build_noise_model(SLICES, kind, max_blocks=7))
+    engine = session(build_noise_model(TRAINABLES, kind, max_blocks=7))
     for keys in (KEYS[:1], (), KEYS * 3, KEYS[1:2]):
-        expect(run(engine, keys), kind, SLICES, keys)
+        expect(run(engine, keys), kind, TRAINABLES, keys)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_slices(kind: Kind) -> None:
-    """Hundreds of small slices share the chunks and find their own counters."""
-    slices = {f"layers.{i}.w": (1 + 97 * i % 400,) for i in range(150)}
+    """Hundreds of small trainables share the chunks and find their own counters."""
+    trainables = {f"layers.{i}.w": (1 + 97 * i % 400,) for i in range(150)}
     keys = KEYS[1:3]
-    expect(run(session(build_noise_model(slices, kind)), keys), kind, slices, keys)
+    expect(run(session(build_noise_model(trainables, kind)), keys), kind, trainables, keys)
 
 
 def test_a_slice_longer_than_a_chunk() -> None:
-    """A slice may pass the default chunk size, and the next one still starts at block 1."""
-    slices = {"long": (16 * 20_001,), "next": (40,)}
-    engine = session(build_noise_model(slices, "gaussian"))
-    expect(run(engine, KEYS[3:4]), "gaussian", slices, KEYS[3:4])
+    """A trainable may pass the default chunk size, and the next one still starts at block 1."""
+    trainables = {"long": (16 * 20_001,), "next": (40,)}
+    engine = session(build_noise_model(trainables, "gaussian"))
+    expect(run(engine, KEYS[3:4]), "gaussian", trainables, KEYS[3:4])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_model_is_stock_onnx(kind: Kind) -> None:
     """The checker accepts it, shapes included, and it uses the standard domain only."""
-    model = build_noise_model(SLICES, kind)
+    model = build_noise_model(TRAINABLES, kind)
     onnx.checker.check_model(model, full_check=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 21)]
     assert {node.domain for node in nodes(model.graph)} == {""}
@@ -153,7 +153,7 @@ def test_table_in_the_weights_file(tmp_path: Path) -> None:
     header = int.from_bytes(content[:8], "little")
     begin, end = json.loads(content[8 : 8 + header])["noise"]["data_offsets"]
     file = (path.name, 8 + header + begin, end - begin)
-    model = build_noise_model(SLICES, "gaussian", table_file=file)
+    model = build_noise_model(TRAINABLES, "gaussian", table_file=file)
     assert model.ByteSize() < 20_000
     onnx.save(model, tmp_path / "noise.onnx")
     onnx.checker.check_model(str(tmp_path / "noise.onnx"), full_check=True)
@@ -165,7 +165,7 @@ def test_table_in_the_weights_file(tmp_path: Path) -> None:
 
 def test_rademacher_needs_no_table() -> None:
     """Signs are computed from the bits: the file neither holds nor refers to a table."""
-    model = build_noise_model(SLICES, "rademacher", table_file=("weights.safetensors", 0, 4))
+    model = build_noise_model(TRAINABLES, "rademacher", table_file=("weights.safetensors", 0, 4))
     assert not any(external_data_helper.uses_external_data(t) for t in model.graph.initializer)
     assert model.ByteSize() < 20_000
 
@@ -173,21 +173,21 @@ def test_rademacher_needs_no_table() -> None:
 def test_a_table_of_another_size() -> None:
     """A byte range that cannot be the table is refused with its place."""
     with pytest.raises(ArtifactError, match=r"at byte 16 of weights\.safetensors has 1024"):
-        build_noise_model(SLICES, "gaussian", table_file=("weights.safetensors", 16, 1024))
+        build_noise_model(TRAINABLES, "gaussian", table_file=("weights.safetensors", 16, 1024))
 
 
 @pytest.mark.parametrize(
-    ("slices", "options", "message"),
+    ("trainables", "options", "message"),
     [
-        ({}, {}, "no slices to perturb"),
+        ({}, {}, "no trainables to perturb"),
         ({"a": (1,), "b": (2, 0)}, {}, r"slice 'b' of shape \[2, 0\] has no elements"),
         ({"a": (1,)}, {"max_blocks": 0}, "max_blocks=0 computes nothing"),
         ({"a": (1,)}, {"kind": "cauchy"}, "no noise of kind 'cauchy'; there are: gaussian"),
     ],
 )
 def test_what_has_no_model(
-    slices: dict[str, tuple[int, ...]], options: dict[str, Any], message: str
+    trainables: dict[str, tuple[int, ...]], options: dict[str, Any], message: str
 ) -> None:
     """Impossible requests are refused when the model is built."""
     with pytest.raises(UsageError, match=message):
-        build_noise_model(slices, **{"kind": "gaussian", **options})
+        build_noise_model(trainables, **{"kind": "gaussian", **options})

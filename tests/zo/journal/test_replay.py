@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.zo.bowl import Bowl, LowRank, Scaled
-from zofx.runtimes.host.theta import HostSession, Slices
+from zofx.runtimes.host.theta import HostTheta, HostThetaSession
 from zofx.zo.journal.replay import Mover
-from zofx.zo.random.direction_spec import Law, Noise, RandomMask, Turn
+from zofx.zo.random.direction_spec import DirectionSpec, Noise, RandomMask, Turn
 from zofx.zo.random.noise import CHUNK
 from zofx.zo.rules.gradient_rules import Gradient
 from zofx.zo.rules.syntax import TENSOR_RULES, tensor_rule
@@ -38,7 +38,7 @@ def rays(step: int) -> tuple[Ray, ...]:
 
 
 def at_once(session: Bowl, text: str, refresh: int) -> dict[str, FloatArray]:
-    """θ after the steps by the rule's own definition, every slice in one call."""
+    """θ after the steps by the rule's own definition, every trainable in one call."""
     rule: Any = tensor_rule(text)
     state = rule.init(session.read())
     past: list[tuple[Ray, ...]] = []
@@ -79,36 +79,38 @@ def test_every_rule_is_tried() -> None:
     assert all(any(name in text for text in RULES) for name in TENSOR_RULES)
 
 
-LAWS: Mapping[str, Law] = {
-    "masked": Law("gaussian", mask=RandomMask(30_000, 3)),
-    "idle": Law("rademacher", turn=Turn(1, 2, "step")),
-    "small": Law("gaussian", limit=0.5),
-    "scaled": Law("gaussian", scale="scaled.scale"),
+SPECS: Mapping[str, DirectionSpec] = {
+    "masked": DirectionSpec("gaussian", mask=RandomMask(30_000, 3)),
+    "idle": DirectionSpec("rademacher", turn=Turn(1, 2, "step")),
+    "small": DirectionSpec("gaussian", limit=0.5),
+    "scaled": DirectionSpec("gaussian", scale="scaled.scale"),
 }
 
 
 def test_a_direction_is_what_the_law_of_its_slice_says() -> None:
-    """Under every law, and where a draw is made in several chunks."""
-    shapes = {**dict.fromkeys(LAWS, (3, 5)), "long": (2, CHUNK // 2 + 3)}
+    """Under every spec, and where a draw is made in several chunks."""
+    shapes = {**dict.fromkeys(SPECS, (3, 5)), "long": (2, CHUNK // 2 + 3)}
     rng = np.random.Generator(np.random.Philox(key=1))
     values = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     values["scaled.scale"] = rng.standard_normal((3, 5), np.float32)
-    session = HostSession(Slices(values, shapes, Noise("gaussian", LAWS)))
+    session = HostThetaSession(HostTheta(values, shapes, Noise("gaussian", SPECS)))
     for key in (Key(3, 4), Key(3, 5, 1)):
         for name, shape in shapes.items():
-            found, law = session.direction(key, name), session.noise.law(name)
-            z = law.draw(key, name, 0, prod(shape)).reshape(shape)
-            z = law.apply(z, values[name], values[law.scale] if law.scale else None)
+            found, spec = session.direction(key, name), session.noise.spec(name)
+            z = spec.draw(key, name, 0, prod(shape)).reshape(shape)
+            z = spec.apply(z, values[name], values[spec.scale] if spec.scale else None)
             assert found.shape == shape
             assert found.tobytes() == z.tobytes(), name
 
 
 @pytest.mark.parametrize("text", ["adam()", "past_adam(window=3)", "decay(0.1) > momentum()"])
 def test_a_step_holds_temporaries_of_one_slice(text: str) -> None:
-    """Beside a copy of θ, less than ten arrays of a slice, of which there are forty."""
+    """Beside a copy of θ, less than ten arrays of a trainable, of which there are forty."""
     shapes = {f"w{number}": (1 << 14,) for number in range(40)}
     values = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
-    session: Any = HostSession(Slices(values, shapes, Noise("rademacher")))  # nothing is evaluated
+    session: Any = HostThetaSession(
+        HostTheta(values, shapes, Noise("rademacher"))
+    )  # nothing is evaluated
     mover = Mover(session, tensor_rule(text), 7, 0, 0.0)
     tracemalloc.start()
     try:

@@ -52,7 +52,7 @@ def test_order_matters() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is allocated at a time is a chunk, however large the slice."""
+    """What is allocated at a time is a chunk, however large the trainable."""
     sizes: list[int] = []
 
     def spy(kind: Kind, key: Key, name: str, offset: int, length: int, **rest: Any) -> FloatArray:
@@ -67,7 +67,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_slice_that_cannot_be_moved_in_place() -> None:
-    """A float64, strided or read-only slice is refused before any slice has moved."""
+    """A float64, strided or read-only slice is refused before any trainable has moved."""
     good = np.zeros(4, dtype=np.float32)
     frozen = np.zeros(4, dtype=np.float32)
     frozen.setflags(write=False)

@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from zofx.zo.random import apply_rays as moving
 from zofx.zo.random.apply import apply_rays
-from zofx.zo.random.direction_spec import KEEP_ALL, Basis, Law, Noise, RandomMask, Turn
+from zofx.zo.random.direction_spec import KEEP_ALL, Basis, DirectionSpec, Noise, RandomMask, Turn
 from zofx.zo.random.noise import sample
 from zofx.zo.types import FloatArray, Key, Ray
 
 KEY = Key(seed=9, step=25, query=3)
 HALF = RandomMask(KEEP_ALL // 2, interval=10)
-LAWS = {
-    "plain": Law("gaussian"),
-    "signs": Law("rademacher"),
-    "masked": Law("gaussian", mask=HALF),
-    "masked-signs": Law("rademacher", mask=RandomMask(100)),
-    "its-turn": Law("gaussian", turn=Turn(3, 4, "query")),
-    "not-its-turn": Law("gaussian", turn=Turn(2, 4, "query")),
-    "all": Law("gaussian", HALF, Turn(1, 2, "step"), limit=0.5, scale="w.scale"),
+SPECS = {
+    "plain": DirectionSpec("gaussian"),
+    "signs": DirectionSpec("rademacher"),
+    "masked": DirectionSpec("gaussian", mask=HALF),
+    "masked-signs": DirectionSpec("rademacher", mask=RandomMask(100)),
+    "its-turn": DirectionSpec("gaussian", turn=Turn(3, 4, "query")),
+    "not-its-turn": DirectionSpec("gaussian", turn=Turn(2, 4, "query")),
+    "all": DirectionSpec("gaussian", HALF, Turn(1, 2, "step"), limit=0.5, scale="w.scale"),
 }
-each_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 
 def mask_by_hand(key: Key, name: str, mask: RandomMask, length: int) -> NDArray[np.bool_]:
@@ -42,34 +42,34 @@ def mask_by_hand(key: Key, name: str, mask: RandomMask, length: int) -> NDArray[
     return np.array(bits[:length]) < mask.keep
 
 
-@each_law
-def test_a_draw_follows_the_specification(law: Law) -> None:
+@each_spec
+def test_a_draw_follows_the_specification(spec: DirectionSpec) -> None:
     """Noise of the key, zero where the mask says so, and all of it where it is not its turn."""
-    z = sample(law.kind, KEY, "w", (501,))
-    if law.mask:
-        z = np.where(mask_by_hand(KEY, "w", law.mask, 501), z, 0)
-    if law.turn:
-        counted = {"step": KEY.step, "query": KEY.query}[law.turn.by]
-        z *= counted % law.turn.groups == law.turn.group
-    np.testing.assert_array_equal(law.draw(KEY, "w", 0, 501), z)
+    z = sample(spec.kind, KEY, "w", (501,))
+    if spec.mask:
+        z = np.where(mask_by_hand(KEY, "w", spec.mask, 501), z, 0)
+    if spec.turn:
+        counted = {"step": KEY.step, "query": KEY.query}[spec.turn.by]
+        z *= counted % spec.turn.groups == spec.turn.group
+    np.testing.assert_array_equal(spec.draw(KEY, "w", 0, 501), z)
 
 
-@each_law
-def test_a_draw_in_pieces_is_the_whole(law: Law) -> None:
-    """Any range of a slice is that range of the whole, wherever it starts."""
-    whole = law.draw(KEY, "w", 0, 2500)
+@each_spec
+def test_a_draw_in_pieces_is_the_whole(spec: DirectionSpec) -> None:
+    """Any range of a trainable is that range of the whole, wherever it starts."""
+    whole = spec.draw(KEY, "w", 0, 2500)
     cuts = [0, 1, 3, 4, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 2500]
-    parts = [law.draw(KEY, "w", start, stop - start) for start, stop in pairwise(cuts)]
+    parts = [spec.draw(KEY, "w", start, stop - start) for start, stop in pairwise(cuts)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_a_draw_is_the_callers() -> None:
     """Writing to one changes no other."""
-    law = LAWS["masked"]
-    first = law.draw(KEY, "w", 0, 40)
+    spec = SPECS["masked"]
+    first = spec.draw(KEY, "w", 0, 40)
     kept = first.copy()
     first += 1
-    np.testing.assert_array_equal(law.draw(KEY, "w", 0, 40), kept)
+    np.testing.assert_array_equal(spec.draw(KEY, "w", 0, 40), kept)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.2, 0.8, 1.0])
@@ -77,13 +77,13 @@ def test_a_mask_keeps_its_share(share: float) -> None:
     """Within five deviations of the binomial; all is all."""
     size, keep = 1 << 18, round(share * KEEP_ALL)
     p = keep / KEEP_ALL
-    kept = np.count_nonzero(Law("rademacher", RandomMask(keep)).draw(KEY, "w", 0, size))
+    kept = np.count_nonzero(DirectionSpec("rademacher", RandomMask(keep)).draw(KEY, "w", 0, size))
     assert abs(kept - size * p) <= 5 * np.sqrt(size * p * (1 - p))
 
 
 def test_a_mask_takes_no_account_of_what_it_masks() -> None:
     """What is kept has the moments of the noise, within five standard errors."""
-    z = Law("gaussian", RandomMask(KEEP_ALL // 4)).draw(KEY, "w", 0, 1 << 18)
+    z = DirectionSpec("gaussian", RandomMask(KEEP_ALL // 4)).draw(KEY, "w", 0, 1 << 18)
     kept = z[z != 0].astype(np.float64)
     assert abs(kept.mean()) < 5 / np.sqrt(kept.size)
     assert abs(np.mean(kept**2) - 1) < 5 * np.sqrt(2 / kept.size)
@@ -91,7 +91,7 @@ def test_a_mask_takes_no_account_of_what_it_masks() -> None:
 
 def places(mask: RandomMask, key: Key, name: str = "w") -> list[int]:
     """Which of 300 entries stay."""
-    return np.flatnonzero(Law("rademacher", mask).draw(key, name, 0, 300)).tolist()
+    return np.flatnonzero(DirectionSpec("rademacher", mask).draw(key, name, 0, 300)).tolist()
 
 
 def test_a_mask_holds_for_its_interval_and_for_all_queries() -> None:
@@ -121,11 +121,11 @@ def test_what_depends_on_the_session() -> None:
     z, theta = np.full(5, 3, np.float32), np.array([-0.5, 0.25, 0, 0.50000006, -7], np.float32)
     scale = np.arange(5, dtype=np.float32)
     z.setflags(write=False)
-    limited = Law("gaussian", limit=0.5)
+    limited = DirectionSpec("gaussian", limit=0.5)
     assert limited.apply(z, theta, None).tolist() == [3, 3, 3, 0, 0]
     assert replace(limited, scale="s").apply(z, theta, scale).tolist() == [0, 3, 6, 0, 0]
-    assert Law("gaussian", scale="s").apply(z, theta, scale).tolist() == [0, 3, 6, 9, 12]
-    assert [law.depends_on_state for law in LAWS.values()] == 6 * [False] + [True]
+    assert DirectionSpec("gaussian", scale="s").apply(z, theta, scale).tolist() == [0, 3, 6, 9, 12]
+    assert [spec.depends_on_state for spec in SPECS.values()] == 6 * [False] + [True]
 
 
 def test_moving_follows_the_laws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,15 +134,15 @@ def test_moving_follows_the_laws(monkeypatch: pytest.MonkeyPatch) -> None:
     rays = [Ray(Key(9, 25, 0), 0.75), Ray(Key(9, 25, 1), -0.3), Ray(Key(9, 26), 2.0)]
     theta: FloatArray = np.linspace(-1, 1, 40, dtype=np.float32).reshape(8, 5)
     scale = np.linspace(0.1, 2, 40, dtype=np.float32).reshape(8, 5)
-    for law in LAWS.values():
+    for spec in SPECS.values():
         values = {"w": theta.copy(), "w.scale": scale.copy()}
-        apply_rays(values, ["w"], rays, Noise(law.kind, {"w": law}))
+        apply_rays(values, ["w"], rays, Noise(spec.kind, {"w": spec}))
         expected = theta.copy()
         for ray in rays:
-            z = law.draw(ray.key, "w", 0, 40).reshape(8, 5)
-            if law.limit is not None:
-                z = np.where(np.abs(theta) <= law.limit, z, 0)
-            z = z * scale if law.scale else z
+            z = spec.draw(ray.key, "w", 0, 40).reshape(8, 5)
+            if spec.limit is not None:
+                z = np.where(np.abs(theta) <= spec.limit, z, 0)
+            z = z * scale if spec.scale else z
             expected = expected + np.float32(ray.coefficient) * z
         np.testing.assert_array_equal(values["w"], expected)
         np.testing.assert_array_equal(values["w.scale"], scale)
@@ -154,17 +154,17 @@ def test_noise_reads_back_from_json() -> None:
         "a.slice": Basis("a.right", "a", "a.left", 0.5, orthonormal=True),
         "b.lora_B": Basis("b.lora_A", gain=2.0),
     }
-    noise = Noise("gaussian", {"w": LAWS["all"], "v": Law("gaussian", limit=0.0)}, bases)
+    noise = Noise("gaussian", {"w": SPECS["all"], "v": DirectionSpec("gaussian", limit=0.0)}, bases)
     said = json.loads(json.dumps(noise.to_dict()))
     assert Noise.from_dict(said) == noise
-    assert said["laws"]["v"] == {"kind": "gaussian", "limit": 0.0}
+    assert said["specs"]["v"] == {"kind": "gaussian", "limit": 0.0}
     assert said["bases"]["b.lora_B"] == {"right": "b.lora_A", "gain": 2.0, "orthonormal": False}
     assert Noise("rademacher").to_dict() == {"kind": "rademacher"}
     assert Noise.from_dict({"kind": "rademacher"}) == Noise("rademacher")
 
 
 def test_a_slice_without_a_law_has_the_noise_alone() -> None:
-    """And turns are those of any slice that has some."""
-    noise = Noise("rademacher", {"w": LAWS["its-turn"]})
-    assert (noise.law("w"), noise.law("v")) == (LAWS["its-turn"], Law("rademacher"))
+    """And turns are those of any trainable that has some."""
+    noise = Noise("rademacher", {"w": SPECS["its-turn"]})
+    assert (noise.spec("w"), noise.spec("v")) == (SPECS["its-turn"], DirectionSpec("rademacher"))
     assert (noise.turns, Noise("gaussian").turns) == (Turn(3, 4, "query"), None)

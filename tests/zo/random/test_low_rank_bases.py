@@ -1,4 +1,4 @@
-"""Bases of low-rank slices: drawn from a key, folded without a change of meaning."""
+"""Bases of low-rank trainables: drawn from a key, folded without a change of meaning."""
 
 import hashlib
 from collections.abc import Mapping
@@ -72,7 +72,7 @@ def test_a_refresh_keeps_what_was_learnt(basis: Basis) -> None:
 
 @each_basis
 def test_folding_nothing_changes_no_bit(basis: Basis) -> None:
-    """A slice of zeros adds zeros; before the first refresh there is no basis at all."""
+    """A trainable of zeros adds zeros; before the first refresh there is no basis at all."""
     values = learnt(basis)
     values["a.slice"][...] = 0
     before = values["a"].copy()
@@ -94,7 +94,7 @@ def test_a_refresh_with_nothing_learnt_keeps_the_sign_of_zero(basis: Basis) -> N
 @each_basis
 @pytest.mark.parametrize("orthonormal", [False, True])
 def test_a_basis_is_a_function_of_its_key(basis: Basis, orthonormal: bool) -> None:
-    """Streams V and U of the slice's name; whatever was there before."""
+    """Streams V and U of the trainable's name; whatever was there before."""
     basis = Basis(basis.right, basis.base, basis.left, basis.gain, orthonormal)
     noise = Noise("rademacher", bases={"a.slice": basis})
     values, others = learnt(basis), values_of(basis)

@@ -95,7 +95,7 @@ def test_follows_the_specification(kind: Kind, key: Key, stream: Stream) -> None
 
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
 def test_ranges_concatenate_to_the_whole(kind: Kind) -> None:
-    """A slice sampled in pieces of any size is the slice sampled at once, bit for bit."""
+    """A trainable sampled in pieces of any size is the trainable sampled at once, bit for bit."""
     key, name = Key(11, 5, 1), "w"
     whole = sample(kind, key, name, (37, 61))
     cuts = [0, 1, 2, 15, 16, 17, 255, 256, 257, 700, 2000, whole.size]
@@ -127,7 +127,7 @@ def test_far_elements_need_no_near_ones() -> None:
     """An offset beyond 2³² blocks reaches the counter whole."""
     offset = 16 * (2**33 + 5)
     words = np.random.Philox(
-        counter=np.array([2**33 + 5, noise.slice_id("w"), 0, 0], dtype=np.uint64),
+        counter=np.array([2**33 + 5, noise.trainable_id("w"), 0, 0], dtype=np.uint64),
         key=np.array([3, 4 << 16], dtype=np.uint64),
     ).random_raw(4)
     expected = normal_table()[words.view(np.uint16)]
@@ -227,7 +227,7 @@ def test_moments(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
 def test_directions_are_uncorrelated(kind: Kind) -> None:
-    """Slices, seeds, steps, queries, streams and neighbours share nothing: E[z zᵀ] = I."""
+    """HostTheta, seeds, steps, queries, streams and neighbours share nothing: E[z zᵀ] = I."""
     size = 1 << 16
     base = sample(kind, Key(5, 8, 3), "a", (size + 1,))
     others = [

@@ -131,7 +131,7 @@ def test_adam_equals_its_formula() -> None:
 
 
 def test_decay() -> None:
-    """rate · θ is added, save to the slices that are exempt."""
+    """rate · θ is added, save to the trainables that are exempt."""
     theta = {"fc.weight": np.array([4.0], np.float32), "fc.bias": np.array([4.0], np.float32)}
     gradient = {name: np.array([1.0], np.float32) for name in theta}
     (after,) = descended(decay(0.5, exempt=("bias",)), theta, gradient)

@@ -1,12 +1,12 @@
 """The zofx:: ops: what aten cannot say; each with a schema, a torch meaning, a rule for shapes.
 
     scoring     positions and targets → scores         directions   keys → z; θ + C·z
-    sparse      x·Sᵀ of a slice                        probes       values that carry probes
+    sparse      x·Sᵀ of a trainable                        probes       values that carry probes
     frozen      x·Ŵᵀ of stored codes                   rounding     the same as products of integers
     cut         where a program may be taken apart
 
 Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k
-entries of a slice. A value that carries probes has them outermost: a slice is [P, k], an activation
+entries of a trainable. A value that carries probes has them outermost: a trainable is [P, k], an activation
 is [P·N, …] with probe p in rows p·N … p·N+N−1.
 
 These meanings are what every runtime is tested against; a runtime may replace a kernel, never a

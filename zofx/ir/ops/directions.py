@@ -21,8 +21,8 @@ def direction(
     Args:
         keys: the two key words, bit patterns of u64.
         table: f32[65536] quantiles for "gaussian", None for "rademacher".
-        name: of the slice; its hash is a counter word.
-        size: of the slice.
+        name: of the trainable; its hash is a counter word.
+        size: of the trainable.
         kind: the distribution.
     """
     quantiles = None if table is None else table.cpu().numpy()

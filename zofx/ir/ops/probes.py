@@ -45,7 +45,7 @@ def probe_rows(values: Tensor, rows: int, dims: int) -> Tensor:
     """Give each row of a batch its probe's values: [P, *k] → [P·N, 1, …, 1, *k].
 
     Args:
-        values: of a slice, one set per probe.
+        values: of a trainable, one set per probe.
         rows: N.
         dims: of the result, so that it broadcasts with activations of as many.
     """

@@ -3,7 +3,7 @@
     x ≈ step · (code − 128)      step = max |x| / 127 of the row, code 1 … 255
     x − step · (code − 128) ≈ step/254 · (code′ − 128)      what is left, where 8 bits are too few
 
-`round-activations` puts them together, and says why.
+`quantize-activations` puts them together, and says why.
 """
 
 from typing import Final

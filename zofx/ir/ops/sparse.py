@@ -1,4 +1,4 @@
-"""x·Sᵀ of a slice: few entries, which share columns or do not.
+"""x·Sᵀ of a trainable: few entries, which share columns or do not.
 
     cost of a row of x = out + min(columns · (out · BLOCK_COST + PICKED),
                                    (width + out + entries) · SCATTERED)

@@ -39,14 +39,14 @@ class Header:
     """What a run is.
 
     Attributes:
-        artifact: hash of the artifact whose slices the run starts from.
+        artifact: hash of the artifact whose trainables the run starts from.
         seed: of the run.
         recipe: the text of the recipe.
         tensors: the text of its rule on tensors; empty when rays alone move θ.
         queries: Q.
         evaluations: P.
         window: how many steps' directions a step moves along: its own, and those before it.
-        refresh: steps between two bases of low-rank slices; 0 for none.
+        refresh: steps between two bases of low-rank trainables; 0 for none.
         exact: learning rate of tensors with exact gradients, in units of a record's; 0 for none.
         settings: everything else worth keeping (task, data, options); strings.
     """

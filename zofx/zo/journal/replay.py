@@ -1,12 +1,12 @@
 """Replay: θ from the artifact and the journal, with no forward and no data.
 
-    refresh  every so many steps: low-rank slices get a new basis        theta.refresh
+    refresh  every so many steps: low-rank trainables get a new basis        theta.refresh
     rays     θ ← θ + coefficient · z                                     theta.move
     tensors  θ ← θ − learning rate · rule(Σ coefficient · z)             read, theta.write
 
 A training step ends in the same `Mover`, so what a run did and what a replay does cannot differ.
-A rule on tensors is given one slice after another, each with a state of its own: beside θ and the
-states, a step holds a copy of θ, and temporaries of one slice.
+A rule on tensors is given one trainable after another, each with a state of its own: beside θ and the
+states, a step holds a copy of θ, and temporaries of one trainable.
 """
 
 from collections import deque
@@ -29,7 +29,7 @@ class Mover:
         theta: to move.
         rule: on materialised gradients; None moves along the rays themselves.
         seed: of the run.
-        refresh: steps between two bases of low-rank slices; 0 for none. A recipe has both this and
+        refresh: steps between two bases of low-rank trainables; 0 for none. A recipe has both this and
             a rule only where the rule's state can follow.
         exact: learning rate of exact gradients, in units of a step's rate.
     """
@@ -49,7 +49,7 @@ class Mover:
         self._states: dict[str, Any] = {}
         if rule:
             values = theta.read()
-            self._states = {name: rule.init(self._part(name, values)) for name in theta.slices}
+            self._states = {name: rule.init(self._part(name, values)) for name in theta.trainables}
         self._past: deque[tuple[Ray, ...]] = deque(maxlen=rule.window - 1 if rule else 0)
 
     def begin_step(self, step: int) -> None:
@@ -85,7 +85,7 @@ class Mover:
 
     def _follow(self, rule: TensorRule[Any], rays: tuple[Ray, ...], rate: float) -> None:
         values, past, down = self._theta.read(), tuple(self._past), np.float32(-rate)
-        for name in self._theta.slices:
+        for name in self._theta.trainables:
             before = self._part(name, values)
             gradient = Gradient(rays, past, partial(self._direction, name))
             along, self._states[name] = rule.update(gradient, before, self._states[name])
@@ -95,12 +95,12 @@ class Mover:
         self._theta.write(values)
 
     def _part(self, name: str, values: Tensors) -> Tensors:
-        """A slice, and the scale of its directions."""
-        scale = self._theta.noise.law(name).scale
+        """A trainable, and the scale of its directions."""
+        scale = self._theta.noise.spec(name).scale
         return {part: values[part] for part in (name, scale) if part}
 
     def _direction(self, name: str, key: Key) -> Tensors:
-        """The z of one slice, drawn when it is asked for; θ is written after the last."""
+        """The z of one trainable, drawn when it is asked for; θ is written after the last."""
         return {name: self._theta.direction(key, name)}
 
 

@@ -1,12 +1,12 @@
-"""Laws: what a slice's direction is, beyond a draw from a distribution.
+"""Laws: what a trainable's direction is, beyond a draw from a distribution.
 
     z(key) = draw(kind, key, name)
              ⊙ [16 random bits of the mask < keep]       fixed for `interval` steps     `RandomMask`
-             ⊙ [it is the turn of the slice's group]     by step or by query            `Turn`
+             ⊙ [it is the turn of the trainable's group]     by step or by query            `Turn`
              ⊙ [|θ| ≤ limit]                             from θ as it is now            limit
              ⊙ scale                                     a tensor of the session        scale
 
-A law is data in the manifest, and the program holds the same ops: what a forward sees and what a
+A spec is data in the manifest, and the program holds the same ops: what a forward sees and what a
 move follows are one direction. All but a draw is comparison and product, so it is bit-equal too.
 Sources: Liu et al. 2024, Sparse-MeZO, arXiv 2402.15751 (|θ| ≤ limit); Zhang et al. 2024, ZO-Bench,
 arXiv 2402.11592 (random masks, blocks); Zhao et al. 2025, HiZOO, arXiv 2402.15173 (scale).
@@ -26,7 +26,7 @@ KEEP_BITS: Final = 16
 KEEP_ALL: Final = 1 << KEEP_BITS
 
 SCALE: Final = ".scale"
-"""What the name of a tensor that scales a slice's directions ends in."""
+"""What the name of a tensor that scales a trainable's directions ends in."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class RandomMask:
 
 @dataclass(frozen=True)
 class Turn:
-    """When a slice moves.
+    """When a trainable moves.
 
     Attributes:
-        group: of the slice.
+        group: of the trainable.
         groups: how many there are.
         by: what counts them, the "step" or the "query".
     """
@@ -66,13 +66,13 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Law:
-    """How one slice's direction follows from a key; see the module.
+class DirectionSpec:
+    """How one trainable's direction follows from a key; see the module.
 
     Attributes:
         kind: the distribution.
         mask: of random entries.
-        turn: among groups of slices.
+        turn: among groups of trainables.
         limit: only entries with |θ| ≤ limit move.
         scale: name of the tensor that multiplies z.
     """
@@ -86,7 +86,7 @@ class Law:
     def draw(
         self, key: Key, name: str, offset: int, length: int, table: FloatArray | None = None
     ) -> FloatArray:
-        """What depends on the key alone, for a range of a slice in C order; fresh memory."""
+        """What depends on the key alone, for a range of a trainable in C order; fresh memory."""
         if self.turn and not self.turn.has(key):
             return np.zeros(length, np.float32)
         z = sample_flat(self.kind, key, name, offset, length, table=table)
@@ -109,13 +109,13 @@ class Law:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a low-rank slice A[m, r] stands for: base + gain · left · A · right.
+    """What a low-rank trainable A[m, r] stands for: base + gain · left · A · right.
 
     Attributes:
         right: name of the factor f32[r, n].
         base: name of the matrix that A is folded into at a refresh, when the factors are drawn
             anew; None where they stay and the matrix is frozen.
-        left: name of the factor f32[m, r] of a two-sided slice A[r, r].
+        left: name of the factor f32[m, r] of a two-sided trainable A[r, r].
         gain: what the product is multiplied by.
         orthonormal: whether rows of `right` and columns of `left` are made orthonormal.
     """
@@ -128,9 +128,9 @@ class Basis:
 
 
 @cache
-def _plain(kind: Kind) -> Law:
+def _plain(kind: Kind) -> DirectionSpec:
     """A draw, and no more."""
-    return Law(kind)
+    return DirectionSpec(kind)
 
 
 @dataclass(frozen=True)
@@ -138,34 +138,34 @@ class Noise:
     """The directions of an artifact.
 
     Attributes:
-        kind: the distribution of every slice's draw.
-        laws: slice → its law, where that is more than a draw.
-        bases: low-rank slice → its basis.
+        kind: the distribution of every trainable's draw.
+        specs: slice → its spec, where that is more than a draw.
+        bases: low-rank trainable → its basis.
     """
 
     kind: Kind
-    laws: Mapping[str, Law] = field(default_factory=dict)
+    specs: Mapping[str, DirectionSpec] = field(default_factory=dict)
     bases: Mapping[str, Basis] = field(default_factory=dict)
 
-    def law(self, name: str) -> Law:
-        """A slice's law."""
-        return self.laws.get(name) or _plain(self.kind)
+    def spec(self, name: str) -> DirectionSpec:
+        """A trainable's spec."""
+        return self.specs.get(name) or _plain(self.kind)
 
     @property
     def depends_on_state(self) -> bool:
         """Whether the direction of a key changes as the session moves."""
-        return any(law.depends_on_state for law in self.laws.values())
+        return any(spec.depends_on_state for spec in self.specs.values())
 
     @property
     def turns(self) -> Turn | None:
-        """Any slice's turn: how many groups there are, and what counts them."""
-        return next((law.turn for law in self.laws.values() if law.turn), None)
+        """Any trainable's turn: how many groups there are, and what counts them."""
+        return next((spec.turn for spec in self.specs.values() if spec.turn), None)
 
     def to_dict(self) -> dict[str, Any]:
         """As in the manifest: what is absent is left out."""
         said = {
             "kind": self.kind,
-            "laws": {name: _without_none(asdict(law)) for name, law in self.laws.items()},
+            "specs": {name: _without_none(asdict(spec)) for name, spec in self.specs.items()},
             "bases": {name: _without_none(asdict(basis)) for name, basis in self.bases.items()},
         }
         return {key: value for key, value in said.items() if value}
@@ -173,15 +173,15 @@ class Noise:
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Self:
         """Read it back."""
-        laws = {name: _law(**law) for name, law in said.get("laws", {}).items()}
+        specs = {name: _spec(**spec) for name, spec in said.get("specs", {}).items()}
         bases = {name: Basis(**basis) for name, basis in said.get("bases", {}).items()}
-        return cls(said["kind"], laws, bases)
+        return cls(said["kind"], specs, bases)
 
 
-def _law(
+def _spec(
     mask: Mapping[str, Any] | None = None, turn: Mapping[str, Any] | None = None, **said: Any
-) -> Law:
-    return Law(
+) -> DirectionSpec:
+    return DirectionSpec(
         mask=RandomMask(**mask) if mask else None, turn=Turn(**turn) if turn else None, **said
     )
 

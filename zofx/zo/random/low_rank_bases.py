@@ -1,6 +1,6 @@
-"""Bases of low-rank slices: drawing them anew, and folding what was learnt in the old ones.
+"""Bases of low-rank trainables: drawing them anew, and folding what was learnt in the old ones.
 
-    W(θ) = base + gain · left · A · right            A the slice; left = 1 where there is none
+    W(θ) = base + gain · left · A · right            A the trainable; left = 1 where there is none
     refresh(key):  base ← W(θ),  A ← 0,  right, left ← draws of streams V and U under the key
 
 Both are functions of (θ, key) in float32, products and sums one after the other, so they give the
@@ -26,11 +26,11 @@ CHUNK_ROWS: Final = 1 << 10
 
 
 def refresh(values: Mapping[str, FloatArray], noise: Noise, key: Key) -> None:
-    """Fold every low-rank slice into its base and give it a basis of the key, in place.
+    """Fold every low-rank trainable into its base and give it a basis of the key, in place.
 
     Args:
-        values: slices, bases and factors by name; f32, writable.
-        noise: which slices are low-rank.
+        values: trainables, bases and factors by name; f32, writable.
+        noise: which trainables are low-rank.
         key: of the new basis.
     """
     for name, basis in noise.bases.items():
@@ -77,7 +77,7 @@ def carried(values: FloatArray, basis: Basis, old: Factors, new: Factors) -> Flo
     rows are orthonormal; n normals are so to about 1/√n, times √n.
 
     Args:
-        values: f32[m, r], or f32[r, r] of a two-sided slice.
+        values: f32[m, r], or f32[r, r] of a two-sided trainable.
         basis: whose factors these are.
         old: factors before a refresh, by name.
         new: factors after it.

@@ -50,8 +50,8 @@ class Stream(IntEnum):
 
 
 @cache
-def slice_id(name: str) -> int:
-    """Counter word 1 of a slice: the first 8 bytes of the SHA-256 of its name, little endian."""
+def trainable_id(name: str) -> int:
+    """Counter word 1 of a trainable: the first 8 bytes of the SHA-256 of its name, little endian."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
@@ -88,13 +88,13 @@ def sample(
     stream: Stream = Stream.Z,
     table: FloatArray | None = None,
 ) -> FloatArray:
-    """One slice's direction.
+    """One trainable's direction.
 
     Args:
         kind: the distribution.
         key: which direction.
-        name: of the slice.
-        shape: of the slice; elements count in C order.
+        name: of the trainable.
+        shape: of the trainable; elements count in C order.
         stream: which of the key's sequences.
         table: f32[65536] for "gaussian"; None takes the one that ships with zofx.
 
@@ -112,11 +112,11 @@ def sample(
 
 
 def in_parts(draw: Callable[[int, int], FloatArray], shape: tuple[int, ...]) -> FloatArray:
-    """All of a slice, so many values at a time that temporaries stay small.
+    """All of a trainable, so many values at a time that temporaries stay small.
 
     Args:
         draw: offset and length of a range in C order → its values, fresh memory.
-        shape: of the slice.
+        shape: of the trainable.
 
     Returns:
         f32[shape], contiguous and writable.
@@ -132,7 +132,7 @@ def in_parts(draw: Callable[[int, int], FloatArray], shape: tuple[int, ...]) -> 
 
 
 def sample_small(kind: Kind, key: Key, sizes: Mapping[str, int]) -> dict[str, FloatArray]:
-    """All of several slices, looked up at once: of many small ones, each call costs more than z.
+    """All of several trainables, looked up at once: of many small ones, each call costs more than z.
 
     Args:
         kind: the distribution.
@@ -164,12 +164,12 @@ def sample_flat(
     stream: Stream = Stream.Z,
     table: FloatArray | None = None,
 ) -> FloatArray:
-    """A range of a slice's direction in C order, bit-equal to that part of the whole.
+    """A range of a trainable's direction in C order, bit-equal to that part of the whole.
 
     Args:
         kind: the distribution.
         key: which direction.
-        name: of the slice.
+        name: of the trainable.
         offset: the first element.
         length: how many elements; memory is proportional to it.
         stream: which of the key's sequences.
@@ -210,7 +210,7 @@ _own = _Own()
 
 def _words(key: Key, name: str, stream: Stream, first: int, blocks: int) -> WordArray:
     """The random words of some consecutive blocks, u64[4 · blocks]."""
-    _own.state["state"] = {"counter": (first, slice_id(name), stream, 0), "key": key.words()}
+    _own.state["state"] = {"counter": (first, trainable_id(name), stream, 0), "key": key.words()}
     _own.philox.state = _own.state
     words: WordArray = _own.philox.random_raw(WORDS_PER_BLOCK * blocks)
     return words

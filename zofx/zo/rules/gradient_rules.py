@@ -1,11 +1,11 @@
-"""Rules on tensors: the gradient is materialised on the slices, and state may be kept per weight.
+"""Rules on tensors: the gradient is materialised on the trainables, and state may be kept per weight.
 
-    g = Σ_q coefficient_q · z_q  per slice                      float32, ray by ray in order
+    g = Σ_q coefficient_q · z_q  per trainable                      float32, ray by ray in order
     update : (g, θ, state) → (direction, state)                 θ ← θ − learning rate · direction
 
-Slices are small when sparse, and so is the state. All arithmetic is elementwise float32, + − × ÷ √,
+HostTheta are small when sparse, and so is the state. All arithmetic is elementwise float32, + − × ÷ √,
 each correctly rounded by IEEE 754, so a replay of the journal gives the same bits on every machine.
-No slice depends on another: a run gives a rule one at a time, with a state of its own, so that a
+No trainable depends on another: a run gives a rule one at a time, with a state of its own, so that a
 step holds the temporaries of one (`zofx.zo.journal.replay`); a rule does the same to all of them at once.
 A rule never writes to what it is given. Those that remember are in `zofx.zo.rules.stateful_rules`.
 """
@@ -33,7 +33,7 @@ class Gradient:
     Attributes:
         rays: of this step; their coefficients are those of the estimate.
         past: the rays of the steps before, newest first; as many as the rule's window asks for.
-        direction: z of a key, per slice.
+        direction: z of a key, per trainable.
         given: the gradient itself, once a rule has changed it.
     """
 
@@ -69,11 +69,11 @@ class TensorRule(Generic[S]):
     Attributes:
         text: how the recipe spells it.
         init: θ → the state before the first step.
-        update: (gradient, θ, state) → (direction to go down along, state); names of the slices.
+        update: (gradient, θ, state) → (direction to go down along, state); names of the trainables.
         window: how many steps' rays it asks for, with this one's.
-        curved: whether it asks for the curvature along the direction, which `Curved` tells.
+        curved: whether it asks for the curvature along the direction, which `SpsaWithCurvature` tells.
         exposes: state → tensors of the session that it sets (the scales of directions).
-        refreshed: (state, factors before, factors after, noise) → state, where low-rank slices have
+        refreshed: (state, factors before, factors after, noise) → state, where low-rank trainables have
             a new basis; None where the state is of coordinates and cannot follow.
     """
 
@@ -136,7 +136,7 @@ def decay(rate: float, exempt: Sequence[str] = ()) -> TensorRule[None]:
 
     Args:
         rate: the strength; the learning rate multiplies it too.
-        exempt: slices whose name contains one of these are left alone (MeZO: "bias", "layer_norm",
+        exempt: trainables whose name contains one of these are left alone (MeZO: "bias", "layer_norm",
             "layernorm").
     """
     factor = np.float32(rate)

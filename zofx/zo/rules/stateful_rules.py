@@ -1,12 +1,12 @@
 """Rules on tensors that remember: averages of gradients, of their squares, of the curvature.
 
-    momentum            m ← β·m + g                          one tensor per slice
+    momentum            m ← β·m + g                          one tensor per trainable
     low_rank_momentum   m ← β·m + (1 − β)·g                  one, carried over to a new basis
     adam                m, v ← averages of g and g²          two
     past_adam           the same over the last steps' rays   none: their gradients are made again
     diagonal_hessian    H ← average of h·H ⊙ u²              one, which also scales directions
 
-A state of coordinates belongs to the basis of a low-rank slice; where it cannot be read in a new
+A state of coordinates belongs to the basis of a low-rank trainable; where it cannot be read in a new
 one, `refreshed` is None.
 """
 
@@ -113,7 +113,7 @@ def past_adam(
 def low_rank_momentum(beta: float = 0.9) -> TensorRule[Tensors]:
     """An average of gradients that is carried over to a new basis: m ← beta · m + (1 − beta) · g.
 
-    The first gradient is taken whole. A low-rank slice's average is of coordinates in its basis; at
+    The first gradient is taken whole. A low-rank trainable's average is of coordinates in its basis; at
     a refresh it becomes its least-squares reading in the new one (`zofx.zo.random.low_rank_bases.carried`).
     Source: Chen et al. 2025, arXiv 2410.07698, algorithm 2 (LOZO-M).
     """
@@ -143,7 +143,7 @@ def diagonal_hessian(smooth: float = 1e-6) -> TensorRule[Tensors]:
     H ← (1 − smooth) · H + smooth · h · H ⊙ u²        u = z · √H, the draw behind the direction z
     go along c · u / √H;   scale of the next directions 1 / √H
 
-    After `Curved`, whose coefficients are the slope c and the curvature h.
+    After `SpsaWithCurvature`, whose coefficients are the slope c and the curvature h.
     Source: Zhao et al. 2025, Second-Order Fine-Tuning without Pain for LLMs, arXiv 2402.15173.
     """
     _require_fraction("diagonal_hessian", smooth)

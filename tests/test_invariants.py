@@ -1,8 +1,8 @@
-"""The laws of zofx, each by its number, on every artifact of the family and every runtime.
+"""The invariants of zofx, each by its number, on every artifact of the family and every runtime.
 
      1  a frozen tensor's bytes never change
      2  ε = 0 is bit-equal to the unperturbed program
-     3  a probe equals moving the slices by hand
+     3  a probe equals moving the trainables by hand
      4  every pass keeps meaning, exactly or within the bound it states
      5  z is bit-equal on numpy, torch and ONNX Runtime
      6  θ replayed from the journal on any runtime is bit-equal
@@ -32,7 +32,7 @@ from tests.artifacts import CASES, Case, Family
 from tests.loads import EPS, KEYS, ONE_SIDED, PLAIN, TWO_POINT, Load, bits
 from tests.runtimes import reference
 from zofx.artifact import layout
-from zofx.artifact.manifest import read_manifest, read_slices
+from zofx.artifact.manifest import read_manifest, read_trainables
 from zofx.errors import ArtifactError
 from zofx.files import file_digest
 from zofx.runtimes import RUNTIMES
@@ -116,8 +116,8 @@ def test_law_5_z_is_bit_equal_on_numpy_torch_and_onnxruntime(family: Family, cas
     model = onnxruntime.InferenceSession(folder / layout.NOISE, providers=["CPUExecutionProvider"])
     words = key_words(KEYS).view(np.int64)
     table = torch.from_numpy(normal_table().copy()) if kind == "gaussian" else None
-    slices = read_manifest(folder).slices
-    for name, shape in slices.items():
+    trainables = read_manifest(folder).trainables
+    for name, shape in trainables.items():
         wanted = bits(np.stack([sample(kind, key, name, shape) for key in KEYS]))  # type: ignore[arg-type]  # a case holds strings
         (stock,) = model.run([f"{name}.z"], {"keys": words})
         np.testing.assert_array_equal(bits(stock), wanted)
@@ -137,7 +137,7 @@ def test_law_6_a_journal_replays_to_the_same_bits_everywhere(
     theta = session.read()
     for name in RUNTIMES:
         other = family.session(case, name)
-        other.write(read_slices(folder))
+        other.write(read_trainables(folder))
         assert replay(other, Journal.read(tmp_path / "journal")) == STEPS
         for slice_name, value in other.read().items():
             np.testing.assert_array_equal(bits(value), bits(theta[slice_name]))
@@ -151,7 +151,7 @@ def test_law_7_losses_agree_between_runtimes(family: Family, case: Case) -> None
     losses = []
     for name in RUNTIMES:
         session = family.session(case, name)
-        session.write(read_slices(folder))
+        session.write(read_trainables(folder))
         losses.append(mean_loss(ONE_SIDED.on(session)))
     assert (np.ptp(losses, axis=0) <= 2 * bound.mean((1, 2))).all()
 
@@ -174,7 +174,7 @@ def test_law_8_the_graphs_only_go_forward(family: Family, case: Case) -> None:
 
 
 FILES = (
-    layout.WEIGHTS, layout.SLICES, layout.GRAPH, layout.ONNX, layout.NOISE,
+    layout.WEIGHTS, layout.TRAINABLES, layout.GRAPH, layout.ONNX, layout.NOISE,
     layout.PROGRAM, layout.TOKENIZER, layout.MANIFEST,
 )  # fmt: skip
 
