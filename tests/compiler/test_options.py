@@ -266,7 +266,7 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
         (
             "zo-hybrid",
             Options(activations="int8", train="q_proj"),
-            "first-order takes exact gradients, and rounding has no derivative: "
+            "hybrid-first-order takes exact gradients, and rounding has no derivative: "
             "--activations none, or a method of probes alone",
         ),
         ("bare", Options(train="q_proj"), "method bare does not choose parameters by name"),

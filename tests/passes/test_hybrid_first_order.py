@@ -1,4 +1,4 @@
-"""first-order: the last blocks, and what follows them, are left to exact gradients."""
+"""hybrid-first-order: the last blocks, and what follows them, are left to exact gradients."""
 
 import pytest
 
@@ -12,25 +12,25 @@ from zofx.ir.schema import Role
 
 def test_from_the_last_block_on() -> None:
     """The last block and the head are read as they are; what comes before has directions."""
-    after, remarks = apply(f"first-order, {PERTURB}", dense(Blocks))
+    after, remarks = apply(f"hybrid-first-order, {PERTURB}", dense(Blocks))
     assert_golden(
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced
-  input  input_ids          i64[N, T]
-  input  attention_mask     i64[N, T]
-  input  positions          i64[N, S]
-  input  targets            i64[N, S, C]
-  input  keys               i64[Q, 2]
-  input  coefficients       f32[Q]
-  slice  embed.weight       f32[7, 4]
-  slice  blocks.0.0.weight  f32[3, 4]
-  slice  blocks.0.0.bias    f32[3]
-  slice  blocks.0.2.weight  f32[4, 3]
-  exact  blocks.1.0.weight  f32[3, 4]
-  exact  blocks.1.0.bias    f32[3]
-  exact  blocks.1.2.weight  f32[4, 3]
-  exact  head.weight        f32[7, 4]
+  input      input_ids          i64[N, T]
+  input      attention_mask     i64[N, T]
+  input      positions          i64[N, S]
+  input      targets            i64[N, S, C]
+  input      keys               i64[Q, 2]
+  input      coefficients       f32[Q]
+  trainable  embed.weight       f32[7, 4]
+  trainable  blocks.0.0.weight  f32[3, 4]
+  trainable  blocks.0.0.bias    f32[3]
+  trainable  blocks.0.2.weight  f32[4, 3]
+  exact      blocks.1.0.weight  f32[3, 4]
+  exact      blocks.1.0.bias    f32[3]
+  exact      blocks.1.2.weight  f32[4, 3]
+  exact      head.weight        f32[7, 4]
 body
   %0 = zofx.direction(keys, None, embed.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
   %1 = zofx.perturb(embed.weight, %0, coefficients)   : f32[7, 4]

@@ -200,7 +200,7 @@ def _require_rows(pipeline: Pipeline) -> None:
         )
     if _find(pipeline, "hybrid-first-order"):
         raise PipelineError(
-            "first-order takes exact gradients, and rounding has no derivative: "
+            "hybrid-first-order takes exact gradients, and rounding has no derivative: "
             "--activations none, or a method of probes alone"
         )
 
