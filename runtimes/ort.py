@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, read_manifest
 from zofx.errors import UnsupportedError
-from zofx.ir.schema import HIDDEN
+from zofx.ir.schema import HIDDEN, Products
 from zofx.runtimes import ort_integers
-from zofx.runtimes.host.batching import BatchingPolicy, Products, cpu_batching_policy
+from zofx.runtimes.host.batching import BatchingPolicy, cpu_batching_policy
 from zofx.runtimes.host.engine_session import Arrays, EngineSession, Feeds
 from zofx.runtimes.host.prefix import Compute
 from zofx.session import Support
@@ -31,9 +31,6 @@ from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
 BFLOAT16 = 16  # ONNX's number for it
-ROUNDED = b"MatMulIntegerToFloat"
-BLOCKWISE = b"MatMulNBits"
-FOUR_BITS = "int4"  # form of a matrix
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Products also add probes and move weights, by factors of 1 and ε: TF32 would round both.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
@@ -55,16 +52,15 @@ class OrtSession(EngineSession):
     ) -> None:
         import onnxruntime
 
-        products = _products(folder, manifest)
         on_cpu = device == "cpu"
         batching = (
-            cpu_batching_policy(products, manifest.cut, rows, threads)
+            cpu_batching_policy(manifest.products, manifest.cut, rows, threads)
             if on_cpu
             else BatchingPolicy()
         )
         self._folder, self._device = folder, device
         self._threads = threads if batching.workers == 1 else 1
-        integers = products is Products.INTEGERS
+        integers = manifest.products is Products.INTEGERS
         self._kernels = (ort_integers.kernels() or ()) if integers else ()
         self._engine = self._open(layout.ONNX)
         self._reads = {value.name for value in self._engine.get_inputs()}
@@ -141,12 +137,15 @@ class OrtRuntime:
             )
         if not (folder / layout.ONNX).is_file():
             reasons.append(f"{folder} has no {layout.ONNX}")
-        elif exact := read_manifest(folder, check=False).exact:
+            return Support(tuple(reasons))
+        manifest = read_manifest(folder, check=False)
+        if exact := manifest.exact:
             reasons.append(
                 f"{len(exact)} of its tensors train by backpropagation, which no inference engine "
                 "has: use --runtime torch"
             )
-        elif not reasons and _has(folder, ROUNDED) and ort_integers.kernels() is None:
+        integers = manifest.products is Products.INTEGERS
+        if not reasons and integers and ort_integers.kernels() is None:
             reasons.append(ort_integers.SATURATED)
         return Support(tuple(reasons))
 
@@ -174,22 +173,6 @@ def _give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
         if trim is not None:
             trim(0)
-
-
-def _products(folder: Path, manifest: Manifest) -> Products:
-    """As the names of ops tell, which are in a graph's bytes: to read it otherwise takes onnx.
-
-    `zofx plan` has no file yet and reads the program (`plan.products_of`).
-    """
-    if _has(folder, ROUNDED):
-        return Products.INTEGERS
-    four = any(row.form == FOUR_BITS for row in manifest.tensors)
-    return Products.NIBBLES if four and _has(folder, BLOCKWISE) else Products.FLOATS
-
-
-def _has(folder: Path, op: bytes) -> bool:
-    models = (folder / layout.ONNX, folder / layout.PREFIX_ONNX)
-    return any(op in model.read_bytes() for model in models if model.is_file())
 
 
 def _provider_missing(device: str) -> list[str]:

@@ -36,7 +36,7 @@ from zofx.session import Batch, Support, Weigh, unperturbed
 from zofx.zo.random.noise import Kind
 from zofx.zo.types import FloatArray, Key, key_words
 
-NF4 = b'"zofx.linear_nf4.default"'
+NF4 = "zofx.linear_nf4.default"
 
 
 @directions.direction.register_kernel("cuda")
@@ -206,12 +206,9 @@ class TorchRuntime:
     def support(self, folder: Path) -> Support:
         """Whether what the graph needs is here."""
         reasons = []
-        graph, below = folder / layout.GRAPH, folder / layout.PREFIX_GRAPH
-        if not graph.is_file():
+        if not (folder / layout.GRAPH).is_file():
             reasons.append(f"{folder} has no {layout.GRAPH}")
-        elif find_spec("bitsandbytes") is None and any(
-            NF4 in part.read_bytes() for part in (graph, below) if part.is_file()
-        ):
+        elif find_spec("bitsandbytes") is None and read_manifest(folder, check=False).calls(NF4):
             reasons.append("its nf4 weights need bitsandbytes: pip install 'zofx[torch]'")
         return Support(tuple(reasons))
 

@@ -44,6 +44,7 @@ from torch.onnx._internal.exporter._fx_passes import (
 )
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from zofx import __version__
 from zofx.ir.directions import directions_of, draw_of
 from zofx.ir.facts import PARTED
 from zofx.ir.program import Program, TensorSpec, output_node, placeholders, shape_of
@@ -52,7 +53,7 @@ from zofx.ir.schema import FROZEN_ROLES, KEYS, VOCABULARY, Role
 from zofx.ir.sparse_cost import as_block
 from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.fusions import fuse, share
-from zofx.runtimes.onnx_export.guards import guard_attention
+from zofx.runtimes.onnx_export.guards import guard_attention, name_outputs
 from zofx.runtimes.onnx_export.lowerings import TRANSLATIONS
 
 zofx = torch.ops.zofx
@@ -86,6 +87,7 @@ def to_onnx(
     if PARTED.name in program.facts:
         guard_attention(model)
     share(model)
+    name_outputs(model)
     names = [str(node.target) for node in placeholders(fed.graph)]
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
@@ -106,7 +108,17 @@ def to_onnx(
                 model.graph.inputs.remove(value)
             model.graph.register_initializer(value)
     model.opset_imports.update({"": OPSET, ms.domain: ms.version})
+    # Of torch it is only made: the same program is the same bytes under any version of it.
+    model.producer_name, model.producer_version = "zofx", __version__
     return ir.to_proto(model)
+
+
+def onnx_op_types(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the ops that a model calls, in order, each once: "Add", "com.microsoft.MatMulNBits"."""
+    names = set()
+    for node in ir.from_proto(model).graph.all_nodes():
+        names.add(f"{node.domain}.{node.op_type}" if node.domain else node.op_type)
+    return tuple(sorted(names))
 
 
 def _scattered(graph: fx.Graph) -> Iterator[str]:

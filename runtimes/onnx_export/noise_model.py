@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from zofx import __version__
 from zofx.errors import ArtifactError, UsageError
 from zofx.runtimes.onnx_export.emitter import Emitter
 from zofx.zo.random.noise import (
@@ -104,6 +105,7 @@ def build_noise_model(
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="zofx",
+        producer_version=__version__,
     )
 
 

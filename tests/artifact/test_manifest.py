@@ -2,11 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from safetensors.numpy import load_file
 
@@ -15,6 +16,7 @@ from zofx.artifact.layout import MANIFEST, TRAINABLES, WEIGHTS
 from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_trainables
 from zofx.errors import ArtifactError, UsageError
 from zofx.files import file_digest, new_folder
+from zofx.ir.schema import Result
 from zofx.zo.random.direction_spec import Noise
 
 Change = Callable[[dict[str, Any]], Any]
@@ -56,6 +58,40 @@ def test_the_manifest_describes_the_folder(family: Family, case: Case) -> None:
         assert f"{value.dtype.kind.upper()}{8 * value.itemsize}" == row.dtype
 
 
+def test_the_manifest_tells_what_an_engine_needs(family: Family, case: Case) -> None:
+    """The ops of every graph, as the files themselves have them; and whether it is in two parts."""
+    folder = family.artifact(case)
+    manifest = read_manifest(folder)
+    graphs = {file for file in manifest.files if file.endswith((".onnx", "x.json", "h.json"))}
+    assert manifest.ops.keys() == graphs
+    for file, ops in manifest.ops.items():
+        assert list(ops) == sorted(called(folder / file))
+    assert manifest.result is Result.LOGPROB
+    assert manifest.cut == (case.from_layer is not None) == ("prefix.json" in graphs)
+    assert manifest.calls("zofx.linear_nf4.default") == (case.quant == "nf4")
+    assert manifest.calls("com.microsoft.MatMulBnb4") == (case.quant == "nf4")
+
+
+def called(graph: Path) -> set[str]:
+    """The ops of a file."""
+    if graph.suffix == ".json":
+        nodes = json.loads(graph.read_text())
+        return {node["target"] for node in nodes if node["op"] == "call"}
+    return {
+        f"{n.domain}.{n.op_type}".lstrip(".")
+        for n in nodes_of(onnx.load(graph, load_external_data=False).graph)
+    }
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Those of its branches and loops, too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes_of(attribute.g)
+
+
 def test_tensors_lie_on_multiples_of_their_elements(family: Family, case: Case) -> None:
     """An engine may use the mapped bytes in place."""
     data = (family.artifact(case) / WEIGHTS).read_bytes()
@@ -90,6 +126,8 @@ def test_the_report_is_not_part_of_the_identity(family: Family) -> None:
         (lambda said: said.pop("version"), r"not a zofx manifest \(KeyError: 'version'\)"),
         (lambda said: said.pop("noise"), "not a zofx manifest"),
         (lambda said: said["tensors"][0].pop("form"), "not a zofx manifest"),
+        (lambda said: said.update(result="loss"), "not a zofx manifest"),
+        (lambda said: said["ops"].clear(), "was changed after it was written"),
         (lambda said: said["tensors"].pop(), "was changed after it was written"),
         (lambda said: said["noise"].update(kind="rademacher"), "was changed after it was written"),
         (lambda said: said["files"].clear(), "was changed after it was written"),

@@ -18,19 +18,20 @@ from zofx.compiler.options import Options, pipeline_for
 from zofx.compiler.write import Progress, _rows, no_progress, write_program
 from zofx.files import file_digest, new_folder
 from zofx.ir.directions import noise_of
+from zofx.ir.facts import CUT
 from zofx.ir.pipeline import After, Pass, Remark
 from zofx.ir.program import Loader, Program
+from zofx.ir.requirements import products_of, result_of
 from zofx.models.checkpoint import Checkpoint
 from zofx.models.soft_prompts import adapter_for
 
 
 @dataclass
 class Report:
-    """What the compiler said, collected through the pipeline's callback."""
+    """Times and remarks of the passes, collected through the pipeline's callback."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)
-    stages: dict[str, str] = field(default_factory=dict)
 
     def after(self, also: After) -> After:
         """The callback, chained with another one."""
@@ -80,7 +81,7 @@ def compile_model(
         progress("passes", 0, len(pipeline.passes))
         program = pipeline.run(program, report.after(after))
         start = time.perf_counter()
-        files = write_program(program, folder, progress)
+        written = write_program(program, folder, progress)
         (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer.to_str())
         report.seconds["write"] = round(time.perf_counter() - start, 3)
         manifest = Manifest(
@@ -91,7 +92,11 @@ def compile_model(
             config=checkpoint.config.to_dict(),
             noise=noise_of(program),
             tensors=_rows(program),
-            files={name: file_digest(folder / name) for name in (*files, layout.TOKENIZER)},
+            result=result_of(program),
+            products=products_of(program.graph),
+            cut=CUT.name in program.facts,
+            ops=written.ops,
+            files={n: file_digest(folder / n) for n in (*written.files, layout.TOKENIZER)},
             report={"seconds": report.seconds, "remarks": report.remarks},
         )
         (folder / layout.MANIFEST).write_text(manifest.to_json())
@@ -99,7 +104,7 @@ def compile_model(
 
 
 def _model_description(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
-    """What the manifest says of the model; an adapter takes some of its positions."""
+    """The manifest's fields on the model; an adapter takes some of its positions."""
     before = adapter_for(options.adapter).tokens if options.adapter else 0
     positions = checkpoint.max_positions
     return checkpoint.description | {"max_positions": positions and positions - before}

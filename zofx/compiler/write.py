@@ -1,6 +1,7 @@
 """Write a program as the files of an artifact, tensor by tensor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,13 +12,13 @@ from zofx.artifact import layout
 from zofx.artifact.manifest import TensorRow
 from zofx.artifact.safetensors_writer import TensorFile
 from zofx.ir.directions import noise_of
-from zofx.ir.graph_json import dump_graph
+from zofx.ir.graph_json import dump_graph, op_types
 from zofx.ir.partition import split
 from zofx.ir.printer import show
 from zofx.ir.program import Program
 from zofx.ir.schema import FROZEN_ROLES, HIDDEN, UPDATED_ROLES, Role
 from zofx.models.safetensors_folder import DTYPES
-from zofx.runtimes.onnx_export.export import to_onnx
+from zofx.runtimes.onnx_export.export import onnx_op_types, to_onnx
 from zofx.runtimes.onnx_export.noise_model import build_noise_model
 from zofx.zo.random.direction_spec import Noise
 
@@ -30,8 +31,21 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
-def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> list[str]:
-    """Write a compiled program's tensors and graphs; returns the names of the files."""
+@dataclass(frozen=True)
+class Written:
+    """The files of a program.
+
+    Attributes:
+        files: their names.
+        ops: those that hold a graph → the ops it calls.
+    """
+
+    files: tuple[str, ...]
+    ops: Mapping[str, tuple[str, ...]]
+
+
+def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> Written:
+    """Write a compiled program's tensors and graphs."""
     weights = tensor_file(program, folder / layout.WEIGHTS, *FROZEN_ROLES)
     trainables = tensor_file(program, folder / layout.TRAINABLES, *UPDATED_ROLES)
     for done, spec in enumerate(program.tensors.values()):
@@ -41,21 +55,26 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
     progress("graphs", 0, 2)
     (folder / layout.PROGRAM).write_text(show(program))
     below, above = split(program)
-    written = [layout.WEIGHTS, layout.TRAINABLES, layout.PROGRAM]
+    ops: dict[str, tuple[str, ...]] = {}
     for part, graph, model, result in (
         (above, layout.GRAPH, layout.ONNX, "logprob"),
         (below, layout.PREFIX_GRAPH, layout.PREFIX_ONNX, HIDDEN),
     ):
         if part is not None:
             (folder / graph).write_text(dump_graph(part.graph))
-            onnx.save(to_onnx(part, weights.span, layout.WEIGHTS, result), folder / model)
-            written += [graph, model]
+            ops[graph] = op_types(part.graph)
+            exported = to_onnx(part, weights.span, layout.WEIGHTS, result)
+            ops[model] = _save(exported, folder / model)
     progress("graphs", 1, 2)
     noise = noise_of(program)
     if not any(spec.mask or spec.turn for spec in noise.specs.values()):
-        onnx.save(_noise_model(program, noise, weights), folder / layout.NOISE)
-        written.append(layout.NOISE)
-    return written
+        ops[layout.NOISE] = _save(_noise_model(program, noise, weights), folder / layout.NOISE)
+    return Written((layout.WEIGHTS, layout.TRAINABLES, layout.PROGRAM, *ops), ops)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    onnx.save(model, path)
+    return onnx_op_types(model)
 
 
 def tensor_bytes(program: Program, name: str) -> memoryview:

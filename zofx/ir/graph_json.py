@@ -43,6 +43,12 @@ def dump_graph(graph: fx.Graph) -> str:
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
 
 
+def op_types(graph: fx.Graph) -> tuple[str, ...]:
+    """Names of the ops that a graph calls, in order, each once."""
+    calls = (node for node in graph.nodes if node.op == "call_function")
+    return tuple(sorted({_target_name(node) for node in calls}))
+
+
 def load_graph(path: Path) -> fx.Graph:
     """Text → graph, without shapes.
 

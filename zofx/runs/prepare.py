@@ -15,7 +15,7 @@ import numpy as np
 
 from zofx.artifact.manifest import Manifest
 from zofx.errors import ArtifactError, UsageError
-from zofx.ir.pipeline_syntax import name_of, passes_of
+from zofx.ir.schema import Result
 from zofx.runs.compiled_model import Model, default_runtime, open_model, open_session
 from zofx.runs.evaluation import selection
 from zofx.runs.run_config import Plan, packages
@@ -28,9 +28,6 @@ from zofx.tasks.encode import Encoded
 from zofx.tasks.selection import TaskChoice
 from zofx.zo.settings import Settings
 from zofx.zo.types import IntArray
-
-FORWARD_MODE: Final = "forward-mode"
-"""The pass whose programs give slopes."""
 
 EVALUATIONS: Final = 5
 """How many a run makes after its start, unless told otherwise."""
@@ -181,7 +178,7 @@ def _require_classes(workload: Workload, choice: TaskChoice) -> None:
 
 def _require_fit(manifest: Manifest, settings: Settings) -> None:
     """The estimator asks for what the compiled program computes."""
-    slopes = FORWARD_MODE in map(name_of, passes_of(manifest.pipeline))
+    slopes = manifest.result is Result.TANGENTS
     if slopes != (settings.estimator == "forward-gradient"):
         raise UsageError(
             f"--estimator {settings.estimator}: this artifact was compiled "

@@ -20,8 +20,9 @@ from zofx.artifact.layout import GRAPH
 from zofx.artifact.manifest import read_manifest
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
-from zofx.forecast.forecast import products_of
 from zofx.ir.graph_json import load_graph
+from zofx.ir.requirements import products_of
+from zofx.ir.schema import Products
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import RUNTIMES, ort
 from zofx.runtimes.host import batching, engine_session
@@ -32,7 +33,6 @@ from zofx.runtimes.host.batching import (
     PERTURBING,
     BatchingPolicy,
     CostModel,
-    Products,
     by_length,
     cpu_batching_policy,
 )
@@ -252,7 +252,7 @@ def test_a_lane_shares_caches_and_the_way_to_the_weights() -> None:
 def test_products_are_known_with_and_without_a_file(
     quant: str, tmp_path: Path, family: Family
 ) -> None:
-    """What the engine sees in an artifact is what `zofx plan` sees in its program.
+    """What the manifest tells an engine is what `zofx plan` reads off the program.
 
     Codes whose scales train are no operand of a product: each probe has a matrix of floats.
     """
@@ -265,7 +265,7 @@ def test_products_are_known_with_and_without_a_file(
     else:
         folder = family.artifact(replace(case, quant=quant))
         wanted = Products.NIBBLES if quant == "int4" else Products.FLOATS
-    assert ort._products(folder, read_manifest(folder)) is wanted
+    assert read_manifest(folder).products is wanted
     assert products_of(load_graph(folder / GRAPH)) is wanted
 
 
