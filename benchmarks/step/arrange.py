@@ -134,7 +134,7 @@ def batch_of(job: Job, steps: int) -> tuple[dict[str, Any], Shapes]:
     largest = max((encoded.batch for encoded in batches), key=lambda b: b.input_ids.size)
     words = {
         "batch": job.batch,
-        "objective": run.plan.objective,
+        "objective": run.config.objective,
         "candidates": _most(first.counts.astype(bool).sum(axis=1)),
         "scored_tokens": _most(scored),
         "rows": len(first.batch.input_ids),

@@ -14,7 +14,7 @@ from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
 from zofx.errors import PipelineError, UnsupportedError
 from zofx.models.checkpoint import open_checkpoint
-from zofx.runs.prepare import Request, prepare, prepare_resumed
+from zofx.runs.prepare import prepare, prepare_resumed
 from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
 from zofx.zo.types import FloatArray
@@ -72,18 +72,18 @@ def test_an_inference_engine_says_why_not(compiled: Path) -> None:
 
 def test_an_interrupted_run_is_the_uninterrupted_one(compiled: Path, tmp_path: Path) -> None:
     """Exact gradients are in no journal: resuming computes them again, to the same bits."""
-    request = Request(
-        task=str(compiled / "task.jsonl"), train=16, dev=0, runtime="torch", threads=1,
-        settings={"steps": 6, "batch_size": 4, "exact_lr": 0.1},
-    )  # fmt: skip
+    options = {
+        "task": compiled / "task.jsonl", "train": 16, "dev": 0, "runtime": "torch", "threads": 1,
+        "steps": 6, "batch_size": 4, "exact_lr": 0.1,
+    }  # fmt: skip
 
     def run(name: str, pauses: int) -> dict[str, FloatArray]:
-        prepared = start(prepare(compiled / "art", request), tmp_path / name)
+        prepared = start(prepare(compiled / "art", options), tmp_path / name)
         session, asked = prepared.session(), iter([False] * pauses + [True])
         outcome = train(prepared, session, stop=lambda: next(asked, True))
         if outcome.steps < 6:
             assert outcome.steps > 0
-            again = prepare_resumed(compiled / "art", tmp_path / name, Request())
+            again = prepare_resumed(compiled / "art", tmp_path / name, {})
             session = again.session()
             train(again, session)
         return session.read()

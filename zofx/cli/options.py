@@ -1,23 +1,21 @@
 """What several verbs share: options, and how a docstring becomes a help text."""
 
-from typing import TYPE_CHECKING, Literal
-
-from zofx.errors import UsageError
-
-if TYPE_CHECKING:
-    from zofx.runs.run_folder import StepSelector
-
-
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-MOST_THREADS: Final = 1024
-"""An engine makes as many as it is told to, until there is no memory left for another."""
+from zofx.errors import UsageError
+from zofx.options import Option
+from zofx.runs.run_config import OPTIONS
+
+if TYPE_CHECKING:
+    from zofx.runs.run_folder import StepSelector
 
 ModelName: TypeAlias = Annotated[
     str,
@@ -29,36 +27,22 @@ ModelName: TypeAlias = Annotated[
 Artifact: TypeAlias = Annotated[
     Path, typer.Argument(metavar="DIR", help="A compiled artifact: what `zofx compile` made.")
 ]
-Data: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--data", metavar="DIR", help="Read the task's records from files in DIR."),
-]
-Runtime: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--runtime", metavar="NAME", help="torch or ort; ort where onnxruntime is installed."
-    ),
-]
-Device: TypeAlias = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="cpu (the default) or cuda.")
-]
-Threads: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        max=MOST_THREADS,
-        metavar="N",
-        help="Of the runtime; its own choice if absent.",
-    ),
-]
-Seed: TypeAlias = Annotated[
-    int | None, typer.Option("--seed", min=0, metavar="N", help="Of data and directions; 0.")
-]
-Truncate: TypeAlias = Annotated[
-    bool,
-    typer.Option("--truncate", help="Cut prompts longer than the model's positions, on the left."),
-]
+
+
+def parameter(option: Option) -> Any:
+    """What typer takes an option of a run for."""
+    names = (option.flag, option.short) if option.short else (option.flag,)
+    return typer.Option(
+        *names, metavar=option.metavar, min=option.minimum, max=option.maximum, help=option.help
+    )
+
+
+Data: TypeAlias = Annotated[str | None, parameter(OPTIONS["data"])]
+Runtime: TypeAlias = Annotated[str | None, parameter(OPTIONS["runtime"])]
+Device: TypeAlias = Annotated[str | None, parameter(OPTIONS["device"])]
+Threads: TypeAlias = Annotated[int | None, parameter(OPTIONS["threads"])]
+Seed: TypeAlias = Annotated[int | None, parameter(OPTIONS["seed"])]
+Truncate: TypeAlias = Annotated[bool, parameter(OPTIONS["truncate"])]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 INDENTED = re.compile(r"\n+((?: {4}.*\n?)+)")
@@ -67,6 +51,38 @@ INDENTED = re.compile(r"\n+((?: {4}.*\n?)+)")
 def add_command(app: typer.Typer, name: str, verb: Callable[..., None]) -> None:
     """Add a verb; its docstring is its help, where indented blocks keep their lines."""
     app.command(name, help=unwrapped(inspect.getdoc(verb) or ""))(verb)
+
+
+def takes(options: Mapping[str, Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let the `**options` of a verb be these; one that is not given is None.
+
+    On the command line they stand between the verb's positional and its keyword-only parameters.
+    """
+    made = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[option.type | None, parameter(option)],
+        )
+        for name, option in options.items()
+    ]
+
+    def change(verb: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(verb, eval_str=True).parameters.values()
+        first = [p for p in own if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+        last = [p for p in own if p.kind is Parameter.KEYWORD_ONLY]
+        whole = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in (*first, *made, *last)]
+
+        @wraps(verb)
+        def taking(**given: Any) -> None:
+            verb(**given)
+
+        taking.__signature__ = inspect.Signature(whole)  # type: ignore[attr-defined]
+        taking.__annotations__ = {p.name: p.annotation for p in whole}
+        return taking
+
+    return change
 
 
 def unwrapped(text: str) -> str:

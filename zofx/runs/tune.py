@@ -69,20 +69,20 @@ def measure(prepared: Prepared, session: Session) -> Preflight | None:
     Raises:
         DivergenceError: the losses near the start are not finite.
     """
-    settings = prepared.plan.settings
-    objective = prepared.workload.objective(prepared.plan.objective)
+    settings = prepared.config.settings
+    objective = prepared.workload.objective(prepared.config.objective)
     if settings.estimator == "forward-gradient" or isinstance(objective, TextObjective):
         return None
     encoded = prepared.batch(0)
     if settings.refresh:  # before the first basis a low-rank trainable changes nothing
-        session.refresh(Key(prepared.plan.choice.seed, 0))
+        session.refresh(Key(prepared.config.task.seed, 0))
     with np.errstate(all="ignore"):  # what is not finite is refused below, with a message
         found = preflight(
             lambda rows, keys, matrix: session.evaluate(encoded.batch.rows(rows), keys, matrix),
             len(encoded.batch.input_ids),
             objective.on(encoded),
             settings.eps,
-            prepared.plan.choice.seed,
+            prepared.config.task.seed,
         )
     if not np.isfinite([found.gap, found.noise]).all():
         raise DivergenceError(
@@ -100,7 +100,7 @@ def start(prepared: Prepared, out: Path) -> Prepared:
         UsageError: the name is taken.
     """
     require_free(out)
-    return replace(prepared, run=RunFolder.create(out, prepared.plan))
+    return replace(prepared, run=RunFolder.create(out, prepared.config))
 
 
 def train(
@@ -127,8 +127,8 @@ def train(
     if activations is not None:
         cast(CutSession, session).keep_activations(activations)
     with run.locked():
-        run.journal()
-        writer, journal = JournalWriter.resume(run.journal_path)
+        known = run.journal() if prepared.journal is None else prepared.journal
+        writer, journal = JournalWriter.resume(run.journal_path, known)
         with writer:
             told = (JsonlLog(run.metrics_path), *observers)
             loop = _Loop(prepared, run, session, writer, told, stop)
@@ -156,12 +156,12 @@ class _Loop:
         observers: tuple[Observer, ...],
         stop: Stop,
     ) -> None:
-        plan = prepared.plan
+        config = prepared.config
         self.prepared, self.run, self.session = prepared, run, session
-        self.observers, self.stop = observers, stop
-        self.objective = prepared.workload.objective(plan.objective)
-        self.driver = Driver(plan.settings.recipe(), session, plan.choice.seed, writer)
-        self.dev = prepared.workload.splits.dev[: plan.eval_size]
+        self.observers, self.stop, self.writer = observers, stop, writer
+        self.objective = prepared.workload.objective(config.objective)
+        self.driver = Driver(config.settings.recipe(), session, config.task.seed, writer)
+        self.dev = prepared.workload.splits.dev[: config.evaluation.eval_size]
 
     def go(self, journal: Journal) -> int:
         """Make steps until there are enough, or until told to stop; returns how many there are."""
@@ -175,16 +175,16 @@ class _Loop:
                 break
             self._step(step)
             step += 1
-        self.run.save_snapshot("last", self.session.read(), step)
+        self.run.save_snapshot("last", self.session.read(), step, self.writer.digest)
         return step
 
     def _due(self, step: int) -> bool:
         ends = step == self.prepared.steps
-        return bool(self.dev) and (ends or step % self.prepared.plan.eval_every == 0)
+        return bool(self.dev) and (ends or step % self.prepared.config.evaluation.eval_every == 0)
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
-        cursor, after = map(self.prepared.plan.settings.cursor, (step, step + 1))
+        cursor, after = map(self.prepared.config.settings.cursor, (step, step + 1))
         encoded = self.prepared.batch(cursor)
         loss, gradient = self._loss(encoded), self._exact_gradient(encoded)
         log = self.driver.step(step, loss, after, gradient)
@@ -197,7 +197,7 @@ class _Loop:
             observer.step(metrics)
 
     def _loss(self, encoded: Encoded) -> LossFn:
-        slopes = self.prepared.plan.settings.estimator == "forward-gradient"
+        slopes = self.prepared.config.settings.estimator == "forward-gradient"
         losses = self.objective.slopes if slopes else self.objective.measure
         return lambda keys, matrix: losses(self.session, encoded, keys, matrix)
 
@@ -213,7 +213,7 @@ class _Loop:
     def _exact_gradient_at(self, step: int) -> ExactGradientFn | None:
         if not self.prepared.model.manifest.exact:
             return None
-        return self._exact_gradient(self.prepared.batch(self.prepared.plan.settings.cursor(step)))
+        return self._exact_gradient(self.prepared.batch(self.prepared.config.settings.cursor(step)))
 
     def _evaluate(self, step: int) -> None:
         found = self._judge(step)
@@ -221,9 +221,9 @@ class _Loop:
             return
         best = self.run.best()
         self.run.add_evaluation(step, found)
-        by = self.prepared.plan.select_by
+        by = self.prepared.config.evaluation.select_by
         if best is None or found.rank(by) > self.run.evaluations()[best].rank(by):
-            self.run.save_snapshot("best", self.session.read(), step)
+            self.run.save_snapshot("best", self.session.read(), step, self.writer.digest)
         for observer in self.observers:
             observer.evaluation(step, found)
 
@@ -242,7 +242,7 @@ class _Loop:
                 workload.task,
                 self.dev,
                 self.objective,
-                batch_size=self.prepared.plan.settings.batch_size,
+                batch_size=self.prepared.config.settings.batch_size,
                 step=step,
                 progress=watch,
             )
@@ -259,6 +259,6 @@ def _way_back(run: RunFolder, step: int) -> str:
     best = run.best()
     found = "" if best is None else f"; the best on dev is step {best}: {run.evaluations()[best]}"
     return (
-        f"{run.path} keeps every step before {step}{found}. `zofx eval {run.plan.folder} --run "
+        f"{run.path} keeps every step before {step}{found}. `zofx eval {run.config.folder} --run "
         f"{run.path} --step N` judges any of them. Start a new run (-o) with a lower --lr"
     )
