@@ -12,10 +12,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.artifacts import CASES, Case, Family
-from zofx.artifact.layout import MANIFEST, TRAINABLES, WEIGHTS
-from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_trainables
+from zofx.artifact.layout import MANIFEST, STAGES, TRAINABLES, WEIGHTS
+from zofx.artifact.manifest import (
+    Manifest,
+    TensorRow,
+    is_only_an_artifact,
+    read_manifest,
+    read_trainables,
+)
 from zofx.errors import ArtifactError, UsageError
-from zofx.files import file_digest, new_folder
+from zofx.files import file_digest
 from zofx.ir.schema import Result
 from zofx.zo.random.direction_spec import Noise
 
@@ -200,34 +206,16 @@ def test_slices_are_writable_copies(copied: Path) -> None:
         read_trainables(copied)
 
 
-def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
-    """Not before the block ends, not if it fails, and nothing is left beside it."""
-    target = tmp_path / "deep" / "art"
-    with new_folder(target) as folder:
-        (folder / "file").write_text("one")
-        assert not target.exists()
-    assert (target / "file").read_text() == "one"
-    with (
-        pytest.raises(ZeroDivisionError),
-        new_folder(target, replace=True) as folder,
-        (folder / "file").open("w") as file,
-    ):
-        file.write(str(1 / 0))
-    assert (target / "file").read_text() == "one"
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_a_taken_name_is_refused_unless_told_to_replace(tmp_path: Path) -> None:
-    """A file, or a folder with something in it; an empty folder is free."""
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "old").write_text("mine")
-    (tmp_path / "empty").mkdir()
-    for name in ("file", "full"):
-        with pytest.raises(UsageError, match="exists already; choose another -o, or pass --force"):
-            new_folder(tmp_path / name).__enter__()
-    for name, replacing in (("empty", False), ("full", True)):
-        with new_folder(tmp_path / name, replace=replacing) as folder:
-            (folder / "new").write_text("")
-        assert [path.name for path in (tmp_path / name).iterdir()] == ["new"]
-    assert (tmp_path / "file").read_text() == "mine"
+def test_only_an_artifact_and_nothing_else_is_replaced(copied: Path) -> None:
+    """Of any version, with or without printed stages; not with a file of the user's in it."""
+    assert is_only_an_artifact(copied)
+    (copied / STAGES).mkdir()
+    changed(copied, lambda fields: fields.update(version=1))
+    assert is_only_an_artifact(copied)
+    (copied / "run").mkdir()
+    assert not is_only_an_artifact(copied)
+    for text in ("", "[]", "{}", '{"format": "zip", "files": {}}', "[" * 100_000):
+        (copied / "run").rmdir() if (copied / "run").exists() else None
+        (copied / MANIFEST).write_text(text)
+        assert not is_only_an_artifact(copied)
+    assert not is_only_an_artifact(copied / "absent")

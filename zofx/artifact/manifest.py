@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from zofx.artifact.layout import FORMAT, MANIFEST, TRAINABLES, VERSION
+from zofx.artifact.layout import FORMAT, MANIFEST, STAGES, TRAINABLES, VERSION
 from zofx.artifact.safetensors_writer import read_tensors
 from zofx.errors import ArtifactError, UsageError
 from zofx.files import file_digest
@@ -168,6 +168,19 @@ class Manifest:
 def _row(shape: list[int], origin_shape: list[int] | None, **fields: Any) -> TensorRow:
     whole = None if origin_shape is None else tuple(origin_shape)
     return TensorRow(shape=tuple(shape), origin_shape=whole, **fields)
+
+
+def is_only_an_artifact(folder: Path) -> bool:
+    """Whether a folder is an artifact of any version, and holds nothing that was put there later.
+
+    `zofx compile --force` replaces such a folder and no other.
+    """
+    try:
+        fields = json.loads((folder / MANIFEST).read_bytes())
+        known = {MANIFEST, STAGES, *fields["files"]}
+        return fields["format"] == FORMAT and all(p.name in known for p in folder.iterdir())
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def read_manifest(folder: Path, *, check: bool = True) -> Manifest:

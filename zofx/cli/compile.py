@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zofx.artifact.layout import STAGES
 from zofx.cli.console import Progress, columns, say, size
 from zofx.cli.options import ModelName, add_command
 from zofx.cli.sensitivity import C4
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from zofx.ir.program import Program
     from zofx.models.checkpoint import Checkpoint
     from zofx.sensitivity.scores import Scores
-
-STAGES = "stages"
 
 
 def register(app: typer.Typer) -> None:
@@ -210,6 +209,11 @@ def _require_one_source(calibration: str | None, scores_file: Path | None) -> No
 
 def _require_free(target: Path, force: bool) -> None:
     """What the writer would find out only after the weights were ranked."""
+    if force:
+        from zofx.artifact.manifest import is_only_an_artifact
+        from zofx.files import require_free
+
+        require_free(target, is_only_an_artifact)
     if not force and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(
             f"{target} exists already; choose another -o, or pass --force to replace it"

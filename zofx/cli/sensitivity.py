@@ -75,6 +75,11 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
     _require_one_source(task, text, examples)
     if out.exists() and not force:
         raise UsageError(f"{out} exists already; choose another -o, or pass --force to replace it")
+    if force:
+        from zofx.files import require_free
+        from zofx.sensitivity.scores import is_scores
+
+        require_free(out, is_scores)
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent} to write {out.name} in; create it")
     if task is not None:
@@ -101,7 +106,7 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
         with Progress("sensitivity") as bar:
             made = rank_on_task(checkpoint, choice, batches, bar)
         following = f"zofx coverage DIR --sensitivity {out}"
-    made.save(out)
+    made.save(out, replace=force)
     about = made.about
     print(
         f"{out}: scores of {len(made)} matrices from {about.tokens:,} tokens of {about.text} "

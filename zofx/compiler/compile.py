@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zofx.artifact import layout
-from zofx.artifact.manifest import Manifest
+from zofx.artifact.manifest import Manifest, is_only_an_artifact
 from zofx.compiler.frontend import captured
 from zofx.compiler.methods import Method
 from zofx.compiler.options import Options, pipeline_for
@@ -73,7 +73,7 @@ def compile_model(
     options = options or Options()
     pipeline = pipeline_for(method, options)
     report = Report()
-    with new_folder(out, replace=options.force) as folder:
+    with new_folder(out, is_only_an_artifact if options.force else None) as folder:
         start = time.perf_counter()
         progress("capture", 0, 1)
         program = captured(checkpoint, options).with_(scores=scores or {})
@@ -82,7 +82,7 @@ def compile_model(
         program = pipeline.run(program, report.after(after))
         start = time.perf_counter()
         written = write_program(program, folder, progress)
-        (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer.to_str())
+        (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer.to_str(), encoding="utf-8")
         report.seconds["write"] = round(time.perf_counter() - start, 3)
         manifest = Manifest(
             method=method.name,
@@ -99,7 +99,7 @@ def compile_model(
             files={n: file_digest(folder / n) for n in (*written.files, layout.TOKENIZER)},
             report={"seconds": report.seconds, "remarks": report.remarks},
         )
-        (folder / layout.MANIFEST).write_text(manifest.to_json())
+        (folder / layout.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 

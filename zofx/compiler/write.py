@@ -53,7 +53,7 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
         target = trainables if spec.role in UPDATED_ROLES else weights
         target.write(spec.name, tensor_bytes(program, spec.name))
     progress("graphs", 0, 2)
-    (folder / layout.PROGRAM).write_text(show(program))
+    (folder / layout.PROGRAM).write_text(show(program), encoding="utf-8")
     below, above = split(program)
     ops: dict[str, tuple[str, ...]] = {}
     for part, graph, model, result in (
@@ -61,7 +61,7 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
         (below, layout.PREFIX_GRAPH, layout.PREFIX_ONNX, HIDDEN),
     ):
         if part is not None:
-            (folder / graph).write_text(dump_graph(part.graph))
+            (folder / graph).write_text(dump_graph(part.graph), encoding="utf-8")
             ops[graph] = op_types(part.graph)
             exported = to_onnx(part, weights.span, layout.WEIGHTS, result)
             ops[model] = _save(exported, folder / model)

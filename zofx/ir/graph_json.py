@@ -56,7 +56,7 @@ def load_graph(path: Path) -> fx.Graph:
         ArtifactError: damaged, or it names something that is not an op zofx knows.
     """
     try:
-        return _read(json.loads(path.read_text()))
+        return _read(json.loads(path.read_bytes()))
     except DAMAGE as error:
         raise ArtifactError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 

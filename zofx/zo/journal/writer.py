@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from zofx.errors import UsageError
+from zofx.files import new_file
 from zofx.zo.journal.format import CHECKSUM, Header, Journal, Record
 
 
@@ -56,13 +57,8 @@ class JournalWriter:
                 f"{path} exists and is never overwritten: resume it, or choose another folder"
             )
         data = header.encode()
-        beside = path.with_name(path.name + ".new")
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _sync_folder(path.parent)
+        with new_file(path) as beside:
+            beside.write_bytes(data)
         return cls(path, Journal.decode(path, data), sync_every)
 
     @classmethod
@@ -144,14 +140,3 @@ class JournalWriter:
                 f"step {record.step} does not fit {self.path}: it has coefficients and losses of "
                 f"shapes {shapes}, and those of this run's records are {expected}"
             )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; only POSIX systems can open a folder."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
