@@ -1,6 +1,6 @@
 """Snapshots of θ: caches of the journal, deletable at any time.
 
-    snapshot   trainables, f32 + metadata (step, SHA-256 of the journal up to it, SHA-256 of the values)
+    snapshot   trainables, f32 + metadata: step, SHA-256 of the journal up to it and of the values
 
 A snapshot is used only if all three are what they should be; otherwise the journal is replayed,
 which gives the same bits.
