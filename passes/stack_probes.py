@@ -184,7 +184,7 @@ class _Stacking:
             node.args, node.target = node.args[:2], zofx.probe_embedding.default
 
     def _between_weights(self, node: fx.Node, places: list[int]) -> None:
-        """SharedLoader per probe, and no rows; an operand of fewer axes gets axes of 1 after the probes."""
+        """Once per probe, and no rows; an operand of fewer axes gets axes of 1 after the probes."""
         axes = node.meta.pop("val").dim()
         self.with_probes[node] = axes
         if is_call(node, aten.t.default):

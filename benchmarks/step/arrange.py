@@ -181,7 +181,7 @@ def fitting(
 
 
 def needed(job: Job, shape: Mapping[str, Any]) -> tuple[int, int]:
-    """Provenance how many bytes a contestant keeps, and how many more it takes while it works.
+    """About how many bytes a contestant keeps, and how many more it takes while it works.
 
     zofx and inference keep the artifact's tensors twice, for an engine may repack them. A peer
     keeps weights in float32. In a step it has the largest of them three times more, and four times

@@ -193,7 +193,7 @@ def _step(job: Job, pad_id: int) -> tuple[Callable[[Any], Any], str]:
     model = AutoModelForCausalLM.from_pretrained(job.weights, dtype=torch.float32)
     if kind == "lora":
         model, made_by = lora.adapted(model)
-        return lora.HybridFirstOrder(model).step, made_by
+        return lora.FirstOrder(model).step, made_by
     loops = {"mezo": standin.Mezo, "lozo": standin.Lozo, "zobench": standin.ZoSgd}
     return loops[kind](model, settings.lr, settings.eps).step, ""
 

@@ -45,7 +45,7 @@ TABLE_BYTES: Final = 4 * TABLE_SIZE
 MAX_BLOCKS: Final = 1 << 14
 """Blocks per iteration: 128 KiB per word and key. More are not faster; with few the loop shows."""
 
-HostTheta: TypeAlias = Mapping[str, tuple[int, ...]]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 _LANE_BITS: Final[dict[Kind, int]] = {"gaussian": 16, "rademacher": 8}
 _MULTIPLIERS: Final = np.array(MULTIPLIERS, dtype=np.uint64).reshape(2, 1, 1)
@@ -55,7 +55,7 @@ _SWAP: Final = [1, 0]
 
 
 def build_noise_model(
-    trainables: HostTheta,
+    trainables: Shapes,
     kind: Kind,
     *,
     table_file: tuple[str, int, int] | None = None,
@@ -109,7 +109,7 @@ def build_noise_model(
     )
 
 
-def _check(trainables: HostTheta, kind: Kind, max_blocks: int) -> None:
+def _check(trainables: Shapes, kind: Kind, max_blocks: int) -> None:
     """Refuse what has no model."""
     if kind not in VALUES_PER_BLOCK:
         known = ", ".join(VALUES_PER_BLOCK)
@@ -137,14 +137,14 @@ class _Layout:
         width: blocks per iteration, B; chunks · B is at least the number of blocks.
     """
 
-    trainables: HostTheta
+    trainables: Shapes
     per_block: int
     firsts: tuple[int, ...]
     chunks: int
     width: int
 
     @classmethod
-    def of(cls, trainables: HostTheta, per_block: int, max_blocks: int) -> "_Layout":
+    def of(cls, trainables: Shapes, per_block: int, max_blocks: int) -> "_Layout":
         """Chunks of about equal size, so that little is computed in vain."""
         blocks = [-(-prod(shape) // per_block) for shape in trainables.values()]
         *firsts, total = accumulate(blocks, initial=0)

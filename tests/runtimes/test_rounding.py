@@ -134,7 +134,7 @@ def test_codes_have_the_same_bits() -> None:
 
 
 def test_what_is_left_has_the_same_bits() -> None:
-    """StepSelector most half a step, after a second rounding 1/254 of it; a row of zeros leaves none."""
+    """At most half a step, after a second rounding 1/254 of it; a row of zeros leaves none."""
     x = normal(50, 64)
     x[0] = 0
     steps = zofx.row_scales(x)

@@ -3,7 +3,7 @@
     g = Σ_q coefficient_q · z_q  per trainable                      float32, ray by ray in order
     update : (g, θ, state) → (direction, state)                 θ ← θ − learning rate · direction
 
-HostTheta are small when sparse, and so is the state. All arithmetic is elementwise float32, + − × ÷ √,
+Trainables are small when sparse, and so is the state. All arithmetic is elementwise float32, + − × ÷ √,
 each correctly rounded by IEEE 754, so a replay of the journal gives the same bits on every machine.
 No trainable depends on another: a run gives a rule one at a time, with a state of its own, so that a
 step holds the temporaries of one (`zofx.zo.journal.replay`); a rule does the same to all of them at once.
