@@ -5,7 +5,8 @@
 A layer is what has one number in its name: the longest series of numbered modules counts. So the
 final norm and the head may train, embeddings may not, nor may a head that is tied to them. The
 graph is not touched, so the meaning is the same; passes that choose what trains leave out what is
-fixed. ActivationCache that no trainable reaches are the same in every step: `cut-frozen-prefix` is what uses that.
+fixed. ActivationCache that no trainable reaches are the same in every step: `cut-frozen-prefix` is
+what uses that.
 Source: Lee et al. 2019, What Would Elsa Do? Freezing Layers During Transformer Fine-Tuning, arXiv
 1911.03090 (the last fourth of the layers reaches 90 % of the quality).
 """

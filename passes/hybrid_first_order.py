@@ -40,7 +40,8 @@ class HybridFirstOrder(Pass):
         blocks = sorted({block for block in found.values() if block is not None})
         if not 0 < self.layers < len(blocks):
             raise PipelineError(
-                f"hybrid-first-order.layers={self.layers}: the model has {len(blocks)} numbered blocks; "
+                f"hybrid-first-order.layers={self.layers}: the model has {len(blocks)} numbered "
+                "blocks; "
                 "at least one goes by each way"
             )
         first = blocks[-self.layers]

@@ -11,8 +11,8 @@ holds every number of both. Of matrices the meaning is approximate, |W − Ŵ| e
     codebook     half the gap between the row's neighbouring centroids, or the distance to the
                  outermost one
 Integers and nf4 represent 0 exactly, so the places a trainable was cut from add nothing; a codebook
-does not, and its error there is taken out of the trainable's initial value. W + slice is then exact (up
-to rounding) at every trained coordinate, whatever the format.
+does not, and its error there is taken out of the trainable's initial value. W + slice is then exact
+(up to rounding) at every trained coordinate, whatever the format.
 int8-row is for `quantize-activations`; alone it is no faster than full precision.
 Skips, each with a remark: weights also used outside a linear (tied embeddings), rows that blocks do
 not divide, the factors beside a low-rank trainable.

@@ -5,11 +5,11 @@
     x: [N, …] → [P·N, …], one copy per probe
 
 Frozen weights are read once for all probes; embeddings, masks, rotary tables and layers before the
-first trainable run once, too. A trainable that is a whole weight multiplies by P weights in one batched
-product; one that meets activations element by element is given to each of its rows. Downstream of a
-slice every value has P·N rows: what it meets there is replicated when it has rows of its own, and a
-size that counts rows is multiplied by P. A model that addresses rows by number downstream of a
-slice gets its inputs replicated instead (at=input): always right, only slower.
+first trainable run once, too. A trainable that is a whole weight multiplies by P weights in one
+batched product; one that meets activations element by element is given to each of its rows.
+Downstream of a slice every value has P·N rows: what it meets there is replicated when it has rows
+of its own, and a size that counts rows is multiplied by P. A model that addresses rows by number
+downstream of a slice gets its inputs replicated instead (at=input): always right, only slower.
 Exact: row (p, n) sees the operands it would see alone; engines may sum a product of another shape
 in another order.
 """

@@ -2,9 +2,9 @@
 
     graph.onnx   batch, C f32[P, Q], and per trainable θ and z f32[Q, …]   →   logprob f32[P, N, C]
 
-θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.random.noise`), once per step, and
-shared by the forward and the move. CPU provider; the CUDA provider is chosen by device="cuda" where
-the wheel has it. CUDA was never run on the machine this was written on.
+θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.random.noise`), once per
+step, and shared by the forward and the move. CPU provider; the CUDA provider is chosen by
+device="cuda" where the wheel has it. CUDA was never run on the machine this was written on.
 """
 
 import ctypes

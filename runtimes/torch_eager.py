@@ -3,8 +3,8 @@
     graph.json + weights.safetensors + θ, keys, C   →   logprob f32[P, N, C]
 
 Weights are mapped, not read; every value is dropped after its last use. On the CPU θ is shared with
-numpy, and the one piece of arithmetic that must be bit-equal everywhere (`zofx.zo.random.apply`) moves
-it. On CUDA z is computed on the device (`torch_noise`) from the same bits. CUDA is chosen by
+numpy, and the one piece of arithmetic that must be bit-equal everywhere (`zofx.zo.random.apply`)
+moves it. On CUDA z is computed on the device (`torch_noise`) from the same bits. CUDA is chosen by
 device="cuda" where torch has it; it was never run on the machine this was written on.
 """
 

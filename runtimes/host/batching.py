@@ -63,7 +63,8 @@ class BatchingPolicy:
     """How an engine gets through a batch.
 
     Attributes:
-        cache_penalty: what a position costs more for every other one that is in work, under every probe.
+        cache_penalty: what a position costs more for every other one that is in work, under every
+        probe.
         workers: how many forwards it does at a time, each on a thread of its own.
     """
 

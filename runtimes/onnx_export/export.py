@@ -76,8 +76,8 @@ def to_onnx(
         result: name of the output.
 
     Returns:
-        A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per trainable
-        θ (`NAME.slice`) and its directions (`NAME.slice.z`), and the state
+        A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per
+        trainable θ (`NAME.slice`) and its directions (`NAME.slice.z`), and the state
         beside them; output `logprob` f32[P, N, C]. What is below a cut has the tokens as inputs
         and `hidden` f32[N, T, H] as output.
     """
@@ -114,7 +114,7 @@ def to_onnx(
 
 
 def onnx_op_types(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Names of the ops that a model calls, in order, each once: "Add", "com.microsoft.MatMulNBits"."""
+    """Names of the ops a model calls, in order, each once: "Add", "com.microsoft.MatMulNBits"."""
     names = set()
     for node in ir.from_proto(model).graph.all_nodes():
         names.add(f"{node.domain}.{node.op_type}" if node.domain else node.op_type)

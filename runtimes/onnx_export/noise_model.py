@@ -1,8 +1,10 @@
 """Directions as a stock ONNX model: z(key) where no Python is around.
 
-    keys: i64[Q, 2] → {slice}.z: f32[Q, *shape] of every trainable, bit-equal to `zofx.zo.random.noise.sample`
+    keys: i64[Q, 2] → {slice}.z: f32[Q, *shape] of every trainable, bit-equal to
+    `zofx.zo.random.noise.sample`
 
-    blocks, slice after slice ──Scan, B at a time──▶ counters ▶ Philox ▶ lanes ▶ table ──▶ trainables
+    blocks, slice after slice ──Scan, B at a time──▶ counters ▶ Philox ▶ lanes ▶ table ──▶
+    trainables
 
 Philox4x64-10 on two words at once, x = (c0, c2) and y = (c3, c1) under the key (k1, k0): a round is
 
@@ -225,8 +227,8 @@ def _chunk(
 def _counters(emit: Emitter, layout: _Layout, start: str) -> tuple[str, str]:
     """The counters of B blocks: x = (c0, c2) and y = (c3, c1), u64[2, 1, B] each.
 
-    A block's slice is the number of trainables that begin at or before it, less one: mark where they
-    begin, those before the chunk at its first block, and sum.
+    A block's slice is the number of trainables that begin at or before it, less one: mark where
+    they begin, those before the chunk at its first block, and sum.
     """
     width, firsts = np.int64(layout.width), np.array(layout.firsts, dtype=np.int64)
     zero = numpy_helper.from_array(np.zeros(1, dtype=np.int64))

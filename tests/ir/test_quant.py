@@ -136,7 +136,8 @@ def test_centroids_stay_among_the_weights() -> None:
 
 
 def test_zeros_count_nothing_and_a_row_without_importance_counts_evenly() -> None:
-    """The places of a trainable pull no centroid; no importance at all is not a division by zero."""
+    """The places of a trainable pull no centroid; no importance at all is not a division by
+    zero."""
     weight = normal(2, 64)
     cut = weight.clone()
     cut[0, ::2] = 0

@@ -41,8 +41,8 @@ def export(
 ) -> None:
     """Write a merged checkpoint that transformers loads.
 
-    The trainables are added into the weights they were cut from, and what was quantized is written as
-    what it stands for, so the exported model answers as the artifact does.
+    The trainables are added into the weights they were cut from, and what was quantized is written
+    as what it stands for, so the exported model answers as the artifact does.
 
     Example:
         zofx export art --run run --to hf -o tuned

@@ -95,7 +95,8 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
     if task is None:
         text_name = calibration or C4
         say(
-            f"ranking the weights of {checkpoint.source} on {text_name}: one backward pass per batch"
+            f"ranking the weights of {checkpoint.source} on {text_name}: one backward pass per "
+            "batch"
         )
         with Progress("sensitivity") as bar:
             made = rank_on_text(checkpoint, text_name, tokens, batches, length, bar)

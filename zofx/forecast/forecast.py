@@ -1,17 +1,17 @@
 """What a training step will take, in memory and time, before a weight is read.
 
     memory   = what stays + the most that comes and goes
-    stays    = process + tokenizer + weights + copies of them + trainables + directions + rules' state
+    stays    = process + tokenizer + weights + copies of them + θ + directions + rules' state
     comes    = max(forward, update)
-    forward  = order · peak of the graph, of the rows that share a forward   `zofx.forecast.liveness`
+    forward  = order · peak of the graph, of the rows that share a forward   (`liveness`)
     update   = θ, and temporaries of the largest trainable, where a rule on tensors makes them
     time     = 2 · multiply-adds / rates + normals / rate + bytes moved / bandwidth
 
 Sizes are exact where they are of the program: it is captured and rewritten as `compile` does it,
-and never written. Measured instead are an engine's own share (`zofx.forecast.engine_memory`), a tokenizer's
-bytes per token, and how many temporaries rules make. Time is a rough figure: products run at
-two rates, that of floats and that of integers. Rows are N · T rectangles; `zofx tune` cuts padding,
-so rows of mixed length take less.
+and never written. Measured instead are an engine's own share (`zofx.forecast.engine_memory`), a
+tokenizer's bytes per token, and how many temporaries rules make. Time is a rough figure: products
+run at two rates, that of floats and that of integers. Rows are N · T rectangles; `zofx tune` cuts
+padding, so rows of mixed length take less.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ from zofx.zo.settings import Settings
 from zofx.zo.types import Key, Ray
 
 TEMPORARIES: Final = 5
-"""Arrays of a trainable that a rule on tensors makes at once, beside the trainable's state: measured."""
+"""Arrays of a trainable that a rule on tensors makes at once, beside its state: measured."""
 
 TOKEN: Final = 850
 """Bytes of a tokenizer per token of its vocabulary."""

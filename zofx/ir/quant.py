@@ -141,8 +141,8 @@ def dequantize_rows(q: Rows) -> Tensor:
 def quantize_codebook(weight: Tensor, importance: Tensor, rows: int = 256) -> Codebook:
     """Per row, 1-D k-means with 16 centroids, each weight counted `importance` times.
 
-    Kim et al. 2023, arXiv 2306.07629. Zero weights count nothing (they are the places a trainable was
-    cut from); a row without any importance is clustered uniformly. Lloyd's iterations,
+    Kim et al. 2023, arXiv 2306.07629. Zero weights count nothing (they are the places a trainable
+    was cut from); a row without any importance is clustered uniformly. Lloyd's iterations,
     none of which raises Σ importance·(W − Ŵ)², from quantiles of equal mass and from equal steps;
     the better of both, per row, so never worse than 16 equal steps.
 

@@ -3,10 +3,10 @@
 On each of a few directions, the nine points θ + t ε z with t = 0, ±⅛, ±¼, ±½, ±1 are scored in one
 forward, then again with the rows of the batch in reverse order.
 
-    gap      l(1) − l(−1)                                           the signal of a two-point step
-    jitter   (l(−1) − 4 l(−½) + 6 l(0) − 4 l(½) + l(1)) / √70       round-off between near points
-    order    (l − l reversed) / √2                                  round-off of equal problems
-    nonlinearity     (gap(ε) − 2 gap(ε/2)) / gap(ε)                         0 where the loss is straight
+    gap           l(1) − l(−1)                                        the signal of a two-point step
+    jitter        (l(−1) − 4 l(−½) + 6 l(0) − 4 l(½) + l(1)) / √70     round-off between near points
+    order         (l − l reversed) / √2                                round-off of equal problems
+    nonlinearity  (gap(ε) − 2 gap(ε/2)) / gap(ε)                       0 where the loss is straight
 
 The fourth difference of independent errors of variance σ² has variance 70 σ², that of a smooth loss
 is O(ε⁴). So what is left on a short line is what the engine's rounding, or the quantization of
@@ -52,9 +52,10 @@ FEW: Final = 4
 ADVICE: Final[dict[Verdict, str]] = {
     "good": "the gap stands clear of round-off",
     "noisy": "round-off is a visible part of every step: raise eps or use a larger batch",
-    "below-noise": "steps would follow round-off, not the loss: raise eps, or keep more of the graph in "
-    "float32",
-    "too-nonlinear": "the loss is far from straight within eps, so differences are no slopes: lower eps",
+    "below-noise": "steps would follow round-off, not the loss: raise eps, or keep more of the "
+    "graph in float32",
+    "too-nonlinear": "the loss is far from straight within eps, so differences are no slopes: "
+    "lower eps",
 }
 
 
@@ -91,7 +92,8 @@ class Preflight:
     def __str__(self) -> str:
         return (
             f"{self.verdict}: at eps {self.eps:g} the ± gap is {self.gap:.3g}, the round-off "
-            f"{self.noise:.3g} (signal-to-noise {self.ratio:.3g}), nonlinearity {self.nonlinearity:.2f}; "
+            f"{self.noise:.3g} (signal-to-noise {self.ratio:.3g}), nonlinearity "
+            f"{self.nonlinearity:.2f}; "
             f"{ADVICE[self.verdict]}"
         )
 

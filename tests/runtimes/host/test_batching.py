@@ -230,7 +230,8 @@ def test_programs_are_split_for_the_caches(
 
 
 def test_lanes_have_enough_rows_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four; where threads are not given, all processors count. No workers for floats, or at a cut."""
+    """Four; where threads are not given, all processors count. No workers for floats, or at a
+    cut."""
     for products in Products:
         found = [cpu_batching_policy(products, False, rows, 2) for rows in (1, 7, 8, 64)]
         most = 1 if products is Products.FLOATS else 2
@@ -271,7 +272,8 @@ def test_products_are_known_with_and_without_a_file(
 
 @pytest.mark.parametrize("quant", ["int8-row", "int4"])
 def test_lanes_do_forwards_at_a_time(quant: str, tmp_path: Path, family: Family) -> None:
-    """Scores are those of one worker, within the bound of both; products of floats have one worker."""
+    """Scores are those of one worker, within the bound of both; products of floats have one
+    worker."""
     case = Case("tiny_llama", quant, "gaussian")
     folder = family.artifact(case) if quant == "int4" else rounded(family, case, tmp_path / "art")
     asked = Load("ragged", batch(9, 24, 1, 3, "right"), np.array([[0.02], [-0.02]], np.float32))

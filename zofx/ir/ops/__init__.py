@@ -6,8 +6,8 @@
     cut         where a program may be taken apart
 
 Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k
-entries of a trainable. A value that carries probes has them outermost: a trainable is [P, k], an activation
-is [P·N, …] with probe p in rows p·N … p·N+N−1.
+entries of a trainable. A value that carries probes has them outermost: a trainable is [P, k], an
+activation is [P·N, …] with probe p in rows p·N … p·N+N−1.
 
 These meanings are what every runtime is tested against; a runtime may replace a kernel, never a
 meaning. Importing the package, or any of its modules, fills torch.ops.zofx.
