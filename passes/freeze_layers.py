@@ -42,7 +42,9 @@ class FreezeLayers(Pass):
         parameters = [
             spec.name
             for spec in program.tensors.values()
-            if spec.role is Role.FROZEN and spec.form != "computed"
+            if spec.role is Role.FROZEN
+            and spec.form != "computed"
+            and spec.name not in program.fixed
         ]
         layer = layers_of(parameters)
         count = max(layer.values(), default=-1) + 1
@@ -57,7 +59,7 @@ class FreezeLayers(Pass):
         readers = {str(node.target): set(node.users) for node in placeholders(program.graph)}
         free |= {name for name in parameters if name not in layer and readers[name] <= above}
         remark("tensors", "applied", f"{len(parameters) - len(free)} of {len(parameters)} stay")
-        return program.with_(fixed=frozenset(parameters) - free)
+        return program.with_(fixed=program.fixed | (frozenset(parameters) - free))
 
 
 def layers_of(names: list[str]) -> dict[str, int]:

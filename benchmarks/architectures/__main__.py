@@ -2,8 +2,8 @@
 
     python -m architectures -o results/architectures.jsonl [--only PATTERN] [--columns mezo lora]
 
-A line of the result is an architecture. A run that was stopped goes on with those that are not there
-yet; two runs may share a file. Every process is a copy of one that has imported everything.
+A line of the result is an architecture. A run that was stopped goes on with those that are not
+there yet; two runs may share a file. Every process is a copy of one that has imported everything.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import transformers
 from transformers.models.auto.modeling_auto import (
@@ -84,7 +85,12 @@ def _append(out: Path, verdict: Verdict) -> None:
     with out.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(verdict.to_json()) + "\n")
-    print(verdict.architecture, verdict.made or verdict.outcomes, f"{verdict.seconds:.0f} s", flush=True)
+    print(
+        verdict.architecture,
+        verdict.made or verdict.outcomes,
+        f"{verdict.seconds:.0f} s",
+        flush=True,
+    )
 
 
 def _in_a_process(name: str, columns: list[str], seconds: float) -> Verdict:
@@ -103,7 +109,7 @@ def _in_a_process(name: str, columns: list[str], seconds: float) -> Verdict:
     return verdict
 
 
-def _received(ours, name: str, seconds: float) -> Verdict:  # type: ignore[no-untyped-def]  # private class
+def _received(ours: Any, name: str, seconds: float) -> Verdict:
     if not ours.poll(seconds):
         return Verdict(name, outcomes={"mezo": f"crash: no end after {seconds:.0f} s"})
     try:
@@ -113,7 +119,7 @@ def _received(ours, name: str, seconds: float) -> Verdict:  # type: ignore[no-un
     return verdict
 
 
-def _child(theirs, name: str, columns: list[str], work: Path) -> None:  # type: ignore[no-untyped-def]
+def _child(theirs: Any, name: str, columns: list[str], work: Path) -> None:
     with open(os.devnull, "w") as nowhere:
         if not os.environ.get("SHOW"):
             os.dup2(nowhere.fileno(), sys.stderr.fileno())

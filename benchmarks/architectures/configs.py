@@ -2,9 +2,9 @@
 
     class's own defaults ─field by field: a width, a count, a length, an id─▶ two layers, width 64
 
-No architecture is named: a field's rule is the first whose pattern its name matches. Fields that are
-one per layer are cut to the layers there are. Where the class refuses the whole,
-some fields are given otherwise.
+No architecture is named: a field's rule is the first whose pattern its name matches. Fields that
+are one per layer are cut to the layers there are. Where the class refuses the whole, some fields
+are given otherwise.
 """
 
 import re
@@ -26,7 +26,8 @@ RULES: Final[tuple[tuple[str, int], ...]] = (
     (r"^eos_token_id$", 2),
     (r"token_(id|index)$|^(eoa|boa|eoi|boi|eod)_token", 3),
     (r"^(type_vocab_size|vocab_offset|n_langs|lang_id)$", -1),
-    (r"^(unpadded_|entity_|decoder_|shape_|pronunciation_)?vocab_size(_per_layer_input)?$", VOCABULARY),
+    (r"^(unpadded_|entity_|decoder_|shape_|pronunciation_)?vocab_size(_per_layer_input)?$",
+     VOCABULARY),
     (r"^(max_position_embeddings|original_max_position_embeddings|n_positions|n_ctx|max_seq_len|"
      r"context_length|model_max_length|max_target_positions|max_source_positions|seq_length)$",
      POSITIONS),

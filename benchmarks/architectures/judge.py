@@ -3,9 +3,9 @@
     rows alone, unpadded ─transformers─▶ log-probabilities at two positions of each     the truth
     rows padded, left and right ─zofx─▶ the same                                        compared
 
-transformers runs as it is: its own attention and its own positions. Where its scores of padded rows
-are not those of the rows alone, they depend on the padding; then its scores of the padded rows count
-too. Log-probabilities of the whole vocabulary are compared, at lengths that were not traced.
+transformers runs as it is: its own attention and its own positions. Where its scores of padded
+rows are not those of the rows alone, they depend on the padding; then its scores of the padded rows
+count too. Log-probabilities of the whole vocabulary are compared, at lengths that were not traced.
 """
 
 import inspect
@@ -83,7 +83,7 @@ class Rows:
         mask: i64[N, T].
         places: i64[N, 2], within the padded rows.
         wanted: f32[N, 2, V], log-probabilities of each row alone.
-        padded: f32[N, 2, V], log-probabilities transformers gives the padded rows; None if it fails.
+        padded: f32[N, 2, V], what transformers gives the padded rows; None if it fails.
     """
 
     ids: torch.Tensor
@@ -122,7 +122,7 @@ def tiny_model(kind: str, what: str) -> PreTrainedModel:
     """A model with large enough weights that attention is no average."""
     auto = AUTO[what]
     config = tiny(kind, what == "causal", auto.from_config)
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # noqa: TID251  initial weights of a test model
     model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -167,7 +167,7 @@ def _padded(
 
 
 def _logprobs(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """transformers' own, f32[N, T, V]."""
+    """What transformers gives, f32[N, T, V]."""
     accepted = inspect.signature(model.forward).parameters
     more: dict[str, Any] = {"use_cache": False} if "use_cache" in accepted else {}
     if mask is not None:

@@ -23,6 +23,7 @@ from zofx.ir.pipeline import After, Pass, Remark
 from zofx.ir.program import Loader, Program
 from zofx.ir.requirements import products_of, result_of
 from zofx.models.checkpoint import Checkpoint
+from zofx.models.lengths import usable_tokens
 from zofx.models.soft_prompts import adapter_for
 
 
@@ -77,6 +78,7 @@ def compile_model(
         start = time.perf_counter()
         progress("capture", 0, 1)
         program = captured(checkpoint, options).with_(scores=scores or {})
+        positions = usable_tokens(program, checkpoint.max_positions)
         report.seconds["capture"] = round(time.perf_counter() - start, 3)
         progress("passes", 0, len(pipeline.passes))
         program = pipeline.run(program, report.after(after))
@@ -88,7 +90,7 @@ def compile_model(
             method=method.name,
             pipeline=", ".join(program.history),
             recipe=asdict(method.settings),
-            model=_model_description(checkpoint, options),
+            model=_model_description(checkpoint, options, positions),
             config=checkpoint.config.to_dict(),
             noise=noise_of(program),
             tensors=_rows(program),
@@ -103,8 +105,9 @@ def compile_model(
     return manifest
 
 
-def _model_description(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
+def _model_description(
+    checkpoint: Checkpoint, options: Options, positions: int | None
+) -> dict[str, Any]:
     """The manifest's fields on the model; an adapter takes some of its positions."""
     before = adapter_for(options.adapter).tokens if options.adapter else 0
-    positions = checkpoint.max_positions
     return checkpoint.description | {"max_positions": positions and positions - before}
