@@ -31,7 +31,9 @@ NEO: dict[str, Any] = {
 }  # fmt: skip
 CASES: dict[str, tuple[PreTrainedConfig, int]] = {
     "positions from the row after the padding's": (
-        RobertaConfig(**GATED, type_vocab_size=1, is_decoder=True, architectures=["RobertaForCausalLM"]),
+        RobertaConfig(
+            **GATED, type_vocab_size=1, is_decoder=True, architectures=["RobertaForCausalLM"]
+        ),
         38,
     ),
     "positions by the mask": (OPTConfig(**ONE, ffn_dim=32, word_embed_proj_dim=16), 40),

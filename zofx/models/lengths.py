@@ -37,7 +37,7 @@ SOFTMAXES: Final = (
 
 def position_rows(model: nn.Module) -> int | None:
     """How many positions the configuration says there are."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     own = config.get_text_config() if hasattr(config, "get_text_config") else config
     rows = getattr(own, "max_position_embeddings", None)
     return rows if isinstance(rows, int) and rows > 1 else None
@@ -180,7 +180,8 @@ def _fits(node: fx.Node, program: Program, tokens: int) -> bool:
     except (RuntimeError, IndexError):  # a table of positions that is sliced beyond its end
         return False
     index = values[_index(node)]
-    return 0 <= int(index.min()) and int(index.max()) < _table(node).meta["val"].shape[0]
+    rows = _table(node).meta["val"].shape[0]
+    return bool(index.min() >= 0) and bool(index.max() < rows)
 
 
 def _input(name: str, program: Program, tokens: int) -> Tensor:

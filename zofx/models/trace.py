@@ -163,7 +163,7 @@ def _asked_sizes(message: str) -> str:
 
 
 def _bounds(bounds: str) -> str:
-    """ "min=9, max=47" → "at least 9 and at most 47"."""
+    """Of "min=9, max=47": "at least 9 and at most 47"."""
     return bounds.replace("min=", "at least ").replace("max=", "at most ").replace(", ", " and ")
 
 
