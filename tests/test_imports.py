@@ -91,7 +91,7 @@ def third_party(path: Path) -> Iterator[tuple[str, bool]]:
     }
     for node in ast.walk(tree):
         for name in imported_by(node):
-            top = name.partition(".")[0]
+            top = ".".join(name.split(".")[: 2 if name.startswith("ruamel.") else 1])
             if top != "zofx" and top not in sys.stdlib_module_names:
                 yield distribution(top), id(node) not in inside
 

@@ -90,7 +90,7 @@ def _rows(kind: str) -> list[dict[str, Any]]:
 def _documented(names: list[str], folders: Any) -> list[dict[str, Any]]:
     """Names with the first line of the module whose class has that name; nothing is imported."""
     lines: dict[str, str] = {}
-    for module in pkgutil.iter_modules(folders):
+    for module in (item for item in pkgutil.iter_modules(folders) if not item.ispkg):
         finder: Any = module.module_finder
         source = Path(finder.path, f"{module.name}.py").read_text(encoding="utf-8")
         about = source.partition("\n")[0].strip('"')

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
+from zofx.cli.config_file import keys_of, printed_config, reader
 from zofx.errors import UsageError
 from zofx.options import Option
 from zofx.runs.run_config import OPTIONS
@@ -50,7 +51,57 @@ INDENTED = re.compile(r"\n+((?: {4}.*\n?)+)")
 
 def add_command(app: typer.Typer, name: str, verb: Callable[..., None]) -> None:
     """Add a verb; its docstring is its help, where indented blocks keep their lines."""
-    app.command(name, help=unwrapped(inspect.getdoc(verb) or ""))(verb)
+    app.command(name, help=unwrapped(inspect.getdoc(verb) or ""))(configurable(verb))
+
+
+def configurable(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb that takes `--config` and `--print-config` too."""
+    own = inspect.signature(verb, eval_str=True).parameters.values()
+    keys = keys_of(own)
+    more = {
+        "config": Annotated[
+            Path | None,
+            typer.Option(
+                "--config",
+                metavar="FILE.yaml",
+                callback=reader(keys),
+                is_eager=True,
+                help="Read options from a file; the command line wins.",
+            ),
+        ],
+        "print_config": Annotated[
+            bool, typer.Option("--print-config", help="Print the options as such a file, and stop.")
+        ],
+    }
+    defaults = {"config": None, "print_config": False}
+    parameters = [
+        Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own),
+        *(
+            Parameter(n, Parameter.KEYWORD_ONLY, default=defaults[n], annotation=annotation)
+            for n, annotation in more.items()
+        ),
+    ]
+
+    @wraps(verb)
+    def configured(
+        *, context: typer.Context, config: Path | None, print_config: bool, **given: Any
+    ) -> None:
+        if print_config:
+            print(printed_config(context, keys))
+        else:
+            verb(**given)
+
+    return _with_parameters(configured, parameters)
+
+
+def _with_parameters(
+    verb: Callable[..., None], parameters: Sequence[Parameter]
+) -> Callable[..., None]:
+    """Let typer see these."""
+    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {p.name: p.annotation for p in parameters}
+    return verb
 
 
 def takes(options: Mapping[str, Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -78,9 +129,7 @@ def takes(options: Mapping[str, Option]) -> Callable[[Callable[..., None]], Call
         def taking(**given: Any) -> None:
             verb(**given)
 
-        taking.__signature__ = inspect.Signature(whole)  # type: ignore[attr-defined]
-        taking.__annotations__ = {p.name: p.annotation for p in whole}
-        return taking
+        return _with_parameters(taking, whole)
 
     return change
 
