@@ -1,5 +1,6 @@
 """Training: stopped anywhere, a run goes on bit-equal; a request that cannot work is refused."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from tests import tiny
 from zofx.errors import ArtifactError, DivergenceError, UsageError
 from zofx.runs import jsonl
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.guard import Finding
 from zofx.runs.metrics_log import StepMetrics
+from zofx.runs.preflight import measure, recall, remember
 from zofx.runs.prepare import Prepared, prepare, prepare_resumed
 from zofx.runs.run_folder import RunFolder
-from zofx.runs.tune import Outcome, measure, start, train
+from zofx.runs.tune import Outcome, start, train
+from zofx.tasks.class_report import ClassReport
 from zofx.zo.journal.format import Journal
 from zofx.zo.types import FloatArray
 
@@ -291,6 +295,98 @@ def test_divergence_leaves_the_journal_and_says_the_way_back(
     run = RunFolder.open(tmp_path / "run")
     assert run.journal().next_step == caught.value.step
     assert run.best() == 0
+
+
+FATAL = [
+    ("stop", 6, r"keeps every step before 6; the best on dev is step 3"),
+    ("rewind", 3, r"ends at step 3 now.* steps after it are in .*journal-of-6-steps.bin"),
+]
+
+
+def collapsing(monkeypatch: pytest.MonkeyPatch, prepared: Prepared) -> None:
+    """Evaluations that are best at step 3 and answer one class at step 6."""
+    tables = {0: ((3, 2), (2, 2)), 3: ((4, 1), (1, 3)), 6: ((5, 0), (4, 0))}
+
+    def judged(session: Any, *args: Any, step: int, **rest: Any) -> Evaluation:
+        classes = ClassReport((" bad", " good"), tables[step])
+        return Evaluation(classes.accuracy, 0.5, "cross-entropy", 9, 0.0, None, classes)
+
+    monkeypatch.setattr("zofx.runs.tune.evaluate", judged)
+
+
+@pytest.mark.parametrize(("way", "end", "message"), FATAL)
+def test_a_collapse_ends_a_run_where_that_is_asked_for(
+    artifact: Path,
+    mood: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    end: int,
+    message: str,
+) -> None:
+    """At once, or back at its best step with the rest kept aside; by default it goes on."""
+    prepared = start(prepare(artifact, options(mood, eval_every=3)), tmp_path / "run")
+    collapsing(monkeypatch, prepared)
+    findings: list[Finding] = []
+    with pytest.raises(DivergenceError, match=message):
+        train(prepared, prepared.session(), on_collapse=way, report=findings.append)
+    assert [(finding.step, finding.kind) for finding in findings] == [(6, "collapse")]
+    run = RunFolder.open(tmp_path / "run")
+    assert run.journal().next_step == end
+    assert max(run.evaluations()) == end
+    assert run.best() == 3
+    step, _ = run.theta(artifact, prepared.model.manifest, "best")
+    assert step == 3
+
+
+def test_the_guard_changes_no_bit_and_a_resumed_run_reports_nothing_twice(
+    artifact: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default a collapse is reported and the run goes on; what was found before stays found."""
+    asked = options(mood, steps=9, schedule="constant", eval_every=3)
+    prepared = start(prepare(artifact, asked), tmp_path / "run")
+    whole, _ = finish(prepared)
+    other = start(prepare(artifact, asked), tmp_path / "other")
+    collapsing(monkeypatch, other)
+    findings: list[Finding] = []
+    first = train(other, other.session(), [stop := After(7)], stop, report=findings.append)
+    assert (first.steps, len(findings)) == (7, 1)
+    again: list[Finding] = []
+    monkeypatch.undo()
+    resumed = prepare_resumed(artifact, tmp_path / "other", asked)
+    train(resumed, resumed.session(), report=again.append)
+    assert [f for f in again if f.step <= 7] == []
+    assert other.run is not None
+    assert other.run.journal_path.read_bytes() == whole.run.journal_path.read_bytes()
+
+
+def test_an_unknown_way_is_refused(artifact: Path, mood: Path, tmp_path: Path) -> None:
+    """--on-collapse has three."""
+    prepared = start(prepare(artifact, options(mood)), tmp_path / "run")
+    with pytest.raises(UsageError, match="--on-collapse halt: there are go, stop, rewind"):
+        train(prepared, prepared.session(), on_collapse="halt")
+
+
+def test_a_preflight_is_remembered_for_the_same_run_alone(
+    artifact: Path, assets: Path, mood: Path, tmp_path: Path
+) -> None:
+    """Beside the artifact; another eps, seed or batch is measured anew, damage is passed over."""
+    copy = tmp_path / "art"
+    shutil.copytree(artifact, copy)
+    prepared = prepare(copy, options(mood))
+    assert recall(prepared) is None
+    reports: list[tuple[int, int]] = []
+    measured = measure(
+        prepared, prepared.session(), lambda done, total: reports.append((done, total))
+    )
+    assert measured is not None
+    assert reports[-1][0] == reports[-1][1] == len(reports)
+    with (tmp_path / "art.preflight.jsonl").open("w") as file:
+        file.write('{"key": 3\n[1]\n')
+    remember(prepared, measured)
+    assert recall(prepare(copy, options(mood))) == measured
+    assert recall(prepare(copy, options(mood, eps=0.02))) is None
+    assert recall(prepare(copy, options(mood, seed=1))) is None
 
 
 def test_the_preflight_measures_and_refuses_losses_that_are_not_finite(

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from zofx.runs.tune import Outcome
     from zofx.runtimes.host.activation_cache import ActivationCache
     from zofx.session import Session
+    from zofx.zo.preflight import Preflight
 
 INTERRUPTED = 130
 NONE = "none"
@@ -44,6 +46,15 @@ def tune(  # noqa: PLR0913  a verb has many options
     strict: Annotated[
         bool, typer.Option("--strict-preflight", help="Do not train where the gap is lost.")
     ] = False,
+    on_collapse: Annotated[
+        str,
+        typer.Option(
+            "--on-collapse",
+            metavar="go|stop|rewind",
+            help="When every dev answer is one class, or the loss diverges: report it, end the "
+            "run, or end it at its best step on dev.",
+        ),
+    ] = "go",
     cache: Annotated[
         str | None,
         typer.Option(
@@ -69,12 +80,18 @@ def tune(  # noqa: PLR0913  a verb has many options
     goes on as if nothing had happened. What --lr and the others default to is the method's
     (`zofx explain METHOD`).
 
+    A pre-flight of at most eight steps' time measures whether the probes stand clear of round-off;
+    it is remembered in ART.preflight.jsonl. While the run goes, a guard reports a collapse to one
+    class, a loss that diverges, probes that differ by round-off alone, and a learning rate that is
+    too small or too large, at the step where it shows.
+
     Examples:
         zofx tune art --task trec --steps 2000 --schedule constant -o run
         zofx tune art --task my-task.jsonl --runtime torch
         zofx tune art --resume run --steps 4000
     """
     from zofx.runs.metrics_log import require_tensorboard
+    from zofx.runs.preflight import recall
     from zofx.runs.prepare import prepare, prepare_resumed
     from zofx.runs.run_folder import ACTIVATIONS
     from zofx.runs.tune import start
@@ -93,15 +110,19 @@ def tune(  # noqa: PLR0913  a verb has many options
     say(_announcement(prepared))
     session = prepared.session()
     try:
+        new = preflight and resume is None
+        measured = _preflight(prepared, session, strict) if new else recall(prepared)
         if out is not None:
-            if preflight:
-                _preflight(prepared, session, strict)
             prepared = start(prepared, out)
         if cache is None and prepared.run is not None:
             kept = _activations(str(prepared.run.path / ACTIVATIONS), limit, prepared)
         with interruptible() as stop, Progress("tune") as bar:
             observers = [RunProgress(bar, prepared.steps), *_tensorboard(tensorboard, prepared)]
-            outcome = train_(prepared, session, observers, stop, kept)
+            outcome = train_(
+                prepared, session, observers, stop, kept,
+                noise=measured.noise if measured else None, on_collapse=on_collapse,
+                report=lambda finding: say(f"guard: {finding}"),
+            )  # fmt: skip
     finally:
         session.close()
     if kept is not None and kept.disabled_reason is not None:
@@ -142,17 +163,31 @@ def _announcement(prepared: "Prepared") -> str:
     )
 
 
-def _preflight(prepared: "Prepared", session: "Session", strict: bool) -> None:
-    from zofx.runs.tune import measure
+def _preflight(prepared: "Prepared", session: "Session", strict: bool) -> "Preflight | None":
+    from zofx.runs.preflight import measure, recall, remember
 
-    say("pre-flight: measuring the ± gap and the round-off of this graph")
-    found = measure(prepared, session)
-    if found is None:
-        say("pre-flight: nothing to measure here: no ± gap, or losses of text that jump")
-        return
-    if strict and found.verdict == "below-noise":
-        raise UsageError(f"--strict-preflight: {found}")
-    say(f"pre-flight: {found}")
+    before = recall(prepared)
+    if before is None:
+        say("pre-flight: measuring the ± gap and the round-off of this graph")
+        with Progress("pre-flight") as bar:
+            result = measure(prepared, session, bar)
+        if result is None:
+            say("pre-flight: nothing to measure here: no ± gap, or losses of text that jump")
+            return None
+        remember(prepared, result)
+    else:
+        result = before
+    if strict and result.verdict == "below-noise":
+        raise UsageError(f"--strict-preflight: {result}")
+    say(f"pre-flight{'' if before is None else ' (measured before)'}: {result}")
+    settings = prepared.config.settings
+    limit = result.overshoot(settings.queries)
+    if not settings.tensors and not settings.rays and settings.lr > limit:
+        say(
+            f"pre-flight: at --lr {settings.lr:g} a step overshoots: above {limit:.2g} the loss of "
+            "its own batch rises; lower --lr"
+        )
+    return result
 
 
 def _tensorboard(asked: bool, prepared: "Prepared") -> list[Any]:
@@ -187,6 +222,7 @@ def _summary(outcome: "Outcome") -> dict[str, Any]:
         "run": str(outcome.run.path), "steps": outcome.steps, "steps_wanted": outcome.wanted,
         "select_by": outcome.run.config.evaluation.select_by, "best_step": outcome.best,
         "evaluations": [{"step": step, **fields} for step, fields in evaluations.items()],
+        "findings": [asdict(finding) for finding in outcome.findings],
     }  # fmt: skip
 
 

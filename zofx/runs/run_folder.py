@@ -140,6 +140,22 @@ class RunFolder:
         jsonl.keep(self.path / EVALS, lambda row: row.get("step", 0) <= steps)
         jsonl.keep(self.metrics_path, lambda row: row.get("step", 0) < steps)
 
+    def rewind(self, step: int) -> Path:
+        """End the run at an earlier step; the caller holds the lock, and no writer is open.
+
+        Returns:
+            A copy of the journal as it was.
+        """
+        journal, data = self.journal(), self.journal_path.read_bytes()
+        kept = self.path / f"journal-of-{journal.next_step}-steps.bin"
+        kept.write_bytes(data)
+        end = journal.end - (len(journal) - step) * journal.header.layout.itemsize
+        beside = self.journal_path.with_name(JOURNAL + ".new")
+        beside.write_bytes(data[:end])
+        beside.replace(self.journal_path)
+        self.trim(step)
+        return kept
+
     def save_snapshot(
         self, name: str, theta: Mapping[str, FloatArray], step: int, digest: str
     ) -> None:

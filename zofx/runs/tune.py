@@ -14,24 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
-import numpy as np
-
 from zofx.errors import DivergenceError
 from zofx.runs.evaluate import evaluate
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.guard import Finding
 from zofx.runs.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
 from zofx.runs.prepare import Prepared
 from zofx.runs.run_folder import RunFolder, require_free
+from zofx.runs.watch import CollapseError, Watch
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
 from zofx.session import ExactSession, Session
 from zofx.tasks.encode import Encoded
-from zofx.tasks.objectives import TextObjective
 from zofx.zo.driver import Driver
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.writer import JournalWriter
-from zofx.zo.preflight import Preflight, preflight
-from zofx.zo.types import ExactGradientFn, Key, LossFn
+from zofx.zo.types import ExactGradientFn, LossFn
 
 Stop: TypeAlias = Callable[[], bool]
 
@@ -46,6 +44,7 @@ class Outcome:
         wanted: how many it was to make.
         evaluations: step → evaluation on dev.
         best: the step that did best on dev; None without dev examples.
+        findings: what the guard found in this call.
     """
 
     run: RunFolder
@@ -53,44 +52,12 @@ class Outcome:
     wanted: int
     evaluations: Mapping[int, Evaluation]
     best: int | None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def interrupted(self) -> bool:
         """Whether it was stopped before the last step."""
         return self.steps < self.wanted
-
-
-def measure(prepared: Prepared, session: Session) -> Preflight | None:
-    """The pre-flight on the first batch of the run; θ is not moved.
-
-    Returns:
-        None where nothing can be told: exact slopes have no ± gap, and losses of text jump.
-
-    Raises:
-        DivergenceError: the losses near the start are not finite.
-    """
-    settings = prepared.config.settings
-    objective = prepared.workload.objective(prepared.config.objective)
-    if settings.estimator == "forward-gradient" or isinstance(objective, TextObjective):
-        return None
-    encoded = prepared.batch(0)
-    if settings.refresh:  # before the first basis a low-rank trainable changes nothing
-        session.refresh(Key(prepared.config.task.seed, 0))
-    with np.errstate(all="ignore"):  # what is not finite is refused below, with a message
-        found = preflight(
-            lambda rows, keys, matrix: session.evaluate(encoded.batch.rows(rows), keys, matrix),
-            len(encoded.batch.input_ids),
-            objective.on(encoded),
-            settings.eps,
-            prepared.config.task.seed,
-        )
-    if not np.isfinite([found.gap, found.noise]).all():
-        raise DivergenceError(
-            f"the loss is not finite at or near the initial weights (eps {settings.eps:g}); lower "
-            "--eps, and check with `zofx eval` that the compiled model answers at all",
-            0,
-        )
-    return found
 
 
 def start(prepared: Prepared, out: Path) -> Prepared:
@@ -109,6 +76,10 @@ def train(
     observers: Sequence[Observer] = (),
     stop: Stop = lambda: False,
     activations: ActivationCache | None = None,
+    *,
+    noise: float | None = None,
+    on_collapse: str = "go",
+    report: Callable[[Finding], None] = lambda finding: None,
 ) -> Outcome:
     """Make the steps that are missing, from wherever the journal ends.
 
@@ -118,10 +89,16 @@ def train(
         observers: told of every step and evaluation.
         stop: asked between steps and between the batches of an evaluation.
         activations: where what is below the cut of the program is kept; no bit depends on it.
+        noise: round-off of a loss, as a pre-flight measured it.
+        on_collapse: one of ON_COLLAPSE.
+        report: told of what the guard finds, at the step where it shows.
 
     Raises:
-        DivergenceError: the loss is not finite or has collapsed; says how to go back.
+        UsageError: there is no such way to go on after a collapse.
+        DivergenceError: the loss is not finite, or the run has collapsed and was told to end then;
+            says how to go back.
     """
+    watch = Watch(prepared.config.settings, prepared.steps, noise, on_collapse, report)
     run = prepared.run
     assert run is not None, "start() or prepare_resumed() first"
     if activations is not None:
@@ -131,9 +108,13 @@ def train(
         writer, journal = JournalWriter.resume(run.journal_path, known)
         with writer:
             told = (JsonlLog(run.metrics_path), *observers)
-            loop = _Loop(prepared, run, session, writer, told, stop)
+            loop = _Loop(prepared, run, session, writer, told, stop, watch)
             try:
                 steps = loop.go(journal)
+            except CollapseError as error:
+                writer.close()
+                way = _rewound(run) if on_collapse == "rewind" else _way_back(run, error.step)
+                raise DivergenceError(f"{error}\n{way}", error.step) from error
             except DivergenceError as error:
                 raise DivergenceError(
                     f"{error}\n{_way_back(run, error.step)}", error.step
@@ -141,7 +122,8 @@ def train(
             finally:
                 for observer in observers:
                     observer.close()
-    return Outcome(run, steps, prepared.steps, run.evaluations(), run.best())
+    findings = tuple(watch.findings)
+    return Outcome(run, steps, prepared.steps, run.evaluations(), run.best(), findings)
 
 
 class _Loop:
@@ -155,10 +137,12 @@ class _Loop:
         writer: JournalWriter,
         observers: tuple[Observer, ...],
         stop: Stop,
+        watch: Watch,
     ) -> None:
         config = prepared.config
         self.prepared, self.run, self.session = prepared, run, session
         self.observers, self.stop, self.writer = observers, stop, writer
+        self.watch = watch
         self.objective = prepared.workload.objective(config.objective)
         self.driver = Driver(config.settings.recipe(), session, config.task.seed, writer)
         self.dev = prepared.workload.splits.dev[: config.evaluation.eval_size]
@@ -167,6 +151,7 @@ class _Loop:
         """Make steps until there are enough, or until told to stop; returns how many there are."""
         step = self.driver.resume(journal, self._exact_gradient_at)
         self.run.trim(step)
+        self.watch.look_back(journal, self.run.evaluations())
         evaluated = set(self.run.evaluations())
         while not self.stop():
             if self._due(step) and step not in evaluated:
@@ -195,6 +180,7 @@ class _Loop:
         )
         for observer in self.observers:
             observer.step(metrics)
+        self.watch.after_step(step, log)
 
     def _loss(self, encoded: Encoded) -> LossFn:
         slopes = self.prepared.config.settings.estimator == "forward-gradient"
@@ -226,6 +212,7 @@ class _Loop:
             self.run.save_snapshot("best", self.session.read(), step, self.writer.digest)
         for observer in self.observers:
             observer.evaluation(step, found)
+        self.watch.after_evaluation(step, found)
 
     def _judge(self, step: int) -> Evaluation | None:
         """Evaluate on dev; None when told to stop half-way."""
@@ -252,6 +239,18 @@ class _Loop:
 
 class _StoppedError(Exception):
     """Told to stop within an evaluation."""
+
+
+def _rewound(run: RunFolder) -> str:
+    """Cut a run back to its best step; returns what to do then."""
+    best = run.best()
+    if best is None:
+        return _way_back(run, run.journal().next_step)
+    result, kept = run.evaluations()[best], run.rewind(best)
+    return (
+        f"{run.path} ends at step {best} now, its best on dev: {result}. The steps after it are in "
+        f"{kept}. Start a new run (-o) with a lower --lr"
+    )
 
 
 def _way_back(run: RunFolder, step: int) -> str:
