@@ -24,12 +24,15 @@ from zofx.errors import UnsupportedError
 from zofx.ir.schema import HIDDEN, Products
 from zofx.runtimes import ort_integers
 from zofx.runtimes.host.batching import BatchingPolicy, cpu_batching_policy
+from zofx.runtimes.host.engine_errors import engine_errors
 from zofx.runtimes.host.engine_session import Arrays, EngineSession, Feeds
 from zofx.runtimes.host.prefix import Compute
+from zofx.runtimes.onnx_check import check_models
 from zofx.session import Support
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
+MODELS = (layout.ONNX, layout.PREFIX_ONNX, layout.NOISE)
 BFLOAT16 = 16  # ONNX's number for it
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Products also add probes and move weights, by factors of 1 and ε: TF32 would round both.
@@ -144,6 +147,11 @@ class OrtRuntime:
                 f"{len(exact)} of its tensors train by backpropagation, which no inference engine "
                 "has: use --runtime torch"
             )
+        if (folder / layout.WEIGHTS).is_symlink():
+            reasons.append(
+                f"{layout.WEIGHTS} is a symbolic link, and ONNX Runtime reads tensors from files "
+                f"inside the folder alone: copy the file there, or link the folder {folder.name}"
+            )
         integers = manifest.products is Products.INTEGERS
         if not reasons and integers and ort_integers.kernels() is None:
             reasons.append(ort_integers.SATURATED)
@@ -161,7 +169,10 @@ class OrtRuntime:
         reasons = list(self.support(folder).reasons) or _provider_missing(device)
         if reasons:
             raise UnsupportedError(f"the ort runtime cannot load {folder}", reasons)
-        return OrtSession(folder, read_manifest(folder), device, threads, rows)
+        manifest = read_manifest(folder)
+        check_models(folder, [name for name in MODELS if name in manifest.files])
+        with engine_errors(self.name, folder):
+            return OrtSession(folder, manifest, device, threads, rows)
 
 
 def _give_back() -> None:

@@ -28,6 +28,7 @@ from zofx.ir.graph_json import load_graph
 from zofx.ir.ops import directions
 from zofx.ir.program import output_node
 from zofx.ir.schema import COEFFICIENTS, KEYS
+from zofx.runtimes.host.engine_errors import engine_errors
 from zofx.runtimes.host.engine_session import Arrays, EngineSession, Feeds
 from zofx.runtimes.host.prefix import Compute
 from zofx.runtimes.host.vocabulary import BatchVocabulary
@@ -231,7 +232,8 @@ class TorchRuntime:
         manifest = read_manifest(folder)
         if threads:
             torch.set_num_threads(threads)
-        return TorchSession(folder, manifest, device)
+        with engine_errors(self.name, folder):
+            return TorchSession(folder, manifest, device)
 
 
 RUNTIME = TorchRuntime()

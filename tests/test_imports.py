@@ -28,6 +28,8 @@ HEAVY = {
 BASE = PROJECT["project"]["dependencies"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 SHIPPED = {n: needs for n, needs in EXTRAS.items() if n not in ("bench", "dev", "ort-gpu")}
+DISTRIBUTIONS = {"google": "protobuf"}
+"""Packages whose distribution has another name."""
 ON_DEMAND = ("ort", "hub", "tensorboard")
 """Extras that only the functions using them import."""
 
@@ -93,7 +95,7 @@ def third_party(path: Path) -> Iterator[tuple[str, bool]]:
         for name in imported_by(node):
             top = ".".join(name.split(".")[: 2 if name.startswith("ruamel.") else 1])
             if top != "zofx" and top not in sys.stdlib_module_names:
-                yield distribution(top), id(node) not in inside
+                yield DISTRIBUTIONS.get(top, distribution(top)), id(node) not in inside
 
 
 def test_import_zofx_imports_nothing_else() -> None:

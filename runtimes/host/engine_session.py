@@ -20,6 +20,7 @@ from zofx.artifact.manifest import Manifest
 from zofx.ir.schema import HIDDEN
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.batching import BatchingPolicy, by_length
+from zofx.runtimes.host.engine_errors import engine_errors
 from zofx.runtimes.host.prefix import Compute, FrozenPrefix, processor
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
 from zofx.runtimes.host.vocabulary import BFLOAT16, BatchVocabulary, Vocabulary
@@ -55,6 +56,8 @@ class EngineSession(HostThetaSession):
         self._vocabulary = Vocabulary(folder / layout.WEIGHTS, roles)
         # A product takes time as its matrix takes bytes: integers are smaller, and faster.
         self._head = self._vocabulary.head / max(1, self._frozen - self._vocabulary.head)
+        self._closed = False
+        self._artifact, self._engine_name = folder, engine.partition(" ")[0]
         self.batching = batching or BatchingPolicy()
         self._pool = (
             ThreadPoolExecutor(self.batching.workers) if self.batching.workers > 1 else None
@@ -68,6 +71,8 @@ class EngineSession(HostThetaSession):
 
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes; rows of about the same length share a forward."""
+        if self._closed:
+            raise RuntimeError("this session is closed; open another one")
         feeds = self._feeds(keys, coefficients)
         head = 0.0 if batch.relative else self._head
         cost_model = self.batching.cost_model(
@@ -77,7 +82,9 @@ class EngineSession(HostThetaSession):
         words = self._vocabulary.words(batch)
         feeds |= self._tables(words)
         forwards = map if self._pool is None else self._pool.map
-        scores = list(forwards(lambda part: self._forward(self._inputs(part, words), feeds), parts))
+        with engine_errors(self._engine_name, self._artifact):
+            run = forwards(lambda part: self._forward(self._inputs(part, words), feeds), parts)
+            scores = list(run)
         back = np.argsort(np.concatenate(rows))
         return np.concatenate(scores, axis=1)[:, back]
 
@@ -95,6 +102,7 @@ class EngineSession(HostThetaSession):
 
     def close(self) -> None:
         """Release what is below the cut, and the workers; engines release the rest."""
+        self._closed = True
         if self._pool is not None:
             self._pool.shutdown()
         if self.below is not None:

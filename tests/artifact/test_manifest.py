@@ -206,6 +206,25 @@ def test_slices_are_writable_copies(copied: Path) -> None:
         read_trainables(copied)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda files: files.pop(WEIGHTS), f"does not list {WEIGHTS}"),
+        (lambda files: files.pop("graph.json"), "does not list graph.json"),
+        (lambda files: files.update({"../../etc/passwd": ""}), "lists '../../etc/passwd'"),
+        (lambda files: files.update({"notes.txt": ""}), "lists 'notes.txt'"),
+    ],
+)
+def test_the_list_of_files_is_closed(copied: Path, change: Change, message: str) -> None:
+    """Also where the manifest's own hash was made again: nothing is outside, nothing unchecked."""
+    manifest = read_manifest(copied)
+    files = dict(manifest.files)
+    change(files)
+    (copied / MANIFEST).write_text(replace(manifest, files=files).to_json())
+    with pytest.raises(ArtifactError, match=message):
+        read_manifest(copied)
+
+
 def test_only_an_artifact_and_nothing_else_is_replaced(copied: Path) -> None:
     """Of any version, with or without printed stages; not with a file of the user's in it."""
     assert is_only_an_artifact(copied)

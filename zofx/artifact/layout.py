@@ -14,5 +14,9 @@ PREFIX_ONNX: Final = "prefix.onnx"
 NOISE: Final = "noise.onnx"
 PROGRAM: Final = "program.txt"
 TOKENIZER: Final = "tokenizer.json"
+REQUIRED: Final = frozenset({WEIGHTS, TRAINABLES, GRAPH, ONNX, PROGRAM, TOKENIZER})
+"""Files that every artifact has."""
+OPTIONAL: Final = frozenset({PREFIX_GRAPH, PREFIX_ONNX, NOISE})
+"""Files that some have; there are no others."""
 STAGES: Final = "stages"
 """A folder of printed programs, where asked for: no part of the artifact."""

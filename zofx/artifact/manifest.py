@@ -20,7 +20,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from zofx.artifact.layout import FORMAT, MANIFEST, STAGES, TRAINABLES, VERSION
+from zofx.artifact.layout import (
+    FORMAT,
+    MANIFEST,
+    OPTIONAL,
+    PREFIX_GRAPH,
+    PREFIX_ONNX,
+    REQUIRED,
+    STAGES,
+    TRAINABLES,
+    VERSION,
+)
 from zofx.artifact.safetensors_writer import read_tensors
 from zofx.errors import ArtifactError, UsageError
 from zofx.files import file_digest
@@ -201,6 +211,7 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
             f"make one with `zofx compile MODEL -o {folder}`"
         )
     manifest = Manifest.from_json(path.read_bytes(), path)
+    _require_known_files(manifest, path)
     for name, digest in manifest.files.items():
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder} lacks {name}; compile the model again")
@@ -210,6 +221,19 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
                 f"{digest[:12]}…; copy the artifact again or compile the model again"
             )
     return manifest
+
+
+def _require_known_files(manifest: Manifest, where: Path) -> None:
+    """A closed list: nothing outside the folder is named, and nothing is left unchecked."""
+    prefix = {PREFIX_GRAPH, PREFIX_ONNX} if manifest.cut else set()
+    absent = (REQUIRED | prefix) - manifest.files.keys()
+    unknown = manifest.files.keys() - REQUIRED - OPTIONAL
+    if absent or unknown:
+        which = f"does not list {min(absent)}" if absent else f"lists {min(unknown)[:80]!r}"
+        raise ArtifactError(
+            f"{where} {which}: every file of an artifact has a digest there, and it has no others; "
+            "compile the model again"
+        )
 
 
 def read_trainables(folder: Path) -> dict[str, FloatArray]:

@@ -11,6 +11,7 @@ import torch
 from zofx.artifact import layout
 from zofx.artifact.manifest import TensorRow
 from zofx.artifact.safetensors_writer import TensorFile
+from zofx.errors import UnsupportedError
 from zofx.ir.directions import noise_of
 from zofx.ir.graph_json import dump_graph, op_types
 from zofx.ir.partition import split
@@ -18,6 +19,7 @@ from zofx.ir.printer import show
 from zofx.ir.program import Program
 from zofx.ir.schema import FROZEN_ROLES, HIDDEN, UPDATED_ROLES, Role
 from zofx.models.safetensors_folder import DTYPES
+from zofx.runtimes.onnx_check import NOISE_OPS, OPS
 from zofx.runtimes.onnx_export.export import onnx_op_types, to_onnx
 from zofx.runtimes.onnx_export.noise_model import build_noise_model
 from zofx.zo.random.direction_spec import Noise
@@ -73,8 +75,17 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
 
 
 def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    ops = onnx_op_types(model)
+    if unknown := set(ops) - (NOISE_OPS if path.name == layout.NOISE else OPS):
+        raise UnsupportedError(
+            "this program cannot be stored",
+            [
+                f"{path.name} may not call {name}: list it in runtimes/onnx_check.py"
+                for name in unknown
+            ],
+        )
     onnx.save(model, path)
-    return onnx_op_types(model)
+    return ops
 
 
 def tensor_bytes(program: Program, name: str) -> memoryview:
