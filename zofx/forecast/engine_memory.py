@@ -15,12 +15,13 @@ from typing import Any, Final
 import torch
 from torch import fx
 
-from zofx.forecast.liveness import RESHAPES, VIEWS, peak
+from zofx.forecast.liveness import peak
 from zofx.forecast.op_costs import F32, Shapes, ort_scratch, products, torch_scratch
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.directions import DRAWS
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import UPDATED_ROLES, Role
+from zofx.ir.traits import Trait, has
 
 zofx = torch.ops.zofx
 
@@ -36,7 +37,7 @@ class Engine:
         order: how much more than the graph's order its own order of ops keeps.
         rounded: the same of programs that round activations.
         scratch: bytes taken within an op.
-        views: ops whose result is in the memory of their first operand.
+        views: trait of the ops whose result is in the memory of their first operand.
         expanded: products it has no kernel for: their weights are f32 after loading.
         integers: products it has kernels of 8-bit integers for.
         fed: whether z is drawn outside the graph and fed.
@@ -46,7 +47,7 @@ class Engine:
     order: float
     rounded: float
     scratch: Callable[[fx.Node, Shapes], int]
-    views: frozenset[Any]
+    views: Trait
     expanded: frozenset[Any]
     integers: frozenset[Any]
     fed: bool
@@ -54,11 +55,13 @@ class Engine:
 
 ENGINES: Final = {
     "ort": Engine(
-        90 * MIB, 1.7, 2.45, ort_scratch, RESHAPES,
+        90 * MIB, 1.7, 2.45, ort_scratch, Trait.FLAT,
         frozenset({zofx.linear_codebook.default, zofx.linear_int8.default}),
         frozenset({zofx.linear_rounded.default}), fed=True,
     ),
-    "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, VIEWS, frozenset(), frozenset(), fed=False),
+    "torch": Engine(
+        330 * MIB, 1.5, 1.5, torch_scratch, Trait.VIEW, frozenset(), frozenset(), fed=False
+    ),
 }  # fmt: skip
 
 
@@ -134,5 +137,5 @@ class Footprint:
         return sum(
             self.size(node) + sum(self.size(a) for a in node.all_input_nodes if a in made)
             for node in self.calls
-            if not products(node, self.shapes) and node.target not in RESHAPES
+            if not products(node, self.shapes) and not has(node, Trait.FLAT)
         )

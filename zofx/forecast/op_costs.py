@@ -20,19 +20,12 @@ from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import COEFFICIENTS, INPUTS, KEYS, VOCABULARY
 from zofx.ir.sparse_cost import as_block, rows_at_once
+from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
 
 F32 = 4
-TIMES_WEIGHT = frozenset(
-    {
-        aten.linear.default, zofx.linear_codebook.default, zofx.linear_int.default,
-        zofx.linear_int8.default, zofx.linear_nf4.default, zofx.linear_rounded.default,
-        zofx.probe_linear.default,
-    }
-)  # fmt: skip
-MATRIX_PRODUCTS = frozenset({aten.bmm.default, aten.matmul.default, aten.mm.default})
 ATTENTION = aten.scaled_dot_product_attention.default
 SPARSE = zofx.sparse_linear.default
 
@@ -125,7 +118,7 @@ def _symbols(program: Program, axes: Axes) -> dict[Any, int]:
 
 def products(node: fx.Node, shapes: Shapes) -> int:
     """Multiply-adds of an op; 0 for one that multiplies no matrices."""
-    if node.target in TIMES_WEIGHT or node.target in MATRIX_PRODUCTS:
+    if has(node, Trait.WEIGHT_PRODUCT) or has(node, Trait.MATMUL):
         return prod(shapes.of(node)) * shapes.of(node.args[0])[-1]
     if node.target is ATTENTION:
         return 2 * prod(shapes.of(node.args[0])) * shapes.of(node.args[1])[-2]
