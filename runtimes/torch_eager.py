@@ -8,7 +8,7 @@ moves it. On CUDA z is computed on the device (`torch_noise`) from the same bits
 device="cuda" where torch has it; it was never run on the machine this was written on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, read_manifest
 from zofx.errors import UnsupportedError
 from zofx.ir import ops
+from zofx.ir.formats import FORMATS
 from zofx.ir.graph_json import load_graph
 from zofx.ir.ops import directions
 from zofx.ir.program import output_node
@@ -36,8 +37,6 @@ from zofx.runtimes.torch_noise import sample_torch
 from zofx.session import Batch, Support, Weigh, unperturbed
 from zofx.zo.random.noise import Kind
 from zofx.zo.types import FloatArray, Key, key_words
-
-NF4 = "zofx.linear_nf4.default"
 
 
 @directions.direction.register_kernel("cuda")
@@ -199,6 +198,14 @@ def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     return last
 
 
+def _missing_modules(manifest: Manifest) -> Iterator[str]:
+    """Why codes cannot be read, per format that takes a package which is not installed."""
+    for name in sorted({row.form for row in manifest.tensors if row.form in FORMATS}):
+        module = FORMATS[name].notes("torch").module
+        if module is not None and find_spec(module) is None:
+            yield f"its {name} weights need {module}: pip install 'zofx[torch]'"
+
+
 class TorchRuntime:
     """See the module."""
 
@@ -209,8 +216,8 @@ class TorchRuntime:
         reasons = []
         if not (folder / layout.GRAPH).is_file():
             reasons.append(f"{folder} has no {layout.GRAPH}")
-        elif find_spec("bitsandbytes") is None and read_manifest(folder, check=False).calls(NF4):
-            reasons.append("its nf4 weights need bitsandbytes: pip install 'zofx[torch]'")
+        else:
+            reasons += _missing_modules(read_manifest(folder, check=False))
         return Support(tuple(reasons))
 
     def load(

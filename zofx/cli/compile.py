@@ -12,6 +12,7 @@ from zofx.cli.console import Progress, columns, say, size
 from zofx.cli.options import ModelName, add_command
 from zofx.cli.sensitivity import C4
 from zofx.errors import PipelineError, UsageError
+from zofx.ir.formats import FORMATS
 
 if TYPE_CHECKING:
     from zofx.artifact.manifest import Manifest
@@ -73,9 +74,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
     ] = None,
     quant: Annotated[
         str | None,
-        typer.Option(
-            "--quant", metavar="FORMAT", help="nf4, int4, int8, int8-row, codebook or none."
-        ),
+        typer.Option("--quant", metavar="FORMAT", help=f"{', '.join(FORMATS)} or none."),
     ] = None,
     activations: Annotated[
         str | None,

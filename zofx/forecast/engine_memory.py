@@ -19,6 +19,7 @@ from zofx.forecast.liveness import peak
 from zofx.forecast.op_costs import F32, Shapes, ort_scratch, products, torch_scratch
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.directions import DRAWS
+from zofx.ir.formats import format_of
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import UPDATED_ROLES, Role
 from zofx.ir.traits import Trait, has
@@ -38,7 +39,6 @@ class Engine:
         rounded: the same of programs that round activations.
         scratch: bytes taken within an op.
         views: trait of the ops whose result is in the memory of their first operand.
-        expanded: products it has no kernel for: their weights are f32 after loading.
         integers: products it has kernels of 8-bit integers for.
         fed: whether z is drawn outside the graph and fed.
     """
@@ -48,7 +48,6 @@ class Engine:
     rounded: float
     scratch: Callable[[fx.Node, Shapes], int]
     views: Trait
-    expanded: frozenset[Any]
     integers: frozenset[Any]
     fed: bool
 
@@ -56,12 +55,9 @@ class Engine:
 ENGINES: Final = {
     "ort": Engine(
         90 * MIB, 1.7, 2.45, ort_scratch, Trait.FLAT,
-        frozenset({zofx.linear_codebook.default, zofx.linear_int8.default}),
         frozenset({zofx.linear_rounded.default}), fed=True,
     ),
-    "torch": Engine(
-        330 * MIB, 1.5, 1.5, torch_scratch, Trait.VIEW, frozenset(), frozenset(), fed=False
-    ),
+    "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, Trait.VIEW, frozenset(), fed=False),
 }  # fmt: skip
 
 
@@ -81,7 +77,7 @@ class Footprint:
 
     def __init__(self, program: Program, shapes: Shapes, runtime: str) -> None:
         self.program, self.shapes = program, shapes
-        self.engine = ENGINES[runtime]
+        self.engine, self._name = ENGINES[runtime], runtime
         self.calls = [node for node in program.graph.nodes if node.op == "call_function"]
         self.multiply_adds = sum(products(node, shapes) for node in self.calls)
         integers = (node for node in self.calls if node.target in self.engine.integers)
@@ -106,11 +102,14 @@ class Footprint:
             spec = self.program.tensors.get(str(node.target))
             if spec is None or spec.role in UPDATED_ROLES:
                 continue
-            if spec.name.endswith(".codes") and any(
-                u.target in self.engine.expanded for u in node.users
-            ):
+            if spec.name.endswith(".codes") and any(map(self._expands, node.users)):
                 total += F32 * prod(spec.origin_shape or ()) - spec.nbytes
         return total
+
+    def _expands(self, product: fx.Node) -> bool:
+        """Whether the engine has no kernel for a product with codes."""
+        stored = format_of(product)
+        return stored is not None and not stored.notes(self._name).kernel
 
     @property
     def queries(self) -> int:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.formats import format_of
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import COEFFICIENTS, INPUTS, KEYS, VOCABULARY
 from zofx.ir.sparse_cost import as_block, rows_at_once
@@ -195,9 +196,7 @@ def ort_scratch(node: fx.Node, shapes: Shapes) -> int:
         return F32 * (2 * prod(q[:-1]) * k[-2] + prod(k)) + prod(q[:-1]) * k[-2]
     if node.target is aten.silu.default:  # x · sigmoid(x)
         return shapes.bytes(node)
-    if node.target is zofx.linear_nf4.default:
-        return F32 * _elements(node, shapes)
-    return 0
+    return _format_scratch(node, shapes, "ort")
 
 
 def torch_scratch(node: fx.Node, shapes: Shapes) -> int:
@@ -207,15 +206,15 @@ def torch_scratch(node: fx.Node, shapes: Shapes) -> int:
         if s.block:
             return F32 * (s.rows * s.columns + s.probes * s.columns * s.out)
         return F32 * s.rows * s.out
-    if node.target is zofx.linear_int.default:  # codes as numbers, less zeros, times scales
-        return (2 * F32 + 1) * _elements(node, shapes)
-    if node.target is zofx.linear_codebook.default:  # nibbles, as i64, and what they stand for
-        return (1 + 8 + F32) * _elements(node, shapes)
-    if node.target is zofx.linear_nf4.default:
-        return F32 * _elements(node, shapes)
-    if node.target in (zofx.linear_int8.default, zofx.linear_rounded.default):
+    if node.target is zofx.linear_rounded.default:  # codes of x and of the matrix as numbers
         return 2 * F32 * _elements(node, shapes)
-    return 0
+    return _format_scratch(node, shapes, "torch")
+
+
+def _format_scratch(node: fx.Node, shapes: Shapes, engine: str) -> int:
+    """Of a product with codes, what their format notes; 0 of another op."""
+    stored = format_of(node)
+    return stored.notes(engine).scratch * _elements(node, shapes) if stored else 0
 
 
 def _elements(node: fx.Node, shapes: Shapes) -> int:

@@ -6,26 +6,23 @@
 So a runtime knows before it opens a graph. The ops of a graph are `graph_json.op_types`.
 """
 
-from functools import partial
-
 import torch
 from torch import fx
 
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.facts import FORWARD_MODE
+from zofx.ir.formats import format_of
 from zofx.ir.program import Program
 from zofx.ir.schema import Products, Result
 
-FOUR_BITS = 4
-
 
 def products_of(graph: fx.Graph) -> Products:
-    """What the products with frozen matrices are of."""
-    find = partial(graph.find_nodes, op="call_function")
-    if find(target=torch.ops.zofx.linear_rounded.default):
+    """What the products with frozen matrices are of, on ONNX Runtime."""
+    if graph.find_nodes(op="call_function", target=torch.ops.zofx.linear_rounded.default):
         return Products.INTEGERS
-    four = any(n.args[-1] == FOUR_BITS for n in find(target=torch.ops.zofx.linear_int.default))
-    return Products.NIBBLES if four else Products.FLOATS
+    formats = filter(None, map(format_of, graph.nodes))
+    kinds = {stored.notes("ort").products for stored in formats}
+    return Products.NIBBLES if Products.NIBBLES in kinds else Products.FLOATS
 
 
 def result_of(program: Program) -> Result:

@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.formats import FORMATS
 
 aten = torch.ops.aten
 zo = torch.ops.zofx
@@ -91,6 +92,7 @@ class Trait(Flag):
     """An axis in front of its floating-point operands is one in front of y."""
 
 
+STORED: Final = [FORMATS[name] for name in FORMATS]
 ENTRY: Final = Trait.ELEMENTWISE
 ALONG: Final = Trait.ALONG_AXES | Trait.LINEAR
 
@@ -185,13 +187,10 @@ TRAITS: Final[Mapping[Any, Trait]] = {
     aten.matmul.default: Trait.MATMUL,
     aten.mm.default: Trait.MATMUL,
     aten.linear.default: Trait.WEIGHT_PRODUCT,
-    zo.linear_codebook.default: Trait.QUANTIZED_PRODUCT,
-    zo.linear_int.default: Trait.QUANTIZED_PRODUCT,
-    zo.linear_int8.default: Trait.QUANTIZED_PRODUCT,
-    zo.linear_nf4.default: Trait.QUANTIZED_PRODUCT,
+    **{stored.op: Trait.QUANTIZED_PRODUCT for stored in STORED},
     zo.linear_rounded.default: Trait.WEIGHT_PRODUCT,
     zo.probe_linear.default: Trait.WEIGHT_PRODUCT,
-    zo.dequantize_int.default: Trait.BATCHED,
+    **{stored.dequantize_op: Trait.BATCHED for stored in STORED if stored.dequantize_op},
 }
 
 
