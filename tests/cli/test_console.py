@@ -97,3 +97,28 @@ def test_columns_and_sizes_are_aligned_and_short() -> None:
     assert [console.size(n) for n in (0, 999, 1000, 2_500_000, 4_000_000_000)] == [
         "0 B", "999 B", "1.0 kB", "2.5 MB", "4.0 GB",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_that_ends_a_process_asks_first(number: signal.Signals) -> None:
+    """The second insists; handlers are as they were afterwards; the exit code tells which it was."""
+    before = signal.getsignal(number)
+    with console.interruptible() as stop:
+        assert not stop()
+        signal.raise_signal(number)
+        assert stop()
+        assert stop.exit_code == 128 + number
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As `nohup` has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with console.interruptible() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)

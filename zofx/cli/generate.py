@@ -113,7 +113,9 @@ def _examples(given: list[str], file: Path | None) -> "list[Example]":
     elif not file.is_file():
         raise UsageError(f"--file {file}: there is no such file")
     else:
-        lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        from zofx.tasks.data.sources import text
+
+        lines = enumerate(text(file).splitlines(), start=1)
         named = [(f"{file}:{number}", line) for number, line in lines if line.strip()]
     if not named:
         raise UsageError(f"{file} holds no prompts; write one a line")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from zofx.session import Session
     from zofx.zo.preflight import Preflight
 
-INTERRUPTED = 130
 NONE = "none"
 
 
@@ -129,7 +128,7 @@ def tune(  # noqa: PLR0913  a verb has many options
         say(f"{kept.disabled_reason}: rows that are not there were computed every time")
     print(json.dumps(_summary(outcome), allow_nan=False) if json_ else _ending(artifact, outcome))
     if outcome.interrupted:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(stop.exit_code)
 
 
 def _new_folder(out: Path | None, artifact: Path, prepared: "Prepared") -> Path:

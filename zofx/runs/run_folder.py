@@ -11,11 +11,12 @@ The folder appears with its first two files or not at all. Resuming drops what i
 journal in the other files.
 """
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 from zofx.artifact.manifest import Manifest
 from zofx.errors import ArtifactError, UsageError
@@ -98,7 +99,7 @@ class RunFolder:
                 f"{self.path} has lost its {JOURNAL}: the steps are gone; restore it"
             )
         journal = Journal.read(self.journal_path)
-        if journal.header != self.config.header:
+        if not self.config.began(journal.header):
             raise ArtifactError(
                 f"{self.journal_path} does not belong to {self.path / RUN}: their runs differ; "
                 "restore both from one copy"
@@ -138,7 +139,29 @@ class RunFolder:
     def trim(self, steps: int) -> None:
         """Drop what other files say about steps that the journal does not hold."""
         jsonl.keep(self.path / EVALS, lambda row: row.get("step", 0) <= steps)
-        jsonl.keep(self.metrics_path, lambda row: row.get("step", 0) < steps)
+        rows = self._metrics().items()
+        if self.metrics_path.is_file():
+            jsonl.write(self.metrics_path, [row for step, row in rows if step < steps])
+
+    def _metrics(self) -> dict[int, jsonl.Row]:
+        """Step → its line, where that can be read."""
+        rows = jsonl.salvage(self.metrics_path)
+        return {row["step"]: row for row in rows if type(row.get("step")) is int}
+
+    def restore_metrics(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Make metrics.jsonl a line per step again, where a kill or damage took some.
+
+        Args:
+            steps: a row for every step of the journal, in order, of what that tells; a line that is
+                there tells more and is kept.
+        """
+        rows = self._metrics()
+        if len(rows) != len(steps):
+            jsonl.write(self.metrics_path, [rows.get(step["step"], step) for step in steps])
+
+    def discard(self) -> None:
+        """Delete a run that has made no step."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def rewind(self, step: int) -> Path:
         """End the run at an earlier step; the caller holds the lock, and no writer is open.

@@ -38,6 +38,7 @@ class TaskChoice:
         help="Of the draw, the data order and the directions; 0 if absent.",
         metavar="N",
         minimum=0,
+        maximum=2**64 - 1,
     )
     train: int | None = option(None, help="Examples to train on.", metavar="N", minimum=1)
     dev: int | None = option(None, help="Examples to choose by.", metavar="N", minimum=0)

@@ -135,6 +135,7 @@ class Driver:
         self,
         journal: Journal,
         exact_gradient: Callable[[int], ExactGradientFn | None] = lambda step: None,
+        each: Callable[[StepLog], None] = lambda log: None,
     ) -> int:
         """Bring a fresh driver and θ to where a journal ends; evaluates no probe.
 
@@ -142,6 +143,7 @@ class Driver:
             journal: of the run.
             exact_gradient: step → exact gradients of its batch; they are in no journal, so they are
                 computed again.
+            each: told of every step, as its log was.
 
         Returns:
             The next step.
@@ -164,6 +166,7 @@ class Driver:
             again = exact_gradient(record.step)
             exact = again() if again else None
             self._mover.move(record.rays(journal.header), record.learning_rate, exact)
+            each(log)
         return journal.next_step
 
     def _losses(self, step: int, loss: LossFn, probes: Probes, expected: int) -> FloatArray:
