@@ -55,7 +55,8 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
 
 def test_the_op_table_is_complete() -> None:
     """Every zofx:: op has its line in the runtimes' page, and every line its op."""
-    sources = [path.read_text() for path in (ROOT / "zofx" / "ir" / "ops").glob("*.py")]
+    folders = (ROOT / "zofx" / "ir" / name for name in ("ops", "formats"))
+    sources = [path.read_text() for folder in folders for path in folder.glob("*.py")]
     ops = re.findall(r'custom_op\("(zofx::\w+)"', "".join(sources))
     page = (ROOT / "runtimes" / "README.md").read_text()
     assert sorted(ops) == sorted(re.findall(r"^\| `(zofx::\w+)`", page, re.MULTILINE))

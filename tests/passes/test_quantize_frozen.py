@@ -406,7 +406,7 @@ def test_parts_can_be_read_in_any_order_and_again(sliced: Program, form: str) ->
         ),
         (
             "format=fp8",
-            "quantize-frozen{format=fp8}: must be one of nf4, int4, int8, int8-row, codebook",
+            "quantize-frozen{format=fp8}: must be one of nf4, int4, int8, int8-row, codebook, q8_0, q4_0",
         ),
         ("block=big", "quantize-frozen{block=big}: must be of type int"),
     ],
