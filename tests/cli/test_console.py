@@ -101,7 +101,7 @@ def test_columns_and_sizes_are_aligned_and_short() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_every_signal_that_ends_a_process_asks_first(number: signal.Signals) -> None:
-    """The second insists; handlers are as they were afterwards; the exit code tells which it was."""
+    """The second insists; handlers are as they were afterwards; the exit code tells which."""
     before = signal.getsignal(number)
     with console.interruptible() as stop:
         assert not stop()

@@ -269,7 +269,7 @@ def test_the_tiny_task_is_what_the_tests_say(mood: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"hold": 3}, {"truncate": True}, {"reward": "0" * 64}])
 def test_what_a_run_depends_on_is_in_its_journal(run: RunFolder, change: dict[str, object]) -> None:
-    """A run.json that disagrees is refused; journals of an older zofx, without the field, are not."""
+    """A run.json that disagrees is refused; an older journal, without the field, is not."""
     settings = replace(run.config.settings, **{k: v for k, v in change.items() if k == "hold"})  # type: ignore[arg-type]
     task = replace(run.config.task, **{k: v for k, v in change.items() if k == "truncate"})  # type: ignore[arg-type]
     reward = change.get("reward")

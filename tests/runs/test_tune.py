@@ -403,7 +403,7 @@ def test_the_preflight_measures_and_refuses_losses_that_are_not_finite(
 def test_metrics_are_made_again_from_the_journal(
     artifact: Path, mood: Path, tmp_path: Path
 ) -> None:
-    """Whatever happened to their file: a line per step, the loss as it was; no resume is stopped."""
+    """Whatever happened to their file: a line per step, the loss as it was; none stops a resume."""
     run = tmp_path / "run"
     finish(start(prepare(artifact, options(mood)), run), After(6))
     before = jsonl.read(run / "metrics.jsonl")
@@ -439,7 +439,7 @@ def test_a_reward_of_a_run_is_run_by_who_names_it(
     run = tmp_path / "run"
     finish(start(prepare(artifact, asked), run), After(1))
     ran.unlink()
-    with pytest.raises(UsageError, match="a file of code that going on would run: .*--objective"):
+    with pytest.raises(UsageError, match=r"a file of code that going on would run: .*--objective"):
         prepare_resumed(artifact, run, {})
     assert not ran.exists()
     assert prepare_resumed(artifact, run, {"objective": f"reward:{file}:brief"}).steps == 2
