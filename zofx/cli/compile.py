@@ -228,9 +228,7 @@ def _short(model: str) -> str:
 
 
 def _quant(pipeline: "Pipeline") -> str:
-    formats = [
-        str(getattr(p, "format", "")) for p in pipeline.passes if p.name == "quantize-frozen"
-    ]
+    formats = [str(item.served("quant")) for item in pipeline.serving("quant")]
     return formats[0] if formats else "none"
 
 
