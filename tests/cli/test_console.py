@@ -3,12 +3,14 @@
 import io
 import signal
 import sys
+from typing import cast
 
 import pytest
 
 from zofx.cli import console
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.metrics_log import StepMetrics
+from zofx.runs.run_config import RunConfig
 from zofx.tasks.metrics import Accuracy
 
 
@@ -67,11 +69,12 @@ def test_a_terminal_gets_a_bar_that_goes_away(
 def test_a_run_is_followed(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     """Steps move the bar; an evaluation is a line that stays."""
     bar = console.Progress("tune")
-    follow = console.RunProgress(bar, 200)
-    follow.evaluation(50, Evaluation(Accuracy(7, 10), 0.25, "cross-entropy", 10, 1.0))
+    follow = console.RunProgress(bar)
+    follow.on_start(cast(RunConfig, None), 200)
+    follow.on_evaluation(50, Evaluation(Accuracy(7, 10), 0.25, "cross-entropy", 10, 1.0))
     clock.now += 3.0
-    follow.step(StepMetrics(50, 0.5, 1e-3, 0.5, 1000, 2000.0, None))
-    follow.close()
+    follow.on_step(StepMetrics(50, 0.5, 1e-3, 0.5, 1000, 2000.0, None))
+    follow.on_end()
     assert capsys.readouterr().err.splitlines() == [
         "step  50  dev accuracy 0.700 [0.397, 0.892] (7/10), cross-entropy 0.2500",
         "tune 51/200  loss 0.5000, 2,000 tokens/s",

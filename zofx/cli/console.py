@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from zofx.api.callbacks import Callback
+
 if TYPE_CHECKING:
     from zofx.runs.evaluation import Evaluation
     from zofx.runs.metrics_log import StepMetrics
+    from zofx.runs.run_config import RunConfig
 
 QUIET: Final = 2.0
 """Seconds before anything is shown."""
@@ -95,29 +98,37 @@ class Progress:
             self._bar = None
 
 
-class RunProgress:
-    """Shows a training run: an observer.
+class RunProgress(Callback):
+    """Shows a run: messages and evaluations as lines, steps on a bar.
 
     Args:
         bar: where steps are shown.
-        steps: how many there will be.
     """
 
-    def __init__(self, bar: Progress, steps: int) -> None:
+    def __init__(self, bar: Progress) -> None:
         self._bar = bar
+        self._steps = 0
+
+    def on_start(self, config: "RunConfig", steps: int) -> None:
+        """There will be so many steps."""
         self._steps = steps
 
-    def step(self, metrics: "StepMetrics") -> None:
+    def on_message(self, text: str) -> None:
+        """A line that stays."""
+        say(text)
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        """The bar, of something else."""
+        self._bar(done, total, what=what)
+
+    def on_step(self, metrics: "StepMetrics") -> None:
         """Move the bar."""
         note = f"loss {metrics.loss:.4f}, {metrics.tokens_per_second:,.0f} tokens/s"
-        self._bar(metrics.step + 1, self._steps, note)
+        self._bar(metrics.step + 1, self._steps, note, what="tune")
 
-    def evaluation(self, step: int, evaluation: "Evaluation") -> None:
+    def on_evaluation(self, step: int, evaluation: "Evaluation") -> None:
         """A line that stays."""
         say(f"step {step:>{len(str(self._steps))}}  dev {evaluation}")
-
-    def close(self) -> None:
-        """The bar belongs to the caller."""
 
 
 class Stop:

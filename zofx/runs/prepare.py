@@ -25,10 +25,12 @@ from zofx.runs.run_folder import RunFolder
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
 from zofx.tasks import reward as rewards
+from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.class_report import classes_of
 from zofx.tasks.data.order import balanced_indices, batch_indices
 from zofx.tasks.encode import Encoded
 from zofx.tasks.selection import TaskChoice
+from zofx.tasks.types import Task
 from zofx.zo.journal.format import Journal
 from zofx.zo.settings import Settings
 from zofx.zo.types import IntArray
@@ -81,20 +83,21 @@ class Prepared:
         return open_session(self.model, engine.runtime, engine.device, engine.threads, rows)
 
 
-def prepare(artifact: Path, options: Mapping[str, Any]) -> Prepared:
+def prepare(artifact: Path, options: Mapping[str, Any], own: Task | None = None) -> Prepared:
     """Check everything about a new run.
 
     Args:
         artifact: the folder.
         options: of `run_config.OPTIONS`, by name; None is as good as absent.
+        own: the task itself, where it is one of rows.
 
     Raises:
         ZofxError: the first thing that is wrong, with what to do.
     """
     given = checked(options, OPTIONS)
     model = open_model(artifact)
-    choice = _choice(given)
-    workload = open_workload(model, choice)
+    choice = _choice({"task": ROWS, **given} if own else given)
+    workload = open_workload(model, choice, own)
     workload.examples("train")
     _require_classes(workload, choice)
     workload.check("train", "dev")
@@ -180,7 +183,7 @@ def prepare_resumed(artifact: Path, folder: Path, options: Mapping[str, Any]) ->
     run, model = RunFolder.open(folder), open_model(artifact)
     config = run.config
     run.require_artifact(model.manifest)
-    workload = open_workload(model, config.task)
+    workload = open_workload(model, config.task, run.own_task())
     if workload.digest != config.examples:
         raise ArtifactError(
             f"the examples of task '{config.task.name}' have changed since {folder} was "

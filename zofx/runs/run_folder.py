@@ -1,6 +1,7 @@
 """The run folder: one training run on disk.
 
     run.json          what the run is; written once
+    task.jsonl        the examples, where they were given as rows
     journal.bin       what every step did: θ = f(artifact, journal)         the checkpoint
     evals.jsonl       accuracy and loss on dev after some of the steps      says which step is best
     metrics.jsonl     loss, rate, time and memory of every step             only to look at
@@ -14,7 +15,7 @@ journal in the other files.
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias
 
@@ -25,12 +26,16 @@ from zofx.runs import jsonl, snapshot
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.run_config import RunConfig
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
+from zofx.tasks.catalog.jsonl_task import ROWS, own_task, write_rows
+from zofx.tasks.data.pool import Pool
+from zofx.tasks.types import Record, Task
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.replay import replay
 from zofx.zo.journal.writer import JournalWriter
 from zofx.zo.types import FloatArray
 
 RUN: Final = "run.json"
+ROWS_FILE: Final = "task.jsonl"
 JOURNAL: Final = "journal.bin"
 EVALS: Final = "evals.jsonl"
 METRICS: Final = "metrics.jsonl"
@@ -53,8 +58,8 @@ class RunFolder:
     config: RunConfig
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> Self:
-        """Make a folder with run.json and an empty journal.
+    def create(cls, path: Path, config: RunConfig, rows: Pool[Record] | None = None) -> Self:
+        """Make a folder with run.json, an empty journal and, of a task of rows, the rows.
 
         Raises:
             UsageError: the name is taken.
@@ -62,6 +67,8 @@ class RunFolder:
         require_free(path)
         with new_folder(path) as folder:
             (folder / RUN).write_text(config.to_json(), encoding="utf-8")
+            if rows is not None:
+                write_rows(rows, folder / ROWS_FILE)
             JournalWriter.create(folder / JOURNAL, config.header).close()
         return cls(path, config)
 
@@ -77,6 +84,16 @@ class RunFolder:
         if not file.is_file():
             raise UsageError(f"{path} is not a run folder: it has no {RUN}; `zofx tune` makes one")
         return cls(path, RunConfig.from_json(file.read_bytes(), file))
+
+    def own_task(self) -> Task | None:
+        """The task, where it was given as rows: these are in the folder.
+
+        Raises:
+            UsageError: they are not.
+        """
+        if self.config.task.name != ROWS:
+            return None
+        return replace(own_task(self.path / ROWS_FILE), name=ROWS)
 
     @property
     def journal_path(self) -> Path:

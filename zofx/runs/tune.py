@@ -31,6 +31,7 @@ from zofx.runs.watch import CollapseError, Watch
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
 from zofx.session import ExactSession, Session
+from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.encode import Encoded
 from zofx.zo.driver import Driver, StepLog
 from zofx.zo.journal.format import Journal
@@ -73,7 +74,8 @@ def start(prepared: Prepared, out: Path) -> Prepared:
         UsageError: the name is taken.
     """
     require_free(out)
-    return replace(prepared, run=RunFolder.create(out, prepared.config))
+    rows = prepared.workload.task.load() if prepared.config.task.name == ROWS else None
+    return replace(prepared, run=RunFolder.create(out, prepared.config, rows))
 
 
 def train(
