@@ -20,6 +20,7 @@ import torch
 
 from zofx.ir.directions import directions_of, draw_of
 from zofx.ir.facts import PERTURBED
+from zofx.ir.patterns import block_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
@@ -63,5 +64,5 @@ class AlternateBlocks(Pass):
 def group_of(name: str, level: str) -> str:
     """The block that a parameter belongs to: "model.layers.3", or its module."""
     module = re.sub(r"\.(weight|bias)\b.*$", "", name)
-    block = re.match(r"(.*?\.\d+)\.", name) if level == "layer" else None
-    return block[1] if block else module
+    block = block_of(name) if level == "layer" else None
+    return f"{block[0]}.{block[1]}" if block else module

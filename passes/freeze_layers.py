@@ -11,7 +11,6 @@ Source: Lee et al. 2019, What Would Elsa Do? Freezing Layers During Transformer 
 1911.03090 (the last fourth of the layers reaches 90 % of the quality).
 """
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,6 +19,7 @@ from torch import fx
 
 from zofx.errors import PipelineError
 from zofx.ir.facts import CANONICAL
+from zofx.ir.patterns import block_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import Role, Stage
@@ -68,8 +68,8 @@ def layers_of(names: list[str]) -> dict[str, int]:
     """The layer of each parameter that is in one."""
     series: dict[str, dict[str, int]] = defaultdict(dict)
     for name in names:
-        if found := re.match(r"(.*?)\.(\d+)\.", name):
-            series[found[1]][name] = int(found[2])
+        if block := block_of(name):
+            series[block[0]][name] = block[1]
     return max(series.values(), key=lambda numbers: len(set(numbers.values())), default={})
 
 

@@ -10,12 +10,12 @@ Source: Zhang et al. 2024, Revisiting Zeroth-Order Optimization for Memory-Effic
 Fine-Tuning, arXiv 2402.11592, §5 (hybrid training); Tan et al. 2025, ElasticZO, arXiv 2501.04287.
 """
 
-import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from zofx.errors import PipelineError
 from zofx.ir.facts import EXACT, HAS_TRAINABLES, ROUNDED, Conflict
+from zofx.ir.patterns import block_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, placeholders
 from zofx.ir.rewrite import Editor
@@ -45,7 +45,8 @@ class HybridFirstOrder(Pass):
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Change the role of the trainables from the first of those blocks on."""
-        found = {spec.name: _block(spec.origin or spec.name) for spec in program.trainables}
+        of = {s.name: block_of(s.origin or s.name) for s in program.trainables}
+        found = {name: block and block[1] for name, block in of.items()}
         blocks = sorted({block for block in found.values() if block is not None})
         if not 0 < self.layers < len(blocks):
             raise PipelineError(
@@ -69,9 +70,3 @@ class HybridFirstOrder(Pass):
         size = sum(program.tensors[name].size for name in exact)
         remark("trainables", "applied", f"{len(exact)} of {len(found)} tensors, {size} weights")
         return edit.done()
-
-
-def _block(name: str) -> int | None:
-    """The number of the block a parameter is in."""
-    number = re.search(r"\.(\d+)\.", name)
-    return int(number[1]) if number else None

@@ -27,7 +27,7 @@ from zofx.ir import ops
 from zofx.ir.formats import FORMATS
 from zofx.ir.graph_json import load_graph
 from zofx.ir.ops import directions
-from zofx.ir.program import output_node
+from zofx.ir.program import last_uses, output_node
 from zofx.ir.schema import COEFFICIENTS, KEYS
 from zofx.runtimes.host.engine_errors import engine_errors
 from zofx.runtimes.host.engine_session import Arrays, EngineSession, Feeds
@@ -157,7 +157,7 @@ class _Graph:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self._graph = _placed(load_graph(path), device)
-        self._last_use = _last_uses(self._graph)
+        self._last_use = last_uses(self._graph)
 
     def __call__(self, inputs: Mapping[str, Tensor], call: Call = _plain) -> Tensor:
         """The result."""
@@ -183,19 +183,6 @@ def _placed(graph: fx.Graph, device: torch.device) -> fx.Graph:
             for a in (node.args, node.kwargs)
         )
     return graph
-
-
-def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """Which values nobody needs after a node."""
-    (result,) = output_node(graph).all_input_nodes
-    last: dict[fx.Node, list[fx.Node]] = {}
-    seen = {result}
-    for node in reversed(graph.nodes):
-        for operand in node.all_input_nodes:
-            if operand not in seen:
-                seen.add(operand)
-                last.setdefault(node, []).append(operand)
-    return last
 
 
 def _missing_modules(manifest: Manifest) -> Iterator[str]:

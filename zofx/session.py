@@ -16,6 +16,7 @@ from zofx.zo.theta import Theta
 from zofx.zo.types import FloatArray, IntArray, Key, LossFn, Objective
 
 IGNORED = -100
+MULTIPLE = 8  # few lengths, so few shapes for an engine to plan for
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ class Runtime(Protocol):
             rows: of a batch, as a rule. Any batch may have more or fewer; this is for speed.
         """
         ...
+
+
+def rounded_up(lengths: IntArray) -> IntArray:
+    """Lengths of rows as batches have them: the next multiple of 8."""
+    return -(-lengths // MULTIPLE) * MULTIPLE
 
 
 def unperturbed() -> FloatArray:

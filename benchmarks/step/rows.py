@@ -11,17 +11,16 @@ Source: Malladi et al. 2023 (arXiv 2305.17333), large_models/run.py and utils.py
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from zofx.session import MULTIPLE
 from zofx.tasks.encode import Encoder
 from zofx.tasks.types import Example
 
 Inputs: TypeAlias = dict[str, Tensor]
-
-MULTIPLE: Final = 8
 
 
 @dataclass(frozen=True)

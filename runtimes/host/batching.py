@@ -24,12 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zofx.ir.schema import Products
-from zofx.session import IGNORED, Batch
+from zofx.session import IGNORED, Batch, rounded_up
 from zofx.zo.types import IntArray
 
 Costs: TypeAlias = NDArray[np.float64]
 
-MULTIPLE = 8  # few lengths, so few shapes for an engine to plan for
 # What another forward costs, in positions of a row: streaming and unpacking the weights once more.
 FORWARD = 32
 # The same, if all weights are trainables: every probe's own weights are made once more.
@@ -141,7 +140,7 @@ def _lengths(batch: Batch) -> IntArray:
     T = batch.attention_mask.shape[1]
     tokens = (np.arange(1, T + 1) * (batch.attention_mask != 0)).max(1, initial=1)
     needed = np.maximum(tokens, batch.positions.max(1, initial=0) + 1)
-    lengths: IntArray = np.minimum(-(-needed // MULTIPLE) * MULTIPLE, T)
+    lengths: IntArray = np.minimum(rounded_up(needed), T)
     return lengths
 
 

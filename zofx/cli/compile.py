@@ -72,7 +72,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
     ] = None,
     quant: Annotated[
         str | None,
-        typer.Option("--quant", metavar="FORMAT", help=f"{', '.join(FORMATS)} or none."),
+        typer.Option("--quant", metavar="FORMAT", help=f"{', '.join(FORMATS.own)} or none."),
     ] = None,
     activations: Annotated[
         str | None,

@@ -1,21 +1,17 @@
 """zofx explain · zofx list: what there is, from the tables and source files; imports no engine."""
 
 import json
-import pkgutil
-import re
 from dataclasses import MISSING
-from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from zofx.cli.console import columns
 from zofx.cli.options import Json, add_command
 from zofx.errors import UsageError
+from zofx.registry import Table
 
 KINDS = ("formats", "methods", "passes", "runtimes", "tasks")
-CLASS_NAME: Final = re.compile(r'^    name(?:: .+)? = "(.+)"$', re.MULTILINE)
-"""The string that a class assigns to `name`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -81,25 +77,17 @@ def _rows(kind: str) -> list[dict[str, Any]]:
             for t in tasks
         ]
     if kind == "passes":
-        from zofx import passes
         from zofx.passes import PASSES
 
-        return _documented(list(PASSES), passes.__path__)
-    from zofx import runtimes
+        return _documented(PASSES)
     from zofx.runtimes import RUNTIMES
 
-    return _documented(list(RUNTIMES), runtimes.__path__)
+    return _documented(RUNTIMES)
 
 
-def _documented(names: list[str], folders: Any) -> list[dict[str, Any]]:
-    """Names with the first line of the module whose class has that name; nothing is imported."""
-    lines: dict[str, str] = {}
-    for module in (item for item in pkgutil.iter_modules(folders) if not item.ispkg):
-        finder: Any = module.module_finder
-        source = Path(finder.path, f"{module.name}.py").read_text(encoding="utf-8")
-        about = source.partition("\n")[0].strip('"')
-        lines |= dict.fromkeys(CLASS_NAME.findall(source), about)
-    return [{"name": name, "summary": lines.get(name, "provided by a plugin")} for name in names]
+def _documented(table: Table[Any]) -> list[dict[str, Any]]:
+    """Names with the first line of their module's page."""
+    return [{"name": name, "summary": table.about(name)} for name in table]
 
 
 def _method(method: Any) -> str:

@@ -7,12 +7,11 @@ Ops run in the order of the graph. Inputs and tensors of the table do not count:
 anyway, and a view of one takes nothing, nor does any other view.
 """
 
-from collections import Counter
 from collections.abc import Callable
 
 from torch import fx
 
-from zofx.ir.program import Program
+from zofx.ir.program import Program, last_uses
 from zofx.ir.traits import Trait, has
 
 
@@ -31,7 +30,7 @@ def peak(
         views: trait of the ops whose result is in the memory of their first operand.
     """
     owner = _owners(program.graph, views)
-    uses = Counter(owner[a] for node in program.graph.nodes for a in node.all_input_nodes)
+    dropped = last_uses(program.graph, owner.__getitem__)
     alive: dict[fx.Node, int] = {}
     now = most = 0
     for node in program.graph.nodes:
@@ -39,10 +38,7 @@ def peak(
             alive[node] = size(node)
             now += alive[node]
             most = max(most, now + scratch(node))
-        for operand in node.all_input_nodes:
-            uses[owner[operand]] -= 1
-            if not uses[owner[operand]]:
-                now -= alive.pop(owner[operand], 0)
+        now -= sum(alive.pop(value, 0) for value in dropped.get(node, ()))
     return most
 
 

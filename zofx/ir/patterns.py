@@ -1,5 +1,6 @@
 """Questions passes ask of a program: which weights are plain linears, which ops act row by row."""
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,15 @@ def summands(value: fx.Node, target: Any) -> set[fx.Node]:
         elif has(node, Trait.MOVES) or is_call(node, aten.add.Tensor):
             waiting += node.all_input_nodes
     return terms
+
+
+def block_of(name: str) -> tuple[str, int] | None:
+    """The series and the number of the block a tensor is in, by the first number in its name.
+
+    "model.layers.3.mlp.up_proj.weight" → ("model.layers", 3); None outside of blocks.
+    """
+    found = re.match(r"(.*?)\.(\d+)\.", name)
+    return (found[1], int(found[2])) if found else None
 
 
 def linears_of(graph: fx.Graph, weight: str) -> list[fx.Node]:

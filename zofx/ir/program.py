@@ -131,6 +131,25 @@ def is_call(node: Any, *targets: Any) -> bool:
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
 
 
+def last_uses(
+    graph: fx.Graph, owner: Callable[[fx.Node], fx.Node] = lambda node: node
+) -> dict[fx.Node, list[fx.Node]]:
+    """Which values nobody reads after a node; what the output reads stays.
+
+    Args:
+        graph: in the order it runs in.
+        owner: the value whose memory another one is in.
+    """
+    last: dict[fx.Node, list[fx.Node]] = {}
+    seen = {owner(node) for node in output_node(graph).all_input_nodes}
+    for node in reversed(graph.nodes):
+        for operand in map(owner, node.all_input_nodes):
+            if operand not in seen:
+                seen.add(operand)
+                last.setdefault(node, []).append(operand)
+    return last
+
+
 def shape_of(node: fx.Node) -> tuple[Any, ...]:
     """The annotated shape of a node; entries are ints or SymInts."""
     return tuple(node.meta["val"].shape)

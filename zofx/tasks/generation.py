@@ -18,11 +18,8 @@ from typing import TypeAlias
 import numpy as np
 
 from zofx.errors import DivergenceError, UsageError
-from zofx.session import Batch, Session, unperturbed
+from zofx.session import Batch, Session, rounded_up, unperturbed
 from zofx.zo.types import FloatArray, IntArray, Key
-
-MULTIPLE = 8
-"""Row lengths are rounded up to a multiple of this, so that few shapes occur."""
 
 Tokens: TypeAlias = tuple[int, ...]
 Pair: TypeAlias = tuple[int, Tokens]  # (probe, what it has read and written so far)
@@ -125,7 +122,7 @@ class _Graph:
     def _batch(self, texts: Sequence[Tokens]) -> Batch:
         """Rows whose last token is scored against the whole vocabulary."""
         lengths = np.array([len(text) for text in texts])
-        longest = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE
+        longest = int(rounded_up(lengths).max())
         real = np.arange(min(longest, self.max_positions or longest)) < lengths[:, None]
         input_ids: IntArray = np.full(real.shape, self.pad_id, dtype=np.int64)
         input_ids[real] = np.concatenate(texts)

@@ -29,7 +29,6 @@ from zofx.runtimes.host import batching, engine_session
 from zofx.runtimes.host.batching import (
     CACHE_PENALTY,
     FORWARD,
-    MULTIPLE,
     PERTURBING,
     BatchingPolicy,
     CostModel,
@@ -37,7 +36,7 @@ from zofx.runtimes.host.batching import (
     cpu_batching_policy,
 )
 from zofx.runtimes.host.engine_session import Feeds
-from zofx.session import IGNORED, Batch, Session
+from zofx.session import IGNORED, MULTIPLE, Batch, Session
 from zofx.zo.types import FloatArray, IntArray
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=7)
