@@ -46,7 +46,7 @@ class ExposeScales(Pass):
             names = [argument.name for argument in stored.op._schema.arguments]
             operands: Any = dict(zip(names, linear.args, strict=True))
             x, bias, scales = operands.pop("x"), operands.pop("bias"), operands["scales"]
-            if program.tensors[str(scales.target)].origin in program.fixed:
+            if program.choice(str(program.tensors[str(scales.target)].origin)).fixed:
                 remark(str(scales.target), "skipped", "it is below the first layer that trains")
                 continue
             after = linear.next

@@ -46,7 +46,7 @@ class FreezeLayers(Pass):
             for spec in program.tensors.values()
             if spec.role is Role.FROZEN
             and spec.form != "computed"
-            and spec.name not in program.fixed
+            and not program.choice(spec.name).fixed
         ]
         layer = layers_of(parameters)
         count = max(layer.values(), default=-1) + 1
@@ -61,7 +61,9 @@ class FreezeLayers(Pass):
         readers = {str(node.target): set(node.users) for node in placeholders(program.graph)}
         free |= {name for name in parameters if name not in layer and readers[name] <= above}
         remark("tensors", "applied", f"{len(parameters) - len(free)} of {len(parameters)} stay")
-        return program.with_(fixed=program.fixed | (frozenset(parameters) - free))
+        before = [name for name, choice in program.choices.items() if choice.fixed]
+        stay = [name for name in parameters if name not in free]
+        return program.choosing("fixed", dict.fromkeys([*before, *stay], True))
 
 
 def layers_of(names: list[str]) -> dict[str, int]:

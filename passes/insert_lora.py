@@ -70,13 +70,12 @@ class InsertLora(Pass):
                 f"are called {some}, …"
             )
         edit = Editor(program)
-        bases = dict(program.bases)
         for name in chosen:
-            bases |= self._branch(edit, program.tensors[name])
+            self._branch(edit, program.tensors[name])
         remark("matrices", "applied", f"{len(chosen)} of {len(matrices)}, rank {self.rank}")
-        return edit.done(bases=bases)
+        return edit.done()
 
-    def _branch(self, edit: Editor, spec: TensorSpec) -> dict[str, Basis]:
+    def _branch(self, edit: Editor, spec: TensorSpec) -> None:
         out, width = spec.shape
         role = Role.FROZEN if self.freeze == "A" else Role.TRAINABLE
         down = edit.add_tensor(
@@ -88,7 +87,7 @@ class InsertLora(Pass):
         up = edit.add_tensor(
             TensorSpec(
                 f"{spec.name}.lora_B", Role.TRAINABLE, (out, self.rank), torch.float32, spec.name,
-                "low-rank",
+                "low-rank", basis=Basis(str(down.target), gain=self.alpha / self.rank),
             ),
             lambda: torch.zeros(out, self.rank),
         )  # fmt: skip
@@ -98,7 +97,6 @@ class InsertLora(Pass):
             branch = edit.call(after, aten.linear.default, thin, up)
             scaled = edit.call(after, aten.mul.Tensor, branch, self.alpha / self.rank)
             edit.replace(linear, edit.call(after, aten.add.Tensor, linear, scaled))
-        return {str(up.target): Basis(str(down.target), gain=self.alpha / self.rank)}
 
     def _drawn(self, name: str, rank: int, width: int) -> Tensor:
         """Uniform in ±1/√width, from 16 bits each; no bits of a direction's, for that reads Z."""

@@ -27,7 +27,7 @@ from torch import Tensor, fx
 from zofx.errors import PipelineError
 from zofx.ir.facts import ALL_TRAIN, HAS_TRAINABLES, REFRESHED, TENSORS_SELECTED, Fact
 from zofx.ir.pipeline import Pass, Remarker
-from zofx.ir.program import Program, TensorSpec, is_call
+from zofx.ir.program import Loader, Program, TensorSpec, is_call
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import Role, Stage
 from zofx.zo.random.direction_spec import Basis
@@ -75,8 +75,9 @@ class InsertLowRank(Pass):
     def run(self, program: Program, remark: Remarker) -> Program:
         """A branch for every chosen matrix; vectors stay chosen."""
         edit = Editor(program)
-        bases, done = dict(program.bases), set()
-        for name in [n for n in program.tensors if n in program.chosen]:
+        whole = [name for name in program.tensors if program.choice(name).whole]
+        done = set()
+        for name in whole:
             spec = program.tensors[name]
             if len(spec.shape) != 2 or min(spec.shape) <= self.rank:
                 continue
@@ -84,7 +85,7 @@ class InsertLowRank(Pass):
             if why:
                 remark(name, "skipped", f"read by {why.target}: it has no low-rank form")
                 continue
-            bases |= self._branch(edit, program, spec)
+            self._branch(edit, program, spec)
             done.add(name)
         if not done:
             raise PipelineError(
@@ -92,39 +93,44 @@ class InsertLowRank(Pass):
                 "and is read by linears and lookups alone; lower the rank or choose more parameters"
             )
         remark("matrices", "applied", f"{len(done)} of rank {self.rank}, basis {self.basis}")
-        return edit.done(bases=bases, chosen=program.chosen - done)
+        return edit.done().choosing("whole", {name: True for name in whole if name not in done})
 
-    def _branch(self, edit: Editor, program: Program, spec: TensorSpec) -> dict[str, Basis]:
-        """Tensors and ops for one matrix; what the session refreshes, if anything."""
+    def _branch(self, edit: Editor, program: Program, spec: TensorSpec) -> None:
+        """Tensors and ops for one matrix."""
         rows, columns = spec.shape
         name, two = f"{spec.name}.slice", self.sides == "two"
+        right = self._factor(spec, "right", (self.rank, columns), Stream.V)
+        left = self._factor(spec, "left", (rows, self.rank), Stream.U) if two else None
+        gain, refreshed = self._gain(rows, columns), self.basis == "refreshed"
         shape = (self.rank if two else rows, self.rank)
-        values = edit.add_tensor(
-            TensorSpec(name, Role.TRAINABLE, shape, torch.float32, spec.name, "low-rank"),
-            lambda: torch.zeros(shape),
+        basis = Basis(
+            right[0].name,
+            spec.name if refreshed else None,
+            left[0].name if left else None,
+            gain,
+            self.orthonormal,
         )
-        right = self._factor(edit, spec, "right", (self.rank, columns), Stream.V)
-        left = self._factor(edit, spec, "left", (rows, self.rank), Stream.U) if two else None
-        gain = self._gain(rows, columns)
+        thin = TensorSpec(
+            name, Role.TRAINABLE, shape, torch.float32, spec.name, "low-rank", basis=basis
+        )
+        values = edit.add_tensor(thin, lambda: torch.zeros(shape))
+        factors = edit.add_tensor(*right), edit.add_tensor(*left) if left else None
         for reader in list(edit.placeholder(spec.name).users):
-            _beside(edit, reader, values, right, left, gain)
-        refreshed = self.basis == "refreshed"
+            _beside(edit, reader, values, *factors, gain)
         if refreshed:
             state = replace(spec, role=Role.STATE, dtype=torch.float32)
             edit.replace_data(state, program.data[spec.name])
-        base, left_name = (spec.name if refreshed else None), (str(left.target) if left else None)
-        return {name: Basis(str(right.target), base, left_name, gain, self.orthonormal)}
 
     def _factor(
-        self, edit: Editor, spec: TensorSpec, side: str, shape: tuple[int, int], stream: Stream
-    ) -> fx.Node:
+        self, spec: TensorSpec, side: str, shape: tuple[int, int], stream: Stream
+    ) -> tuple[TensorSpec, Loader]:
         """Zeros that a session will draw, or the draw itself."""
         fixed = self.basis == "fixed"
         name = f"{spec.name}.slice.{side}"
         role = Role.FROZEN if fixed else Role.STATE
         row = TensorSpec(name, role, shape, torch.float32, spec.name, form=side)
         drawn = self._drawn(f"{spec.name}.slice", shape, stream)
-        return edit.add_tensor(row, drawn if fixed else lambda: torch.zeros(shape))
+        return row, drawn if fixed else lambda: torch.zeros(shape)
 
     def _drawn(self, name: str, shape: tuple[int, int], stream: Stream) -> Callable[[], Tensor]:
         upright = shape if stream is Stream.V else shape[::-1]

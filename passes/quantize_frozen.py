@@ -177,9 +177,10 @@ def _shorten(edit: Editor, name: str, dtype: torch.dtype) -> None:
 
 
 def _importance(program: Program, spec: TensorSpec) -> Tensor:
-    if spec.name not in program.scores:
+    scores = program.choice(spec.name).scores
+    if scores is None:
         raise UsageError(
             "format=codebook weights its k-means by sensitivity, and there are no scores for "
             f"'{spec.name}'; give --calibration TEXT or --sensitivity FILE, or take another format"
         )
-    return program.scores[spec.name]().view(spec.shape)
+    return scores().view(spec.shape)

@@ -56,7 +56,7 @@ class SelectParameters(Pass):
             if spec.role is Role.FROZEN
             and spec.form != "computed"
             and spec.dtype.is_floating_point
-            and spec.name not in program.fixed
+            and not program.choice(spec.name).fixed
         ]
         chosen = [spec for spec in eligible if re.search(self.match, spec.name)]
         if not chosen:
@@ -67,4 +67,4 @@ class SelectParameters(Pass):
             )
         size = sum(spec.size for spec in chosen)
         remark("parameters", "applied", f"{len(chosen)} of {len(eligible)} tensors, {size} weights")
-        return program.with_(chosen=frozenset(spec.name for spec in chosen))
+        return program.choosing("whole", {spec.name: True for spec in chosen})

@@ -98,13 +98,13 @@ class SelectSensitive(Pass):
                 f"{self}: that fraction of {sum(program.tensors[w].size for w in weights)} weights "
                 "rounds to none, and nothing would train; take a larger one"
             )
-        return program.with_(selection=selection)
+        return program.choosing("entries", selection)
 
     def _has_scores(self, program: Program, name: str, remark: Remarker) -> bool:
         if program.tensors[name].size > INDEX_LIMIT:
             remark(name, "skipped", "it has more entries than int32 positions can tell apart")
             return False
-        if name not in program.scores:
+        if program.choice(name).scores is None:
             remark(name, "skipped", "no sensitivity scores for it")
             return False
         return True
@@ -211,7 +211,9 @@ class _Best(NamedTuple):
 
 def _scores(program: Program, name: str, columns: Tensor | None = None) -> Tensor:
     """f32[out·in] in the layout of the weight; with columns, nothing beside these can be chosen."""
-    scores = program.scores[name]().flatten()
+    make = program.choice(name).scores
+    assert make is not None  # asked before
+    scores = make().flatten()
     if scores.numel() != program.tensors[name].size:
         raise UsageError(
             f"the sensitivity scores of '{name}' have {scores.numel()} entries and the weight has "

@@ -39,7 +39,7 @@ class SplitDense(Pass):
     def run(self, program: Program, remark: Remarker) -> Program:
         """Change the role of every chosen tensor, and part what it is added to."""
         edit = Editor(program)
-        trained = {edit.placeholder(name) for name in program.tensors if name in program.chosen}
+        trained = {edit.placeholder(name) for name in program.tensors if program.choice(name).whole}
         for node in edit.nodes:
             if is_call(node, aten.linear.default) and not trained.isdisjoint(node.args[1:]):
                 _part_bias(edit, node)
@@ -51,7 +51,7 @@ class SplitDense(Pass):
                 replace(spec, role=Role.TRAINABLE, dtype=torch.float32), program.data[spec.name]
             )
         remark("trainables", "applied", f"{len(trained)} tensors train whole")
-        return edit.done(chosen=frozenset())
+        return edit.done().choosing("whole", {})
 
 
 def _part_bias(edit: Editor, linear: fx.Node) -> None:

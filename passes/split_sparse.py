@@ -39,10 +39,11 @@ class SplitSparse(Pass):
     def run(self, program: Program, remark: Remarker) -> Program:
         """Rewrite every linear whose weight has an index."""
         edit = Editor(program)
-        for name, positions in program.selection.items():
-            _split(edit, program, name, positions)
-            remark(name, "applied", f"slice of {positions.numel()}")
-        return edit.done(selection={})
+        for name, choice in program.choices.items():
+            if choice.entries is not None:
+                _split(edit, program, name, choice.entries)
+                remark(name, "applied", f"slice of {choice.entries.numel()}")
+        return edit.done().choosing("entries", {})
 
 
 def _split(edit: Editor, program: Program, name: str, positions: Tensor) -> None:

@@ -71,20 +71,26 @@ def captured(
     return capture(model.eval(), recipes, causal=True)
 
 
+def decided(program: Program, aspect: str) -> dict[str, Any]:
+    """Tensor → what is decided of one aspect, where it is."""
+    values = {name: getattr(choice, aspect) for name, choice in program.choices.items()}
+    return {name: v for name, v in values.items() if v is not None and v is not False}
+
+
 def with_scores(program: Program, *names: str) -> Program:
     """Scores for weights of a program: distinct, positive, fixed."""
     scores = {}
     for number, name in enumerate(names):
         random = torch.Generator().manual_seed(number)
         scores[name] = partial(torch.clone, torch.rand(shape(program, name), generator=random))
-    return program.with_(scores=scores)
+    return program.choosing("scores", scores)
 
 
 def selected(program: Program, **places: list[int]) -> Program:
     """Coordinates chosen by hand; a _ in a name stands for a dot."""
     index = {n.replace("_", "."): torch.tensor(p, dtype=torch.int32) for n, p in places.items()}
     held = program.facts | {"canonical", "selected"}
-    return program.with_(selection=index, facts=held)
+    return program.choosing("entries", index).with_(facts=held)
 
 
 def shape(program: Program, name: str) -> tuple[int, ...]:

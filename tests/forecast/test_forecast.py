@@ -58,7 +58,7 @@ def program(folder: Path, method: str, options: Options, ranked: bool = False) -
     pipeline = pipeline_for(METHODS[method], options)
     start = captured(checkpoint, options)
     if ranked:
-        return pipeline.run(start.with_(scores=made_up_scores(checkpoint)))
+        return pipeline.run(start.choosing("scores", made_up_scores(checkpoint)))
     return without_scores(pipeline).run(start)
 
 

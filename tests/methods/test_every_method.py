@@ -177,7 +177,7 @@ def summaries(source: Checkpoint) -> str:
     model = build_on_meta(source.config, source.architecture)
     causal = source.architecture == "causal-lm"
     captured = capture(model, source.resolve(model), causal=causal)
-    scored = captured.with_(scores=made_up_scores(source))
+    scored = captured.choosing("scores", made_up_scores(source))
     lines = []
     for name in METHODS:
         pipeline = pipeline_for(METHODS[name], OPTIONS.get(name, Options()))

@@ -68,7 +68,7 @@ def with_every_kind_of_slice(name: str) -> Program:
     chosen = linear_weights(program, lambda *_: None)[:2]
     selection = {n: torch.arange(3, program.tensors[n].size, 37).int() for n in chosen}
     facts = program.facts | {"selected"}
-    program, _ = apply("split-sparse", program.with_(selection=selection, facts=facts))
+    program, _ = apply("split-sparse", program.choosing("entries", selection).with_(facts=facts))
     whole = [
         spec.name
         for spec in program.tensors.values()

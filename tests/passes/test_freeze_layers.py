@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from torch import Tensor, nn
 
-from tests.golden import apply, with_scores
+from tests.golden import apply, decided, with_scores
 from tests.passes.toys import VOCABULARY, Blocks, OneLinear, Toy, canonical
 from zofx.errors import PipelineError
 from zofx.ir.pipeline import Pipeline
@@ -61,22 +61,22 @@ def test_names_and_the_graph_decide() -> None:
     """Lower blocks and the embedding are fixed, upper ones and the head are not; all else stays."""
     before = canonical(Blocks)
     after, remarks = apply("freeze-layers", before)
-    assert after.fixed == BELOW
-    assert before.tensors.keys() - after.fixed == ABOVE
+    assert decided(after, "fixed").keys() == BELOW
+    assert before.tensors.keys() - decided(after, "fixed").keys() == ABOVE
     assert list(map(str, remarks)) == ["applied  tensors   4 of 8 stay"]
     assert show(after) == show(before)
 
 
 def test_a_tied_head_is_below() -> None:
     """So is a norm before the first block; the one after the last may train."""
-    fixed = frozen(TiedBlocks, 1).fixed
+    fixed = decided(frozen(TiedBlocks, 1), "fixed").keys()
     assert {"embed.weight", "first.weight", "first.bias"} <= fixed
     assert not fixed & {"last.weight", "last.bias", "blocks.1.0.weight"}
 
 
 def test_the_longest_series_of_numbers_counts() -> None:
     """Experts have their layer's number; a numbered head comes after all layers."""
-    fixed = frozen(Experts, 2).fixed
+    fixed = decided(frozen(Experts, 2), "fixed").keys()
     experts = {f"layers.{layer}.experts.{e}.weight" for layer in (0, 1) for e in range(4)}
     assert fixed == {"embed.weight", *experts}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.golden import apply, assert_golden, assert_same_meaning, batch, run
+from tests.golden import apply, assert_golden, assert_same_meaning, batch, decided, run
 from tests.passes.toys import Doubled, OneLinear, Shared, Tied, Toy, TwoLinears, canonical
 from zofx.errors import PipelineError
 from zofx.ir.pipeline import Pipeline
@@ -170,7 +170,9 @@ def test_stands_for_a_sum(toy: type[Toy], sides: str, gain: str) -> None:
     before = chosen(toy)
     inserted, _ = apply(f"insert-low-rank{{sides={sides} gain={gain}}}", before)
     after = whole_numbers(inserted)
-    assert len(after.bases) == len([n for n in before.chosen if before.tensors[n].shape[1:]])
+    assert len(after.bases) == len(
+        [n for n in decided(before, "whole") if before.tensors[n].shape[1:]]
+    )
     assert_same_meaning(multiplied(before, after), after, batch())
     assert not torch.equal(run(after, batch()), run(before, batch()))
 
@@ -211,11 +213,11 @@ def test_vectors_and_small_matrices_stay_chosen() -> None:
     """Another pass trains them whole; a matrix with a side of r has nothing to gain."""
     before = chosen(Mixed)
     after, remarks = apply("insert-low-rank{rank=5}", before)
-    assert after.chosen == {"fc.weight", "fc.bias", "head.weight"}
+    assert decided(after, "whole").keys() == {"fc.weight", "fc.bias", "head.weight"}
     assert [*after.bases] == ["embed.weight.slice"]
     assert list(map(str, remarks)) == ["applied  matrices   1 of rank 5, basis refreshed"]
     both, _ = apply("split-dense", after)
-    assert {spec.name for spec in both.trainables} == {*after.chosen, *after.bases}
+    assert {spec.name for spec in both.trainables} == {*decided(after, "whole"), *after.bases}
     assert_same_meaning(before, both, batch())
 
 
@@ -226,7 +228,7 @@ def test_a_matrix_that_something_else_reads_is_left() -> None:
         "skipped  fc.weight   read by aten.mul.Tensor: it has no low-rank form",
         "applied  matrices   1 of rank 2, basis refreshed",
     ]
-    assert after.chosen == {"fc.weight"}
+    assert decided(after, "whole").keys() == {"fc.weight"}
     assert [*after.bases] == ["embed.weight.slice"]
 
 

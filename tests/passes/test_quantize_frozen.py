@@ -423,7 +423,7 @@ def test_options_out_of_range(dense: Program, option: str, message: str) -> None
 
 def test_a_codebook_needs_scores(dense: Program) -> None:
     """Its k-means is weighted by them."""
-    after, _ = apply("quantize-frozen{format=codebook}", dense.with_(scores={}))
+    after, _ = apply("quantize-frozen{format=codebook}", dense.choosing("scores", {}))
     with pytest.raises(
         UsageError, match=r"there are no scores for 'fc.weight'; give --calibration"
     ):

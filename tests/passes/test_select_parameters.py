@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.golden import apply
+from tests.golden import apply, decided
 from tests.passes.toys import Normed, OneLinear, Tied, canonical
 from zofx.errors import PipelineError
 from zofx.ir.facts import TENSORS_SELECTED
@@ -16,7 +16,7 @@ def test_chooses_every_parameter() -> None:
     """Embeddings, norms and biases too; the program is the one before."""
     before = canonical(Normed)
     after, remarks = apply("select-parameters", before)
-    assert after.chosen == {
+    assert decided(after, "whole").keys() == {
         "embed.weight", "norm.weight", "norm.bias", "fc.weight", "fc.bias", "gain", "head.weight",
     }  # fmt: skip
     assert list(map(str, remarks)) == ["applied  parameters   7 of 7 tensors, 88 weights"]
@@ -38,13 +38,13 @@ def test_searches_the_names(match: str, chosen: set[str]) -> None:
     """A regular expression, found anywhere in a name; braces and bars survive pipeline text."""
     text = str(Pipeline.parse(f"select-parameters{{match={match}}}", PASSES))
     after, _ = apply(text, canonical(Normed))
-    assert after.chosen == chosen
+    assert decided(after, "whole").keys() == chosen
 
 
 def test_a_shared_parameter_is_chosen_once() -> None:
     """A head that is the embedding goes by one name."""
     after, (remark,) = apply("select-parameters", canonical(Tied))
-    assert after.chosen == {"embed.weight", "fc.weight"}
+    assert decided(after, "whole").keys() == {"embed.weight", "fc.weight"}
     assert remark.why == "2 of 2 tensors, 44 weights"
 
 
@@ -55,15 +55,15 @@ def test_what_the_model_computes_is_no_parameter() -> None:
     for name, changes in (("gain", {"form": "computed"}), ("fc.bias", {"role": Role.TRAINABLE})):
         rows[name] = rows[name].__class__(**{**rows[name].__dict__, **changes})
     after, (remark,) = apply("select-parameters{match=gain|fc}", before.with_(tensors=rows))
-    assert after.chosen == {"fc.weight"}
+    assert decided(after, "whole").keys() == {"fc.weight"}
     assert remark.why.startswith("1 of 5 tensors")
 
 
 def test_what_is_chosen_is_there() -> None:
     """The fact names what is not."""
     program = canonical(Normed)
-    assert TENSORS_SELECTED.check(program.with_(chosen=frozenset({"gain"}))) is None
-    assert TENSORS_SELECTED.check(program.with_(chosen=frozenset({"gain", "lost"}))) == (
+    assert TENSORS_SELECTED.check(program.choosing("whole", {"gain": True})) is None
+    assert TENSORS_SELECTED.check(program.choosing("whole", {"gain": True, "lost": True})) == (
         "lost is chosen, and not there"
     )
 

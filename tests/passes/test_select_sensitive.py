@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.golden import apply, assert_same_meaning, batch, captured, with_scores
+from tests.golden import apply, assert_same_meaning, batch, captured, decided, with_scores
 from tests.passes.toys import OneLinear, Tied, Toy, TwoLinears
 from zofx.errors import PipelineError, UsageError
 from zofx.ir.printer import show
@@ -40,12 +40,12 @@ def brute_force(scores: Mapping[str, Tensor], budget: int) -> dict[str, list[int
 
 
 def loaded(program: Program) -> dict[str, Tensor]:
-    return {name: recipe() for name, recipe in program.scores.items()}
+    return {name: recipe() for name, recipe in decided(program, "scores").items()}
 
 
 def chosen(program: Program) -> dict[str, list[int]]:
-    assert all(index.dtype == torch.int32 for index in program.selection.values())
-    return {name: index.tolist() for name, index in program.selection.items()}
+    assert all(index.dtype == torch.int32 for index in decided(program, "entries").values())
+    return {name: index.tolist() for name, index in decided(program, "entries").items()}
 
 
 @pytest.mark.parametrize("fraction", [0.03, 0.2, 0.5, 1.0])
@@ -93,7 +93,9 @@ def test_equal_scores_rank_by_place(two: Program, scope: str) -> None:
         FC: torch.arange(16).remainder(3).float().reshape(4, 4),
         HEAD: torch.arange(28).remainder(4).float().reshape(7, 4),
     }
-    tied = two.with_(scores={name: partial(torch.clone, score) for name, score in steps.items()})
+    tied = two.choosing(
+        "scores", {name: partial(torch.clone, score) for name, score in steps.items()}
+    )
     after, _ = apply(f"select-sensitive{{fraction=0.25 scope={scope}}}", tied)
     if scope == "global":
         assert chosen(after) == brute_force(steps, 11)
@@ -112,7 +114,7 @@ def test_many_weights_share_a_small_pool() -> None:
             FC: torch.rand(4, 4, generator=random) ** 8,
             HEAD: torch.rand(7, 4, generator=random) ** 8,
         }
-        scored = program.with_(scores={n: partial(torch.clone, s) for n, s in scores.items()})
+        scored = program.choosing("scores", {n: partial(torch.clone, s) for n, s in scores.items()})
         after, _ = apply("select-sensitive{fraction=0.05}", scored)
         assert chosen(after) == brute_force(scores, 2)
 
@@ -130,9 +132,9 @@ def test_remarks_name_the_share_of_each_weight(two: Program) -> None:
 
 def test_a_weight_with_small_scores_trains_nothing(two: Program) -> None:
     """Under scope=global a matrix may get none; it is remarked and gets no index."""
-    scores = {FC: lambda: torch.zeros(4, 4), HEAD: two.scores[HEAD]}
-    after, remarks = apply("select-sensitive{fraction=0.1}", two.with_(scores=scores))
-    assert set(after.selection) == {HEAD}
+    scores = {FC: lambda: torch.zeros(4, 4), HEAD: decided(two, "scores")[HEAD]}
+    after, remarks = apply("select-sensitive{fraction=0.1}", two.choosing("scores", scores))
+    assert set(decided(after, "entries")) == {HEAD}
     assert str(remarks[0]) == "skipped  fc.weight   none of its weights is among the chosen"
 
 
@@ -163,13 +165,13 @@ def test_cover_chooses_among_the_columns_worth_their_cost(seed: int, scope: str)
         name: torch.rand(program.tensors[name].shape, generator=random) ** 9 * 2.0 ** (-number)
         for number, name in enumerate(names)
     }
-    scored = program.with_(scores={n: partial(torch.clone, s) for n, s in scores.items()})
+    scored = program.choosing("scores", {n: partial(torch.clone, s) for n, s in scores.items()})
     option = f"fraction=0.2 scope={scope}"
     plain, _ = apply(f"select-sensitive{{{option}}}", scored)
     after, remarks = apply(f"select-sensitive{{{option} cover=0.8}}", scored)
 
     columns, found = [], []
-    for number, (name, index) in enumerate(plain.selection.items()):
+    for number, (name, index) in enumerate(decided(plain, "entries").items()):
         out, width = scores[name].shape
         inside = torch.zeros(out * width).index_fill(0, index.long(), 1).view(out, width)
         for column in range(width):
@@ -193,7 +195,7 @@ def test_cover_chooses_among_the_columns_worth_their_cost(seed: int, scope: str)
         wanted = {n: p for n in among for p in brute_force({n: among[n]}, shares[n]).values()}
     assert chosen(after) == wanted
     dropped = {str(r).split()[1] for r in remarks if "not worth its product" in str(r)}
-    assert dropped == {name for name in plain.selection if not room[name]}
+    assert dropped == {name for name in decided(plain, "entries") if not room[name]}
 
 
 def test_a_tied_weight_is_never_chosen() -> None:
@@ -205,13 +207,15 @@ def test_a_tied_weight_is_never_chosen() -> None:
         "skipped  embed.weight   also used by aten.embedding.default: it stays whole",
         "applied  fc.weight   8 of 16 weights (50.000%)",
     ]
-    assert set(after.selection) == {FC}
+    assert set(decided(after, "entries")) == {FC}
 
 
 def test_a_weight_without_scores_is_left_out(two: Program) -> None:
     """A partial file selects from what it has."""
-    after, remarks = apply("select-sensitive{fraction=0.5}", two.with_(scores={FC: two.scores[FC]}))
-    assert set(after.selection) == {FC}
+    after, remarks = apply(
+        "select-sensitive{fraction=0.5}", two.choosing("scores", {FC: decided(two, "scores")[FC]})
+    )
+    assert set(decided(after, "entries")) == {FC}
     assert str(remarks[0]) == "skipped  head.weight   no sensitivity scores for it"
 
 
@@ -230,7 +234,7 @@ def test_a_weight_too_large_for_int32_is_left_out() -> None:
     recipes = {name: partial(torch.empty, 0) for name, _ in model.named_parameters()}
     program, _ = apply("canonicalize", capture(model, recipes, causal=True))
     with pytest.raises(UsageError, match="needs sensitivity scores"):
-        apply("select-sensitive", program.with_(scores={FC: lambda: torch.empty(0)}))
+        apply("select-sensitive", program.choosing("scores", {FC: lambda: torch.empty(0)}))
 
 
 @pytest.mark.parametrize(
@@ -268,4 +272,4 @@ def test_a_fraction_that_rounds_to_none(two: Program) -> None:
 def test_scores_of_another_shape(two: Program) -> None:
     """They were made for another model."""
     with pytest.raises(UsageError, match=r"'fc.weight' have 9 entries and the weight has 16"):
-        apply("select-sensitive", two.with_(scores={FC: lambda: torch.ones(3, 3)}))
+        apply("select-sensitive", two.choosing("scores", {FC: lambda: torch.ones(3, 3)}))

@@ -13,6 +13,7 @@ from tests.golden import (
     assert_same_meaning,
     batch,
     captured,
+    decided,
     summation_bound,
     values,
 )
@@ -115,7 +116,7 @@ def test_only_the_role_changes_where_nothing_is_added(toy: type[Toy], match: str
     before = chosen(toy, match)
     after, remarks = apply("split-dense", before)
     assert list(map(str, remarks)) == ["applied  trainables   1 tensors train whole"]
-    (name,) = before.chosen
+    (name,) = decided(before, "whole")
     frozen = show(before).replace("canonical, chosen", "canonical, sliced")
     printed = "\n".join(" ".join(line.split()) for line in frozen.splitlines())
     printed = printed.replace(f"frozen {name}", f"trainable {name}")
@@ -141,7 +142,7 @@ def test_slices_are_f32_and_the_choice_is_used_up() -> None:
         "norm.bias",
     }
     assert {spec.dtype for spec in after.trainables} == {torch.float32}
-    assert not after.chosen
+    assert not decided(after, "whole")
     assert after.tensors["gain"].role is Role.FROZEN
     assert show(before) == text
 

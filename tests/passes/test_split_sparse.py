@@ -9,6 +9,7 @@ from tests.golden import (
     assert_same_meaning,
     batch,
     captured,
+    decided,
     selected,
     summation_bound,
     with_scores,
@@ -126,7 +127,7 @@ def test_other_weights_are_not_touched() -> None:
     after, remarks = apply("split-sparse", before)
     assert list(map(str, remarks)) == ["applied  head.weight   slice of 1"]
     assert [spec.name for spec in after.trainables] == ["head.weight.slice"]
-    assert not after.selection
+    assert not decided(after, "entries")
     assert "selected" not in after.facts
     assert torch.equal(after.load("fc.weight"), before.load("fc.weight"))
     assert_same_meaning(before, after, batch())

@@ -148,7 +148,7 @@ def _program(
     """The program that would be compiled, and what was assumed to make it."""
     from zofx.compiler.frontend import captured
     from zofx.compiler.options import pipeline_for
-    from zofx.forecast.select_evenly import REPLACED, without_scores
+    from zofx.forecast.select_evenly import without_scores
     from zofx.sensitivity.scores import load_scores
 
     pipeline = pipeline_for(method, options)
@@ -156,9 +156,9 @@ def _program(
     if scores_file is not None:
         scores = load_scores(scores_file)
         scores.check_model(checkpoint)
-        return pipeline.run(program.with_(scores=scores)), ""
-    ranks = any(item.name == REPLACED for item in pipeline.passes)
-    return without_scores(pipeline).run(program), SPREAD if ranks else ""
+        return pipeline.run(program.choosing("scores", scores)), ""
+    even = without_scores(pipeline)
+    return even.run(program), SPREAD if even != pipeline else ""
 
 
 def _described(config: "PreTrainedConfig") -> dict[str, Any]:

@@ -77,7 +77,7 @@ def compile_model(
     with new_folder(out, is_only_an_artifact if options.force else None) as folder:
         start = time.perf_counter()
         progress("capture", 0, 1)
-        program = captured(checkpoint, options).with_(scores=scores or {})
+        program = captured(checkpoint, options).choosing("scores", scores or {})
         positions = usable_tokens(program, checkpoint.max_positions)
         report.seconds["capture"] = round(time.perf_counter() - start, 3)
         progress("passes", 0, len(pipeline.passes))

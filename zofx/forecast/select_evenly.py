@@ -16,8 +16,7 @@ from zofx.ir.facts import CANONICAL, COORDINATES_SELECTED
 from zofx.ir.patterns import trainable_weights
 from zofx.ir.pipeline import Pass, Pipeline, Remarker
 from zofx.ir.program import Program
-
-REPLACED = "select-sensitive"
+from zofx.ir.schema import Stage
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class SelectSpread(Pass):
     """
 
     name: ClassVar[str] = "select-spread"
+    stage = Stage.SELECT
+    serves: ClassVar[dict[str, str]] = {"fraction": "fraction"}
     requires = (CANONICAL,)
     establishes = (COORDINATES_SELECTED,)
     fraction: float = 0.001
@@ -46,14 +47,16 @@ class SelectSpread(Pass):
                 f"{self}: that fraction of every matrix rounds to none, and nothing would train; "
                 "take a larger one"
             )
-        return program.with_(selection=selection)
+        return program.choosing("entries", selection)
 
 
 def without_scores(pipeline: Pipeline) -> Pipeline:
     """The pipeline with the pass that ranks weights replaced."""
     return Pipeline(
         tuple(
-            SelectSpread(getattr(item, "fraction")) if item.name == REPLACED else item  # noqa: B009
+            SelectSpread(getattr(item, item.serves["fraction"]))
+            if item.needs_scores and COORDINATES_SELECTED in item.establishes
+            else item
             for item in pipeline.passes
         )
     )

@@ -89,11 +89,13 @@ def _narrowed(program: Program) -> str | None:
 
 
 def _selected(program: Program) -> str | None:
-    return None if program.selection else "no coordinates are chosen"
+    chosen = any(choice.entries is not None for choice in program.choices.values())
+    return None if chosen else "no coordinates are chosen"
 
 
 def _chosen(program: Program) -> str | None:
-    gone = sorted(program.chosen - program.tensors.keys())
+    whole = {name for name, choice in program.choices.items() if choice.whole}
+    gone = sorted(whole - program.tensors.keys())
     return f"{gone[0]} is chosen, and not there" if gone else None
 
 
@@ -117,7 +119,7 @@ def _all_train(program: Program) -> str | None:
         if spec.role in FROZEN_ROLES
         and spec.form != "computed"
         and spec.dtype.is_floating_point
-        and spec.name not in program.fixed | program.chosen
+        and not (program.choice(spec.name).fixed or program.choice(spec.name).whole)
     )
     name = next(rest, None)
     return f"{name} does not train" if name else None

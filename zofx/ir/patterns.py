@@ -70,9 +70,9 @@ def trainable_weights(program: Program, remark: "Remarker") -> list[str]:
     """The linear weights that may train; remarks the others."""
     names = linear_weights(program, remark)
     for name in names:
-        if name in program.fixed:
+        if program.choice(name).fixed:
             remark(name, "skipped", "it is below the first layer that trains")
-    return [name for name in names if name not in program.fixed]
+    return [name for name in names if not program.choice(name).fixed]
 
 
 def row_by_row(node: fx.Node, has_rows: Callable[[fx.Node], bool]) -> bool:

@@ -36,6 +36,7 @@ class TensorSpec:
             it; "computed" or "adapter" if it is in no checkpoint.
         origin_shape: the shape of the origin, where the tensor itself does not tell it.
         stored: its element type in the checkpoint, if it is there as it is.
+        basis: what it stands for, if it is a low-rank trainable.
     """
 
     name: str
@@ -46,6 +47,7 @@ class TensorSpec:
     form: str = ""
     origin_shape: tuple[int, ...] | None = None
     stored: torch.dtype | None = None
+    basis: Basis | None = None
 
     @property
     def size(self) -> int:
@@ -59,6 +61,31 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What is decided about a tensor before the graph shows it; made by some passes for others.
+
+    Attributes:
+        scores: makes its sensitivities, f32 of its shape.
+        fixed: whether it may not train.
+        whole: whether it trains whole.
+        entries: its coordinates that train, i32[k] ascending flat positions.
+    """
+
+    scores: Loader | None = None
+    fixed: bool = False
+    whole: bool = False
+    entries: Tensor | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is decided."""
+        return not (self.scores or self.fixed or self.whole or self.entries is not None)
+
+
+UNDECIDED = Choice()
+
+
+@dataclass(frozen=True)
 class Program:
     """See the module's docstring.
 
@@ -66,13 +93,7 @@ class Program:
         graph: the computation; treated as immutable (`rewrite.Editor` copies it).
         tensors: the table.
         data: recipes for the table's tensors.
-        scores: sensitivity scores f32, by the name of the linear weight they belong to; inputs of
-            passes, never of the graph.
-        selection: chosen coordinates, i32[k] ascending flat positions, by weight; made by a select
-            pass for a split pass.
-        bases: low-rank trainable → what it stands for.
-        fixed: names of the tensors that may not train.
-        chosen: names of the tensors that train whole; made and used likewise.
+        choices: tensor → what is decided about it; inputs of passes, never of the graph.
         facts: names of the facts that hold (see `facts`).
         history: the text of every pass run so far.
     """
@@ -80,11 +101,7 @@ class Program:
     graph: fx.Graph
     tensors: Mapping[str, TensorSpec]
     data: Mapping[str, Loader]
-    scores: Mapping[str, Loader] = field(default_factory=dict)
-    selection: Mapping[str, Tensor] = field(default_factory=dict)
-    fixed: frozenset[str] = frozenset()
-    chosen: frozenset[str] = frozenset()
-    bases: Mapping[str, Basis] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
     facts: frozenset[str] = frozenset()
     history: tuple[str, ...] = ()
 
@@ -98,6 +115,29 @@ class Program:
     def trainables(self) -> tuple[TensorSpec, ...]:
         """The trainable tensors, in table order."""
         return tuple(spec for spec in self.tensors.values() if spec.role is Role.TRAINABLE)
+
+    @property
+    def bases(self) -> dict[str, Basis]:
+        """Low-rank trainable → what it stands for, in table order."""
+        return {s.name: s.basis for s in self.tensors.values() if s.basis is not None}
+
+    def choice(self, name: str) -> Choice:
+        """What is decided about a tensor."""
+        return self.choices.get(name, UNDECIDED)
+
+    def choosing(self, aspect: str, values: Mapping[str, Any]) -> "Program":
+        """A copy where one aspect is decided for these tensors, and open for all others.
+
+        Args:
+            aspect: a field of `Choice`.
+            values: tensor → its value.
+        """
+        clear = getattr(UNDECIDED, aspect)
+        choices = {
+            name: replace(self.choice(name), **{aspect: values.get(name, clear)})
+            for name in {**values, **self.choices}  # in the order of the values
+        }
+        return replace(self, choices={n: c for n, c in choices.items() if not c.is_open})
 
     def load(self, name: str) -> Tensor:
         """Make one tensor's data now."""

@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from zofx.ir.facts import HAS_TRAINABLES
 from zofx.ir.ops import scoring
-from zofx.ir.program import Loader, Program, TensorSpec
+from zofx.ir.program import Choice, Loader, Program, TensorSpec
 from zofx.ir.schema import INPUTS, Role
 from zofx.ir.verify import verify
 from zofx.models.lengths import LIMIT, numbers_its_own, trace_lengths
@@ -107,11 +107,12 @@ def capture(
     traced = _traced(
         scorer, mode, list(trace_lengths(model, attachment.embedded if attachment else 0))
     )
+    names = {str(node.target) for node in traced.tensors}
     program = Program(
         traced.graph,
         _table(traced, loaders, initial),
         traced.recipes(data | dict(initial)),
-        fixed=frozenset(buffers) & {str(node.target) for node in traced.tensors},
+        choices={name: Choice(fixed=True) for name in buffers if name in names},
         facts=frozenset({HAS_TRAINABLES.name}) if initial else frozenset(),
     )
     verify(program, "capture")

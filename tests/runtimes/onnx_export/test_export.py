@@ -55,7 +55,8 @@ def compiled(index: Tensor) -> Program:
     weights = {name: p.detach().clone for name, p in model.named_parameters()}
     program = capture(model, weights, causal=False)
     selection = {"fc.weight": index.int()}
-    program = program.with_(selection=selection, facts=program.facts | {COORDINATES_SELECTED.name})
+    program = program.choosing("entries", selection)
+    program = program.with_(facts=program.facts | {COORDINATES_SELECTED.name})
     text = "split-sparse, insert-perturbation, stack-probes"
     return Pipeline.parse(text, PASSES).run(program)
 
