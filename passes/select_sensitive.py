@@ -114,7 +114,7 @@ class SelectSensitive(Pass):
         total = sum(program.tensors[name].size for name in weights)
         every = {name: partial(_scores, program, name) for name in weights}
         chosen = self._largest(program, every, total)
-        if self.cover < 1:
+        if self.cover < 1 and any(entries.places.numel() for entries in chosen.values()):
             kept = _worthwhile(program, chosen, self.cover)
             for name in chosen:
                 if chosen[name].places.numel() and name not in kept:

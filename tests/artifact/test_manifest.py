@@ -225,6 +225,26 @@ def test_the_list_of_files_is_closed(copied: Path, change: Change, message: str)
         read_manifest(copied)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": {"schedule": None}},
+        {"model": {"max_positions": -1}},
+        {"model": {"special": []}},
+        {"model": {"source": 7}},
+        {"config": {"eos_token_id": [1, None, "x"]}},
+    ],
+    ids=str,
+)
+def test_values_of_another_kind_are_told(copied: Path, change: dict[str, Any]) -> None:
+    """Also where the manifest's own hash was made again."""
+    manifest = read_manifest(copied)
+    whole = {name: {**getattr(manifest, name), **part} for name, part in change.items()}
+    (copied / MANIFEST).write_text(replace(manifest, **whole).to_json())
+    with pytest.raises(ArtifactError, match="is of the wrong kind"):
+        read_manifest(copied)
+
+
 def test_only_an_artifact_and_nothing_else_is_replaced(copied: Path) -> None:
     """Of any version, with or without printed stages; not with a file of the user's in it."""
     assert is_only_an_artifact(copied)

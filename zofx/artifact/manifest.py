@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from zofx.artifact.layout import (
     FORMAT,
@@ -38,6 +38,8 @@ from zofx.ir.schema import Products, Result
 from zofx.strict_json import parse_json
 from zofx.zo.random.direction_spec import Noise
 from zofx.zo.types import FloatArray
+
+MODEL_TEXTS: Final = ("source", "hash", "architecture")
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ class Manifest:
             version, stored = fields.pop("version"), fields.pop("hash")
             # Another version may have any other fields: nothing more is read of it.
             manifest = cls._of(**fields) if version == VERSION else None
+            if manifest is not None:
+                _require_types(manifest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{where} is not a zofx manifest ({type(error).__name__}: {error}); "
@@ -179,6 +183,36 @@ class Manifest:
 def _row(shape: list[int], origin_shape: list[int] | None, **fields: Any) -> TensorRow:
     whole = None if origin_shape is None else tuple(origin_shape)
     return TensorRow(shape=tuple(shape), origin_shape=whole, **fields)
+
+
+def _require_types(manifest: Manifest) -> None:
+    """Values of the kinds that readers take them for.
+
+    Raises:
+        TypeError: one is not; says which.
+    """
+    recipe, model = manifest.recipe, manifest.model
+    special, ends = model["special"], manifest.config.get("eos_token_id")
+    wrong = [f"recipe.{k}" for k, v in recipe.items() if not isinstance(v, (str, int, float))]
+    wrong += [] if isinstance(special, dict) else ["model.special"]
+    wrong += [f"model.{k}" for k in MODEL_TEXTS if not isinstance(model[k], str)]
+    positions = model["max_positions"]
+    wrong += ["model.max_positions"] if positions is not None and not _counts(positions) else []
+    ids = ends if isinstance(ends, list) else [ends]
+    wrong += ["config.eos_token_id"] if not all(i is None or _counts(i) for i in ids) else []
+    for row in manifest.tensors:
+        texts = (row.name, row.role, row.dtype, row.form, row.origin or "")
+        sizes = (*row.shape, *(row.origin_shape or ()))
+        if not all(isinstance(t, str) for t in texts) or not all(map(_counts, sizes)):
+            wrong.append(f"tensors.{row.name!r}")
+    if len({row.name for row in manifest.tensors}) != len(manifest.tensors):
+        wrong.append("tensors: a name twice")
+    if wrong:
+        raise TypeError(f"{wrong[0]} is of the wrong kind")
+
+
+def _counts(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48
 
 
 def is_only_an_artifact(folder: Path) -> bool:

@@ -101,7 +101,7 @@ def prepare(artifact: Path, options: Mapping[str, Any], own: Task | None = None)
     workload.examples("train")
     _require_classes(workload, choice)
     workload.check("train", "dev")
-    method = Settings.from_mapping(model.manifest.recipe)
+    method = _defaults(model)
     settings = with_options(method, given).fitted(model.manifest.noise)
     _require_fit(model.manifest, settings)
     objective = workload.objective(given.get("objective")).name
@@ -120,6 +120,23 @@ def prepare(artifact: Path, options: Mapping[str, Any], own: Task | None = None)
     )
     config.header  # noqa: B018  what is wrong with the settings shows here
     return Prepared(model, workload, config, settings.steps)
+
+
+def _defaults(model: Model) -> Settings:
+    """The method's own settings, as the artifact has them.
+
+    Raises:
+        ArtifactError: they are none.
+    """
+    try:
+        settings = Settings.from_mapping(model.manifest.recipe)
+        settings.recipe()
+    except (UsageError, TypeError, ValueError, ArithmeticError) as error:
+        raise ArtifactError(
+            f"{model.folder} has no settings of a method in its manifest: {error}; compile the "
+            "model again"
+        ) from error
+    return settings
 
 
 def _choice(given: Mapping[str, Any]) -> TaskChoice:
