@@ -195,6 +195,7 @@ def _require_types(manifest: Manifest) -> None:
     special, ends = model["special"], manifest.config.get("eos_token_id")
     wrong = [f"recipe.{k}" for k, v in recipe.items() if not isinstance(v, (str, int, float))]
     wrong += [] if isinstance(special, dict) else ["model.special"]
+    wrong += [f"files.{name}" for name, d in manifest.files.items() if not isinstance(d, str)]
     wrong += [f"model.{k}" for k in MODEL_TEXTS if not isinstance(model[k], str)]
     positions = model["max_positions"]
     wrong += ["model.max_positions"] if positions is not None and not _counts(positions) else []
