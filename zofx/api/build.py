@@ -79,7 +79,7 @@ def compile(
         out=None if out is None else Path(out),
         calibration=calibration,
         sensitivity=None if sensitivity is None else Path(sensitivity),
-        after=after, told=Callbacks(callbacks),
+        after=after, listeners=Callbacks(callbacks),
     )  # fmt: skip
     return load(built.folder)
 
@@ -93,7 +93,7 @@ def build(
     calibration: str | None,
     sensitivity: Path | None,
     after: After,
-    told: Callbacks,
+    listeners: Callbacks,
 ) -> Built:
     """What `compile` does; see there."""
     chosen = METHODS[method]
@@ -104,10 +104,10 @@ def build(
     checkpoint = open_checkpoint(model)
     scores = None
     if pipeline.needs_scores:
-        scores = _scores(checkpoint, calibration, sensitivity, told)
+        scores = _scores(checkpoint, calibration, sensitivity, listeners)
     manifest = compile_model(
         checkpoint, chosen, folder, scores=scores, options=options, after=after,
-        progress=lambda what, done, total: told.progress(f"compile: {what}", done, total),
+        progress=lambda what, done, total: listeners.progress(f"compile: {what}", done, total),
     )  # fmt: skip
     return Built(checkpoint, folder, manifest)
 
@@ -139,18 +139,20 @@ def _require_one_source(calibration: str | None, sensitivity: Path | None) -> No
 
 
 def _scores(
-    checkpoint: Checkpoint, calibration: str | None, file: Path | None, told: Callbacks
+    checkpoint: Checkpoint, calibration: str | None, file: Path | None, listeners: Callbacks
 ) -> Scores:
     if file is not None:
         scores = load_scores(file)
         scores.check_model(checkpoint)
         return scores
     text = calibration or C4
-    told.message(
+    listeners.message(
         f"ranking the weights of {checkpoint.source} on {text}: one backward pass per batch"
     )
     return rank_on_text(
-        checkpoint, text, progress=lambda done, total: told.progress("sensitivity", done, total)
+        checkpoint,
+        text,
+        progress=lambda done, total: listeners.progress("sensitivity", done, total),
     )
 
 

@@ -77,17 +77,17 @@ def trained(
     Raises:
         ZofxError: the first thing that is wrong, with what to do; or the run diverges.
     """
-    told = Callbacks(callbacks)
+    listeners = Callbacks(callbacks)
     if procedure.tensorboard:
         require_tensorboard()
     prepared, procedure = _prepared(artifact, options, procedure, own)
     cache = _cache(procedure.activations, procedure.activation_limit, prepared)
-    told.start(prepared.config, prepared.steps)
-    told.message(announcement(prepared))
+    listeners.start(prepared.config, prepared.steps)
+    listeners.message(announcement(prepared))
     session = prepared.session()
     try:
         new = procedure.preflight and procedure.resume is None
-        measured = _preflight(prepared, session, procedure, told) if new else recall(prepared)
+        measured = _preflight(prepared, session, procedure, listeners) if new else recall(prepared)
         if procedure.out is not None:
             prepared = start(prepared, procedure.out)
         assert prepared.run is not None
@@ -95,15 +95,17 @@ def trained(
             folder = str(prepared.run.path / ACTIVATIONS)
             cache = _cache(folder, procedure.activation_limit, prepared)
         outcome = train(
-            prepared, session, _observers(prepared, procedure, told),
-            _either(stop, told), cache,
+            prepared, session, _observers(prepared, procedure, listeners),
+            _either(stop, listeners), cache,
             noise=measured.noise if measured else None, on_collapse=procedure.on_collapse,
-            report=lambda finding: told.message(f"guard: {finding}"),
+            report=lambda finding: listeners.message(f"guard: {finding}"),
         )  # fmt: skip
     finally:
         session.close()
     if cache is not None and cache.disabled_reason is not None:
-        told.message(f"{cache.disabled_reason}: rows that are not there were computed every time")
+        listeners.message(
+            f"{cache.disabled_reason}: rows that are not there were computed every time"
+        )
     return outcome
 
 
@@ -133,14 +135,14 @@ def _cache(folder: str | None, gigabytes: float, prepared: Prepared) -> Activati
     return ActivationCache(Path(str(folder)), round(gigabytes * 1e9))
 
 
-def _observers(prepared: Prepared, procedure: Procedure, told: Callbacks) -> list[Observer]:
+def _observers(prepared: Prepared, procedure: Procedure, listeners: Callbacks) -> list[Observer]:
     if not procedure.tensorboard or prepared.run is None:
-        return [told]
-    return [told, TensorBoardLog(prepared.run.path / TENSORBOARD)]
+        return [listeners]
+    return [listeners, TensorBoardLog(prepared.run.path / TENSORBOARD)]
 
 
-def _either(stop: Stop, told: Callbacks) -> Callable[[], bool]:
-    return lambda: told.stopped or stop()
+def _either(stop: Stop, listeners: Callbacks) -> Callable[[], bool]:
+    return lambda: listeners.stopped or stop()
 
 
 def announcement(prepared: Prepared) -> str:
@@ -157,7 +159,7 @@ def announcement(prepared: Prepared) -> str:
 
 
 def _preflight(
-    prepared: Prepared, session: Session, procedure: Procedure, told: Callbacks
+    prepared: Prepared, session: Session, procedure: Procedure, listeners: Callbacks
 ) -> Preflight | None:
     """Measure, or recall what was measured before.
 
@@ -165,27 +167,29 @@ def _preflight(
         UsageError: the gap is lost, and that was to be refused.
     """
     before = recall(prepared)
-    result = before or _measured(prepared, session, told)
+    result = before or _measured(prepared, session, listeners)
     if result is None:
-        told.message("pre-flight: nothing to measure here: no ± gap, or losses of text that jump")
+        listeners.message(
+            "pre-flight: nothing to measure here: no ± gap, or losses of text that jump"
+        )
         return None
     if procedure.strict and result.verdict == "below-noise":
         raise UsageError(f"--strict-preflight: {result}")
-    told.message(f"pre-flight{'' if before is None else ' (measured before)'}: {result}")
+    listeners.message(f"pre-flight{'' if before is None else ' (measured before)'}: {result}")
     settings = prepared.config.settings
     limit = result.overshoot(settings.queries)
     if not settings.tensors and not settings.rays and settings.lr > limit:
-        told.message(
+        listeners.message(
             f"pre-flight: at --lr {settings.lr:g} a step overshoots: above {limit:.2g} the loss of "
             "its own batch rises; lower --lr"
         )
     return result
 
 
-def _measured(prepared: Prepared, session: Session, told: Callbacks) -> Preflight | None:
-    told.message("pre-flight: measuring the ± gap and the round-off of this graph")
+def _measured(prepared: Prepared, session: Session, listeners: Callbacks) -> Preflight | None:
+    listeners.message("pre-flight: measuring the ± gap and the round-off of this graph")
     result = measure(
-        prepared, session, lambda done, total: told.progress("pre-flight", done, total)
+        prepared, session, lambda done, total: listeners.progress("pre-flight", done, total)
     )
     if result is not None:
         remember(prepared, result)

@@ -163,7 +163,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
     with Progress("compile") as bar:
         built = build(
             model, method, options, out=out, calibration=calibration, sensitivity=scores_file,
-            after=watch, told=Callbacks([RunProgress(bar)]),
+            after=watch, listeners=Callbacks([RunProgress(bar)]),
         )  # fmt: skip
     target, manifest = built.folder, built.manifest
     if save_stages:
