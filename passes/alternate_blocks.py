@@ -16,17 +16,14 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
 from zofx.ir.directions import directions_of, draw_of
 from zofx.ir.facts import PERTURBED
+from zofx.ir.ops import zofx_ops
 from zofx.ir.patterns import block_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import KEYS, Stage
-
-zofx = torch.ops.zofx
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class AlternateBlocks(Pass):
         }
         keys, count = edit.placeholder(KEYS), len(groups)
         for name, direction in list(directions_of(edit.graph)):
-            draw, op = draw_of(direction), zofx.mask_turn.default
+            draw, op = draw_of(direction), zofx_ops.mask_turn.default
             waits = edit.call(draw.next, op, draw, keys, turn[name], count, self.by)
             edit.replace(draw, waits)
         remark("trainables", "applied", f"{len(turn)} trainables in {count} groups, by {self.by}")

@@ -19,13 +19,13 @@ from torch import fx
 
 from zofx.errors import UnsupportedError
 from zofx.ir.facts import CUT, HAS_TRAINABLES
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import FROZEN_ROLES, TOKENS, Stage
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CutFrozenPrefix(Pass):
             )
         for node in reversed(edit.nodes):
             if node in below.products and below.has_tokens(node) and not below.around(node):
-                edit.replace(node, edit.call(node.next, zofx.cut.default, node))
+                edit.replace(node, edit.call(node.next, zofx_ops.cut.default, node))
                 remark(str(node), "applied", "what is below it is a function of the tokens alone")
                 return edit.done()
         crossing = ", ".join(sorted(node.format_node() or str(node) for node in below.edge)[:3])

@@ -19,13 +19,12 @@ import torch
 from zofx.errors import PipelineError
 from zofx.ir.directions import directions_of, draw_of
 from zofx.ir.facts import PERTURBED
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import KEYS, Stage
 from zofx.zo.random.direction_spec import KEEP_ALL
-
-zofx = torch.ops.zofx
 
 SAMPLED = 10_000_000
 """Magnitudes looked at for a quantile over all weights."""
@@ -62,7 +61,7 @@ class MaskDirections(Pass):
         keys = edit.placeholder(KEYS)
         for name, direction in list(directions_of(edit.graph)):
             draw, kept = draw_of(direction), round(shares[name] * KEEP_ALL)
-            op = zofx.mask_random.default
+            op = zofx_ops.mask_random.default
             mask = edit.call(draw.next, op, draw, keys, name, kept, self.interval)
             edit.replace(draw, mask)
         spread = f"{min(shares.values()):.3g} to {max(shares.values()):.3g}"

@@ -12,18 +12,16 @@ Fine-Tuning, arXiv 2402.15751 (which calls 1 − fraction the sparsity).
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from zofx.errors import PipelineError
 from zofx.ir.directions import directions_of
 from zofx.ir.facts import PERTURBED
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import Stage
-
-zofx = torch.ops.zofx
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class MaskLargeWeights(Pass):
                 continue
             limit = threshold(program.load(name), self.fraction)
             values = edit.placeholder(name)
-            small = edit.call(direction.next, zofx.mask_small.default, direction, values, limit)
+            small = edit.call(direction.next, zofx_ops.mask_small.default, direction, values, limit)
             edit.replace(direction, small)
             masked += 1
         remark("trainables", "applied", f"{masked} matrices, {self.fraction:g} of each is small")

@@ -22,6 +22,7 @@ import torch
 from torch import fx
 
 from zofx.ir.facts import NARROWED
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
@@ -29,7 +30,6 @@ from zofx.ir.schema import Role, Stage
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _is_frozen(node: fx.Node, program: Program) -> bool:
 def _readers(tokens: fx.Node) -> Iterator[fx.Node]:
     """What reads token ids, for one probe or for all; not what counts them."""
     for user in tokens.users:
-        if is_call(user, zofx.replicate.default):
+        if is_call(user, zofx_ops.replicate.default):
             yield from _readers(user)
         elif not is_call(user, aten.sym_size.int):
             yield user
@@ -88,7 +88,7 @@ def _head(
     edit: Editor, frozen: Collection[fx.Node], lookups: Sequence[fx.Node]
 ) -> tuple[fx.Node | None, str]:
     """The product that makes the logits, or why there is none whose rows are free."""
-    (scores,) = edit.graph.find_nodes(op="call_function", target=zofx.score_targets.default)
+    (scores,) = edit.graph.find_nodes(op="call_function", target=zofx_ops.score_targets.default)
     logits = scores.all_input_nodes[0]
     while has(logits, Trait.ELEMENTWISE) and len(logits.all_input_nodes) == len(logits.users) == 1:
         (logits,) = logits.all_input_nodes  # logit by logit

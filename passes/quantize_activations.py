@@ -27,6 +27,7 @@ from torch import fx
 
 from zofx.errors import UsageError
 from zofx.ir.facts import EXACT, PARTED, QUANTIZED, ROUNDED, ROW_SCALED, Conflict
+from zofx.ir.ops import zofx_ops
 from zofx.ir.ops.rounding import FINER
 from zofx.ir.patterns import summands
 from zofx.ir.pipeline import Pass, Remarker
@@ -35,7 +36,6 @@ from zofx.ir.rewrite import Editor
 from zofx.ir.schema import COEFFICIENTS, Stage
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 Term: TypeAlias = tuple[fx.Node, fx.Node]
 """Codes and the steps of their rows."""
@@ -101,7 +101,7 @@ def values_of(graph: fx.Graph) -> set[fx.Node]:
     """The products with matrices in int8-row that values of an attention are sums of."""
     calls = graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default)
     values = (call.args[2] for call in calls)
-    return {made for value in values for made in summands(value, zofx.linear_int8.default)}
+    return {made for value in values for made in summands(value, zofx_ops.linear_int8.default)}
 
 
 class _Rounding:
@@ -132,7 +132,7 @@ class _Rounding:
         The other probes' product follows the first one's, with the same matrix
         (`split-base-probe`).
         """
-        calls = self._edit.graph.find_nodes(op="call_function", target=zofx.linear_int8.default)
+        calls = self._edit.graph.find_nodes(op="call_function", target=zofx_ops.linear_int8.default)
         pairs: list[tuple[fx.Node, fx.Node | None]] = []
         last: dict[Any, int] = {}
         for call in calls:
@@ -147,7 +147,7 @@ class _Rounding:
     def rewrite(self, base: fx.Node, others: fx.Node | None) -> None:
         """Round, multiply, add up; of the other probes what they differ by."""
         x, codes, scales, bias = base.args
-        call, multiply = self._edit.call, zofx.linear_rounded.default
+        call, multiply = self._edit.call, zofx_ops.linear_rounded.default
         each = (call(base, multiply, *term, codes, scales) for term in self._terms(x, base))
         y = reduce(partial(call, base, aten.add.Tensor), each)
         if bias is not None:
@@ -156,7 +156,7 @@ class _Rounding:
         if others is not None:
             term = self._term(self._difference(others.args[0], x, others), others)
             change = call(others, multiply, *term, codes, scales)
-            self._edit.replace(others, call(others, zofx.plus_base.default, change, y))
+            self._edit.replace(others, call(others, zofx_ops.plus_base.default, change, y))
 
     def _terms(self, x: Any, linear: fx.Node) -> list[Term]:
         """What is rounded of x, and what of the rest if it has two."""
@@ -169,20 +169,20 @@ class _Rounding:
 
     def _difference(self, x: Any, base: Any, before: fx.Node) -> fx.Node:
         if x not in self.differences:
-            self.differences[x] = self._edit.call(before, zofx.minus_base.default, x, base)
+            self.differences[x] = self._edit.call(before, zofx_ops.minus_base.default, x, base)
         return self.differences[x]
 
     def _term(self, x: fx.Node, before: fx.Node) -> Term:
         if x not in self.rounded:
-            steps = self._edit.call(before, zofx.row_scales.default, x)
-            self.rounded[x] = self._edit.call(before, zofx.round_rows.default, x, steps), steps
+            steps = self._edit.call(before, zofx_ops.row_scales.default, x)
+            self.rounded[x] = self._edit.call(before, zofx_ops.round_rows.default, x, steps), steps
         return self.rounded[x]
 
     def _second(self, x: fx.Node, term: Term, before: fx.Node) -> Term:
         """Of what rounding took."""
-        left = self._edit.call(before, zofx.left_over.default, x, *term)
+        left = self._edit.call(before, zofx_ops.left_over.default, x, *term)
         steps = self._edit.call(before, aten.mul.Tensor, term[1], FINER)
-        return self._edit.call(before, zofx.round_rows.default, left, steps), steps
+        return self._edit.call(before, zofx_ops.round_rows.default, left, steps), steps
 
     def axes_of_probes(self, x: Any) -> list[int]:
         """Where a size counts P: of the other probes the rows, of all else none."""

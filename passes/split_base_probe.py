@@ -20,13 +20,13 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from zofx.ir.facts import PARTED, STACKED
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import COEFFICIENTS, Stage
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 Parts: TypeAlias = tuple[fx.Node, fx.Node]
 """Of the first probe, of the others."""
@@ -72,12 +72,15 @@ class _Parting:
     def part(self, node: fx.Node) -> None:
         """An op that reads a value in parts."""
         call = self._edit.call
-        if is_call(node, zofx.split_probes.default):
+        if is_call(node, zofx_ops.split_probes.default):
             whole = call(node, aten.cat.default, self.parts[node.args[0]])  # type: ignore[index]
             self._edit.set_args(node, whole, self._table)
-        elif is_call(node, zofx.replicate.default):
+        elif is_call(node, zofx_ops.replicate.default):
             x: Any = node.args[0]
-            self.parts[node] = x, call(node, zofx.replicate.default, x, self.parts[self._table][1])
+            self.parts[node] = (
+                x,
+                call(node, zofx_ops.replicate.default, x, self.parts[self._table][1]),
+            )
         else:
             base, others = (self._again(node, number) for number in range(2))
             self.parts[node] = base, others

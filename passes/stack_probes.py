@@ -26,6 +26,7 @@ from torch.fx.node import map_arg
 
 from zofx.errors import UnsupportedError
 from zofx.ir.facts import PERTURBED, STACKED
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders
 from zofx.ir.rewrite import Editor
@@ -33,13 +34,12 @@ from zofx.ir.schema import COEFFICIENTS, INPUTS, Stage
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 # What reads a trainable, and where → the op that reads one with probes.
 PROBE_FORMS = {
-    (zofx.sparse_linear.default, 1): zofx.sparse_linear.default,
-    (aten.linear.default, 1): zofx.probe_linear.default,
-    (aten.embedding.default, 0): zofx.probe_embedding.default,
+    (zofx_ops.sparse_linear.default, 1): zofx_ops.sparse_linear.default,
+    (aten.linear.default, 1): zofx_ops.probe_linear.default,
+    (aten.embedding.default, 0): zofx_ops.probe_embedding.default,
 }
 
 
@@ -73,7 +73,7 @@ class StackProbes(Pass):
             remark("trainables", "applied", f"{len(stacking.copies)} values replicated on the way")
         output = output_node(edit.graph)
         (result,) = output.all_input_nodes
-        output.args = (edit.call(output, zofx.split_probes.default, result, coefficients),)
+        output.args = (edit.call(output, zofx_ops.split_probes.default, result, coefficients),)
         return edit.done()
 
 
@@ -83,7 +83,7 @@ class _Stacking:
     def __init__(self, edit: Editor, coefficients: fx.Node) -> None:
         self.edit = edit
         self.coefficients = coefficients
-        perturbed = edit.graph.find_nodes(op="call_function", target=zofx.perturb.default)
+        perturbed = edit.graph.find_nodes(op="call_function", target=zofx_ops.perturb.default)
         # What is made of trainables alone → how many axes it has beside that of the probes.
         self.with_probes = {n: n.args[0].meta["val"].dim() for n in perturbed}
         self.stacked: set[fx.Node] = set()
@@ -171,9 +171,9 @@ class _Stacking:
         if is_call(node, aten.linear.default):
             if len(node.args) > 2 and node.args[2] is not None:
                 self._refuse(f"{node.format_node()} has a bias; split-dense adds it apart")
-            node.args, node.target = node.args[:2], zofx.probe_linear.default
+            node.args, node.target = node.args[:2], zofx_ops.probe_linear.default
         elif is_call(node, aten.embedding.default):
-            node.args, node.target = node.args[:2], zofx.probe_embedding.default
+            node.args, node.target = node.args[:2], zofx_ops.probe_embedding.default
 
     def _between_weights(self, node: fx.Node, places: list[int]) -> None:
         """A weight per probe, no rows; an operand of fewer axes gets axes of 1 after the probes."""
@@ -191,12 +191,15 @@ class _Stacking:
     def _to_rows(self, node: fx.Node) -> None:
         """Values that are expanded over the rows: every row gets its probe's."""
         dims = node.meta["val"].dim()
-        node.args, node.target = (node.args[0], self._batch(node), dims), zofx.probe_rows.default
+        node.args, node.target = (
+            (node.args[0], self._batch(node), dims),
+            zofx_ops.probe_rows.default,
+        )
 
     def _rows_of(self, values: Any, user: fx.Node) -> fx.Node:
         """A trainable with probes as an operand that meets rows."""
         dims = user.meta["val"].dim()
-        rows = self.edit.call(user, zofx.probe_rows.default, values, self._batch(user), dims)
+        rows = self.edit.call(user, zofx_ops.probe_rows.default, values, self._batch(user), dims)
         self.stacked.add(rows)
         return rows
 
@@ -232,7 +235,7 @@ class _Stacking:
         """The value with P·N rows, made once."""
         if value not in self.copies:
             self.copies[value] = self.edit.call(
-                before, zofx.replicate.default, value, self.coefficients
+                before, zofx_ops.replicate.default, value, self.coefficients
             )
             self.stacked.add(self.copies[value])
         return self.copies[value]

@@ -47,6 +47,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from zofx import __version__
 from zofx.ir.directions import directions_of, draw_of
 from zofx.ir.facts import PARTED
+from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, TensorSpec, output_node, placeholders, shape_of
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import FROZEN_ROLES, KEYS, VOCABULARY, Role
@@ -55,8 +56,6 @@ from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.fusions import fuse, share
 from zofx.runtimes.onnx_export.guards import guard_attention, name_outputs
 from zofx.runtimes.onnx_export.lowerings import TRANSLATIONS
-
-zofx = torch.ops.zofx
 
 OPSET = 23  # the first with Attention
 
@@ -123,7 +122,7 @@ def onnx_op_types(model: onnx.ModelProto) -> tuple[str, ...]:
 
 def _scattered(graph: fx.Graph) -> Iterator[str]:
     """Indices of entries that are multiplied one by one; likewise, so that none is unpacked."""
-    for node in graph.find_nodes(op="call_function", target=zofx.sparse_linear.default):
+    for node in graph.find_nodes(op="call_function", target=zofx_ops.sparse_linear.default):
         x, _, index, out, columns, deepest = node.args
         if not as_block(shape_of(index)[0], columns, deepest, out, shape_of(x)[-1]):
             yield str(index.target)

@@ -15,12 +15,12 @@ import onnx
 import torch
 from onnxscript import opset21 as op
 
+from zofx.ir.ops import zofx_ops
 from zofx.ir.sparse_cost import as_block, rows_at_once
 from zofx.runtimes.onnx_export import frozen as frozen
 from zofx.runtimes.onnx_export.contrib_ops import head, ints, leading, ms
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 
 def select_positions(x: Any, positions: Any) -> Any:
@@ -211,28 +211,28 @@ def split_probes(x: Any, coefficients: Any) -> Any:
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     aten.linear.default: frozen.linear,
-    zofx.combine.default: combine,
-    zofx.cut.default: cut,
-    zofx.dequantize_int.default: frozen.dequantize_int,
-    zofx.left_over.default: frozen.left_over,
-    zofx.linear_codebook.default: frozen.linear_codebook,
-    zofx.linear_gguf.default: frozen.linear_gguf,
-    zofx.linear_int.default: frozen.linear_int,
-    zofx.linear_int8.default: frozen.linear_int8,
-    zofx.linear_nf4.default: frozen.linear_nf4,
-    zofx.linear_rounded.default: frozen.linear_rounded,
-    zofx.mask_small.default: mask_small,
-    zofx.minus_base.default: minus_base,
-    zofx.perturb.default: perturb,
-    zofx.plus_base.default: plus_base,
-    zofx.probe_embedding.default: probe_embedding,
-    zofx.probe_linear.default: probe_linear,
-    zofx.probe_rows.default: probe_rows,
-    zofx.replicate.default: replicate,
-    zofx.round_rows.default: frozen.round_rows,
-    zofx.row_scales.default: frozen.row_scales,
-    zofx.score_targets.default: score_targets,
-    zofx.select_positions.default: select_positions,
-    zofx.sparse_linear.default: sparse_linear,
-    zofx.split_probes.default: split_probes,
+    zofx_ops.combine.default: combine,
+    zofx_ops.cut.default: cut,
+    zofx_ops.dequantize_int.default: frozen.dequantize_int,
+    zofx_ops.left_over.default: frozen.left_over,
+    zofx_ops.linear_codebook.default: frozen.linear_codebook,
+    zofx_ops.linear_gguf.default: frozen.linear_gguf,
+    zofx_ops.linear_int.default: frozen.linear_int,
+    zofx_ops.linear_int8.default: frozen.linear_int8,
+    zofx_ops.linear_nf4.default: frozen.linear_nf4,
+    zofx_ops.linear_rounded.default: frozen.linear_rounded,
+    zofx_ops.mask_small.default: mask_small,
+    zofx_ops.minus_base.default: minus_base,
+    zofx_ops.perturb.default: perturb,
+    zofx_ops.plus_base.default: plus_base,
+    zofx_ops.probe_embedding.default: probe_embedding,
+    zofx_ops.probe_linear.default: probe_linear,
+    zofx_ops.probe_rows.default: probe_rows,
+    zofx_ops.replicate.default: replicate,
+    zofx_ops.round_rows.default: frozen.round_rows,
+    zofx_ops.row_scales.default: frozen.row_scales,
+    zofx_ops.score_targets.default: score_targets,
+    zofx_ops.select_positions.default: select_positions,
+    zofx_ops.sparse_linear.default: sparse_linear,
+    zofx_ops.split_probes.default: split_probes,
 }

@@ -23,10 +23,10 @@ from torch.utils import _pytree as pytree
 
 from tests.runtimes import reference
 from zofx.ir.formats import block_int, codebook, gguf_block, nf4, row_int8
+from zofx.ir.ops import zofx_ops
 from zofx.ir.tangents import RULES, Tangents, carry
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 # torch loads its forward formulas with what it calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -186,7 +186,7 @@ CASES = [
     case(aten.view.default, x(2, 6), [3, 4]),
     case(aten.zeros_like.default, x(2, 3)),
     case(getitem, (x(2, 3), x(4)), 1),
-    case(zofx.select_positions.default, x(2, 5, 3), below(5, 2, 4)),
+    case(zofx_ops.select_positions.default, x(2, 5, 3), below(5, 2, 4)),
     # products
     case(aten.bmm.default, x(4, 2, 3), x(4, 3, 5)),
     case(aten.linear.default, x(4, 2, 3), x(5, 3), x(5)),
@@ -203,13 +203,13 @@ CASES = [
         aten.scaled_dot_product_attention.default, x(2, 3, 4), x(2, 5, 4), x(2, 5, 5), None, 0.0,
         True,
     ),
-    case(zofx.linear_codebook.default, f32(2, 32), *CODEBOOK, f32(5)),
-    case(zofx.linear_gguf.default, f32(2, 32), *Q8_0, f32(5), 8),
-    case(zofx.linear_int.default, f32(4, 2, 32), *INT8, f32(5), 8),
-    case(zofx.linear_int8.default, f32(4, 2, 32), *ROWS, f32(5)),
-    case(zofx.linear_nf4.default, f32(2, 32), *NF4, f32(5), 5, 32),
-    case(zofx.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1, 1),
-    case(zofx.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1000, 1),
+    case(zofx_ops.linear_codebook.default, f32(2, 32), *CODEBOOK, f32(5)),
+    case(zofx_ops.linear_gguf.default, f32(2, 32), *Q8_0, f32(5), 8),
+    case(zofx_ops.linear_int.default, f32(4, 2, 32), *INT8, f32(5), 8),
+    case(zofx_ops.linear_int8.default, f32(4, 2, 32), *ROWS, f32(5)),
+    case(zofx_ops.linear_nf4.default, f32(2, 32), *NF4, f32(5), 5, 32),
+    case(zofx_ops.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1, 1),
+    case(zofx_ops.sparse_linear.default, x(2, 3, 4), x(4), INDEX, 5, 1000, 1),
     # norms
     case(aten.layer_norm.default, x(4, 2, 6), [6], x(6), x(6), 1e-5, False),
     case(aten.layer_norm.default, x(4, 2, 3), [2, 3], x(2, 3), x(2, 3)),
@@ -220,7 +220,7 @@ CASES = [
     case(aten.softmax.int, x(2, 3, 4), 1),
     case(aten.softmax.int, x(2, 3), -1, torch.float32),
     case(
-        zofx.score_targets.default, x(2, 3, 5),
+        zofx_ops.score_targets.default, x(2, 3, 5),
         torch.tensor([[[0, 4], [1, -100], [-100, 2]], [[3, -100], [2, -100], [1, -100]]]),
     ),
 ]  # fmt: skip
@@ -233,24 +233,26 @@ def exactly(value: Tensor, *_: Any) -> Tensor:
 
 # What torch cannot differentiate forward, spelled out.
 MEANINGS: dict[Any, Callable[..., Any]] = {
-    zofx.linear_codebook.default: lambda v, codes, centroids, bias: torch.nn.functional.linear(
+    zofx_ops.linear_codebook.default: lambda v, codes, centroids, bias: torch.nn.functional.linear(
         v, codebook.dequantize(codebook.Codebook(codes, centroids)), bias
     ),
-    zofx.linear_gguf.default: lambda v, codes, scales, bias, bits: torch.nn.functional.linear(
+    zofx_ops.linear_gguf.default: lambda v, codes, scales, bias, bits: torch.nn.functional.linear(
         v, gguf_block.dequantize(gguf_block.Blocks(codes, scales), bits), bias
     ),
-    zofx.linear_int.default: lambda v, codes, scales, zeros, bias, bits: torch.nn.functional.linear(
-        v, block_int.dequantize(block_int.Affine(codes, scales, zeros), bits), bias
+    zofx_ops.linear_int.default: lambda v, codes, scales, zeros, bias, bits: (
+        torch.nn.functional.linear(
+            v, block_int.dequantize(block_int.Affine(codes, scales, zeros), bits), bias
+        )
     ),
-    zofx.linear_int8.default: lambda v, codes, scales, bias: torch.nn.functional.linear(
+    zofx_ops.linear_int8.default: lambda v, codes, scales, bias: torch.nn.functional.linear(
         v, row_int8.dequantize(row_int8.Rows(codes, scales)), bias
     ),
-    zofx.linear_nf4.default: lambda v, codes, absmax, bias, out, block: torch.nn.functional.linear(
-        v, nf4.dequantize(nf4.Nf4(codes, absmax), out, block), bias
+    zofx_ops.linear_nf4.default: lambda v, codes, absmax, bias, out, block: (
+        torch.nn.functional.linear(v, nf4.dequantize(nf4.Nf4(codes, absmax), out, block), bias)
     ),
-    zofx.score_targets.default: partial(reference.score_targets, exactly),
-    zofx.select_positions.default: partial(reference.select_positions, exactly),
-    zofx.sparse_linear.default: lambda v, values, *rest: reference.sparse_linear(
+    zofx_ops.score_targets.default: partial(reference.score_targets, exactly),
+    zofx_ops.select_positions.default: partial(reference.select_positions, exactly),
+    zofx_ops.sparse_linear.default: lambda v, values, *rest: reference.sparse_linear(
         exactly, v, values[None], *rest
     ),
 }

@@ -15,11 +15,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from tests.ir.test_tangents import CASES, INT8, ROUNDINGS, ROWS, Case, below, case, x
+from zofx.ir.ops import zofx_ops
 from zofx.ir.tangents import RULES, elementwise
 from zofx.ir.traits import TRAITS, Trait, has, ops_with
 
 aten = torch.ops.aten
-zo = torch.ops.zofx
 
 RANDOM = torch.Generator().manual_seed(1)
 INTO = torch.zeros(5, 3, dtype=torch.float64)
@@ -37,11 +37,13 @@ OTHERS = [
     case(aten.index_add.default, INTO, 0, below(5, 4), x(4, 3)),
     case(aten.index_put.default, INTO, [below(5, 4)], x(4, 3)),
     case(aten.scatter.src, INTO, 0, below(5, 4, 3), x(4, 3)),
-    case(zo.cut.default, x(2, 3, 4)),
-    case(zo.replicate.default, x(2, 3), x(3, 1)),
-    case(zo.dequantize_int.default, *INT8, 8),
-    case(zo.linear_rounded.default, below(256, 2, 32).to(torch.uint8), x(2, 1).float(), *ROWS),
-    case(zo.probe_linear.default, x(4, 2, 3), x(2, 5, 3)),
+    case(zofx_ops.cut.default, x(2, 3, 4)),
+    case(zofx_ops.replicate.default, x(2, 3), x(3, 1)),
+    case(zofx_ops.dequantize_int.default, *INT8, 8),
+    case(
+        zofx_ops.linear_rounded.default, below(256, 2, 32).to(torch.uint8), x(2, 1).float(), *ROWS
+    ),
+    case(zofx_ops.probe_linear.default, x(4, 2, 3), x(2, 5, 3)),
 ]
 ALL = [*(c for c in CASES if c.op in TRAITS), *OTHERS]
 
@@ -125,7 +127,7 @@ def test_moves(case: Case) -> None:
     assert set(y.tolist()) <= set(range(total))
 
 
-@each(Trait.VIEW, zo.cut.default)
+@each(Trait.VIEW, zofx_ops.cut.default)
 def test_view(case: Case) -> None:
     """Torch gives the memory of the operand; a custom op may not, so `cut` copies there."""
     parts = [case.args[0][case.args[1]]] if case.op is getitem else leaves(case.args[0])

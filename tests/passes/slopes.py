@@ -16,10 +16,10 @@ from torch.fx.node import map_aggregate, map_arg
 from tests.golden import Inputs, values
 from tests.runtimes import reference
 from tests.runtimes.reference import FUNCTION, Note, Rounding
+from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, output_node
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 EXACT = reference.EXACT | {
     aten.clamp, aten.clone, aten.relu, aten.sign, aten.split, aten.type_as, aten.where,
@@ -72,7 +72,7 @@ def sparse_linear(rounding: Note, x: Tensor, theta: Tensor, index: Tensor, *rest
 
 MEANINGS: Mapping[Any, Callable[..., Any]] = {
     **reference.MEANINGS,
-    zofx.sparse_linear.default: sparse_linear,
+    zofx_ops.sparse_linear.default: sparse_linear,
 }
 
 
@@ -87,7 +87,7 @@ def directions(program: Program, inputs: Inputs) -> dict[str, Tensor]:
     found = values(program, inputs)
     return {
         str(node.args[0].target): found[node.args[1]]
-        for node in program.graph.find_nodes(op="call_function", target=zofx.combine.default)
+        for node in program.graph.find_nodes(op="call_function", target=zofx_ops.combine.default)
     }
 
 

@@ -13,6 +13,7 @@ from tests.passes.probing import PERTURB
 from tests.passes.toys import Blocks, OneLinear, canonical
 from zofx.errors import PipelineError, UnsupportedError
 from zofx.ir.facts import CUT
+from zofx.ir.ops import zofx_ops
 from zofx.ir.partition import split
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
@@ -21,7 +22,6 @@ from zofx.ir.rewrite import Editor
 from zofx.passes import PASSES
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 
 class MaskedBlocks(Blocks):
@@ -197,7 +197,7 @@ def test_the_parts_are_the_whole(passes: str) -> None:
 def test_as_late_as_the_slices_allow() -> None:
     """Where only the head trains all blocks are below, norms and masks or not."""
     after = cut(trained(MaskedBlocks, "head"))
-    (node,) = after.graph.find_nodes(op="call_function", target=zofx.cut.default)
+    (node,) = after.graph.find_nodes(op="call_function", target=zofx_ops.cut.default)
     assert sum(n.target is aten.linear.default for n in node.graph.nodes) == 5
     below, above = split(after)
     assert below is not None
@@ -262,7 +262,7 @@ def test_the_fact_is_checked() -> None:
     assert CUT.check(program) == "there are 0 cuts"
     edit = Editor(program)
     logits = next(n for n in reversed(edit.nodes) if n.target is aten.linear.default)
-    edit.replace(logits, edit.call(logits.next, zofx.cut.default, logits))
+    edit.replace(logits, edit.call(logits.next, zofx_ops.cut.default, logits))
     assert "what is below the cut reads what moves" in (CUT.check(edit.done()) or "")
     with pytest.raises(PipelineError, match="needs a program that is 'sliced'"):
         Pipeline.parse("cut-frozen-prefix", PASSES).check_order()

@@ -12,6 +12,7 @@ from tests.passes.probing import PERTURB, assert_a_probe_is_a_move
 from tests.passes.toys import OneLinear, Tied
 from zofx.errors import PipelineError
 from zofx.ir.formats import FORMATS
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.ir.program import Program
@@ -19,7 +20,6 @@ from zofx.ir.schema import Role
 from zofx.passes import PASSES
 
 WIDTH = 32
-zofx = torch.ops.zofx
 
 
 def quantized(form: str = "int4", toy: type[OneLinear] = OneLinear) -> Program:
@@ -66,7 +66,7 @@ def test_means_the_same(form: str) -> None:
     after, _ = apply("expose-scales", before)
     parts = [before.load(f"fc.weight.{part}") for part in ("codes", "scales", "zeros")]
     weight = FORMATS[form].dequantize(tuple(parts), (7, WIDTH))
-    x = values(before, batch())[_reader(before, zofx.linear_int.default).args[0]]  # type: ignore[index]
+    x = values(before, batch())[_reader(before, zofx_ops.linear_int.default).args[0]]  # type: ignore[index]
     bound = summation(x, weight, before.load("fc.bias"))
     apart = _read(after) - _read(before)
     assert apart.shape == bound.shape
@@ -75,7 +75,7 @@ def test_means_the_same(form: str) -> None:
 
 def _read(program: Program) -> torch.Tensor:
     """The logits at every position."""
-    node = _reader(program, zofx.select_positions.default).args[0]
+    node = _reader(program, zofx_ops.select_positions.default).args[0]
     found: torch.Tensor = values(program, batch())[node]  # type: ignore[index]
     return found
 
@@ -103,10 +103,10 @@ def test_probes_have_a_matrix_each() -> None:
     stacked, _ = apply("stack-probes", single)
     probes = [[0.5], [-0.25], [0.0]]
     together = values(stacked, batch(coefficients=probes))
-    (result,) = (n for n in together if n.target is zofx.split_probes.default)
+    (result,) = (n for n in together if n.target is zofx_ops.split_probes.default)
     for row, probe in zip(together[result], probes, strict=True):
         alone = values(single, batch(coefficients=probe))
-        (scores,) = (n for n in alone if n.target is zofx.score_targets.default)
+        (scores,) = (n for n in alone if n.target is zofx_ops.score_targets.default)
         torch.testing.assert_close(row, alone[scores], rtol=2e-6, atol=2e-6)
 
 

@@ -23,12 +23,11 @@ from tests.golden import (
 from tests.passes.probing import IN_ROWS, dense, frozen_rows, never
 from tests.passes.toys import VOCABULARY, OneLinear, Toy, TwoLinears
 from zofx.errors import PipelineError, UsageError
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.ir.program import Program
 from zofx.passes import PASSES
-
-zofx = torch.ops.zofx
 
 EPS = 1e-3
 
@@ -76,11 +75,11 @@ def half_steps(values: Tensor) -> Tensor:
 
 def read(program: Program, inputs: dict[str, Tensor]) -> Tensor:
     """What the embedded program multiplies, at the scored positions: f32[P, N, S, D]."""
-    tables = program.graph.find_nodes(op="call_function", target=zofx.probe_embedding.default)
+    tables = program.graph.find_nodes(op="call_function", target=zofx_ops.probe_embedding.default)
     found = values(program, inputs)
     x = torch.cat([found[table] for table in tables])
     places = inputs["positions"].repeat(len(inputs["coefficients"]), 1)
-    picked: Tensor = zofx.select_positions(x, places)
+    picked: Tensor = zofx_ops.select_positions(x, places)
     return picked.view(-1, *inputs["positions"].shape, x.shape[-1])
 
 
@@ -232,8 +231,8 @@ def test_differences_survive_where_rounding_each_probe_loses_them(
     error = (minus - plus) - (two - one)
     assert (error.abs() <= reach / 254 + rounding).all()
 
-    steps = zofx.row_scales(x)
-    alone = (zofx.round_rows(x, steps).double() - 128) * steps
+    steps = zofx_ops.row_scales(x)
+    alone = (zofx_ops.round_rows(x, steps).double() - 128) * steps
     naive = (alone[1] - alone[0]) @ weight.double().t() - (two - one)
     assert (naive.abs() > reach / 254 + rounding).any()
     if eps == EPS:  # the difference is far below a step of x: nothing of it is left

@@ -12,13 +12,12 @@ from tests.golden import apply, assert_golden, batch, logits, run, summation_bou
 from tests.passes.probing import IN_ROWS, dense, frozen_rows
 from tests.passes.toys import VOCABULARY, OneLinear, Toy, canonical
 from zofx.errors import PipelineError, UsageError
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.ir.program import Program
 from zofx.passes import PASSES
 from zofx.passes.quantize_activations import QuantizeActivations, values_of
-
-zofx = torch.ops.zofx
 
 EPS = 1e-3
 HEADS = 3
@@ -65,7 +64,7 @@ def probed(toy: type[nn.Module]) -> Program:
 
 def activations(program: Program, inputs: dict[str, Tensor]) -> Tensor:
     """What the layer multiplies: f32[P, N, T, D]."""
-    tables = program.graph.find_nodes(op="call_function", target=zofx.probe_embedding.default)
+    tables = program.graph.find_nodes(op="call_function", target=zofx_ops.probe_embedding.default)
     found = values(program, inputs)
     x = torch.cat([found[table] for table in tables])
     return x.view(len(inputs["coefficients"]), -1, *x.shape[1:])
@@ -181,7 +180,7 @@ def test_finds_what_is_added_up_to_values(toy: type[nn.Module], found: int) -> N
     before = probed(toy)
     assert len(values_of(before.graph)) == 2 * found  # of the first probe, of the others
     after, remarks = apply("quantize-activations", before)
-    left = after.graph.find_nodes(op="call_function", target=zofx.left_over.default)
+    left = after.graph.find_nodes(op="call_function", target=zofx_ops.left_over.default)
     assert len(left) == found
     assert ("in two terms" in str(remarks[-1])) is bool(found)
 

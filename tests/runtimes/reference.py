@@ -31,6 +31,7 @@ from zofx.artifact import layout
 from zofx.artifact.manifest import read_trainables
 from zofx.ir.formats import nf4
 from zofx.ir.graph_json import load_graph
+from zofx.ir.ops import zofx_ops
 from zofx.ir.ops.rounding import SMALLEST
 from zofx.ir.program import output_node
 from zofx.ir.schema import HIDDEN
@@ -39,7 +40,6 @@ from zofx.zo.random.noise import Stream, sample, sample_words
 from zofx.zo.types import QUERY_BITS, FloatArray, Key, key_words
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 UNIT = 2.0**-24
 ARITHMETIC = 4
@@ -441,29 +441,29 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     aten.scaled_dot_product_attention.default: attention,
     aten.softmax.int: softmax,
     aten.sum.dim_IntList: total,
-    zofx.combine.default: combine,
-    zofx.dequantize_int.default: dequantize_int,
-    zofx.direction.default: direction,
-    zofx.left_over.default: left_over,
-    zofx.linear_codebook.default: linear_codebook,
-    zofx.linear_gguf.default: linear_gguf,
-    zofx.linear_int.default: linear_int,
-    zofx.linear_int8.default: linear_int8,
-    zofx.linear_nf4.default: linear_nf4,
-    zofx.linear_rounded.default: linear_rounded,
-    zofx.mask_random.default: mask_random,
-    zofx.mask_small.default: mask_small,
-    zofx.mask_turn.default: mask_turn,
-    zofx.minus_base.default: minus_base,
-    zofx.perturb.default: perturb,
-    zofx.plus_base.default: plus_base,
-    zofx.probe_embedding.default: probe_embedding,
-    zofx.probe_linear.default: probe_linear,
-    zofx.probe_rows.default: probe_rows,
-    zofx.replicate.default: replicate,
-    zofx.row_scales.default: row_scales,
-    zofx.score_targets.default: score_targets,
-    zofx.select_positions.default: select_positions,
-    zofx.sparse_linear.default: sparse_linear,
-    zofx.split_probes.default: split_probes,
+    zofx_ops.combine.default: combine,
+    zofx_ops.dequantize_int.default: dequantize_int,
+    zofx_ops.direction.default: direction,
+    zofx_ops.left_over.default: left_over,
+    zofx_ops.linear_codebook.default: linear_codebook,
+    zofx_ops.linear_gguf.default: linear_gguf,
+    zofx_ops.linear_int.default: linear_int,
+    zofx_ops.linear_int8.default: linear_int8,
+    zofx_ops.linear_nf4.default: linear_nf4,
+    zofx_ops.linear_rounded.default: linear_rounded,
+    zofx_ops.mask_random.default: mask_random,
+    zofx_ops.mask_small.default: mask_small,
+    zofx_ops.mask_turn.default: mask_turn,
+    zofx_ops.minus_base.default: minus_base,
+    zofx_ops.perturb.default: perturb,
+    zofx_ops.plus_base.default: plus_base,
+    zofx_ops.probe_embedding.default: probe_embedding,
+    zofx_ops.probe_linear.default: probe_linear,
+    zofx_ops.probe_rows.default: probe_rows,
+    zofx_ops.replicate.default: replicate,
+    zofx_ops.row_scales.default: row_scales,
+    zofx_ops.score_targets.default: score_targets,
+    zofx_ops.select_positions.default: select_positions,
+    zofx_ops.sparse_linear.default: sparse_linear,
+    zofx_ops.split_probes.default: split_probes,
 }

@@ -37,6 +37,7 @@ from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
 from zofx.errors import UnsupportedError
 from zofx.ir.graph_json import load_graph
+from zofx.ir.ops import zofx_ops
 from zofx.ir.ops.rounding import FINER, SMALLEST
 from zofx.ir.program import is_call
 from zofx.models.checkpoint import open_checkpoint
@@ -49,15 +50,13 @@ from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.export import translate
 from zofx.zo.types import FloatArray, key_words
 
-zofx = torch.ops.zofx
-
 UNIT = 2.0**-24
 EPS = 0.1
 MATRIX = np.array([[EPS, 0], [-EPS, 0], [0, EPS]], np.float32)
 ASKED = Load("three probes", batch(3, 9, 2, 3), MATRIX)
 UPSTREAM = 2.0**-18
 """By how much of the largest entry an activation may be off: 64 roundings, most far smaller."""
-PLUS = zofx.plus_base.default
+PLUS = zofx_ops.plus_base.default
 
 
 # --- op by op -------------------------------------------------------------------------------------
@@ -103,8 +102,8 @@ def test_steps_have_the_same_bits() -> None:
     """Rows of many sizes, a row of zeros, one of −0, one of a single entry, tiny and huge ones."""
     x = normal(9, 4, 40) * normal(9, 4, 1, seed=1).mul(20).exp2()
     x[0, 0], x[1, 1], x[2, 2, 1:], x[3], x[4] = 0, -0.0, 0, 1e-35, 1e35
-    wanted = zofx.row_scales(x)
-    same(on_ort(zofx.row_scales.default, x), wanted)
+    wanted = zofx_ops.row_scales(x)
+    same(on_ort(zofx_ops.row_scales.default, x), wanted)
     least = x.new_tensor(SMALLEST)
     assert (wanted[0, 0], wanted[1, 1]) == (least / 127, least / 127)
     exact = x.abs().amax(-1, keepdim=True).clamp(min=least).double() / 127
@@ -117,16 +116,16 @@ def test_a_row_that_is_not_a_number_stays_none(place: int) -> None:
     """Wherever the NaN is: its step is NaN on both, and those of other rows are not."""
     x = normal(3, 40)
     x[1, place] = torch.nan
-    for steps in (zofx.row_scales(x), on_ort(zofx.row_scales.default, x)):
+    for steps in (zofx_ops.row_scales(x), on_ort(zofx_ops.row_scales.default, x)):
         assert steps.isnan().flatten().tolist() == [False, True, False]
 
 
 def test_codes_have_the_same_bits() -> None:
     """Within half a step of x, and at half a step the even one."""
     x = normal(50, 64)
-    steps = zofx.row_scales(x)
-    codes = zofx.round_rows(x, steps)
-    same(on_ort(zofx.round_rows.default, x, steps), codes)
+    steps = zofx_ops.row_scales(x)
+    codes = zofx_ops.round_rows(x, steps)
+    same(on_ort(zofx_ops.round_rows.default, x, steps), codes)
     back = (codes.double() - 128) * steps
     half = x.abs().amax(-1, keepdim=True).double() / 254
     assert ((back - x).abs() <= half + 4 * UNIT * x.abs()).all()
@@ -137,14 +136,14 @@ def test_what_is_left_has_the_same_bits() -> None:
     """At most half a step, after a second rounding 1/254 of it; a row of zeros leaves none."""
     x = normal(50, 64)
     x[0] = 0
-    steps = zofx.row_scales(x)
-    codes = zofx.round_rows(x, steps)
-    left = zofx.left_over(x, codes, steps)
-    same(on_ort(zofx.left_over.default, x, codes, steps), left)
+    steps = zofx_ops.row_scales(x)
+    codes = zofx_ops.round_rows(x, steps)
+    left = zofx_ops.left_over(x, codes, steps)
+    same(on_ort(zofx_ops.left_over.default, x, codes, steps), left)
     exact = x.double() - (codes.double() - 128) * steps
     assert ((left - exact).abs() <= UNIT * (2 * x.abs() + exact.abs())).all()
     assert not left[0].any()
-    finer = zofx.round_rows(left, steps * FINER)
+    finer = zofx_ops.round_rows(left, steps * FINER)
     both = (codes.double() - 128) * steps + (finer.double() - 128) * (steps * FINER)
     rounding = 6 * UNIT * x.abs().amax(-1, keepdim=True)
     assert ((both - x).abs() <= x.abs().amax(-1, keepdim=True).double() / 254**2 + rounding).all()
@@ -155,8 +154,8 @@ def test_ties_go_to_the_even_code_on_both() -> None:
     k = torch.arange(-127, 127)
     x, step = (k + 0.5)[None] / 8, torch.full((1, 1), 1 / 8)
     wanted = (k + (k % 2) + 128)[None].to(torch.uint8)
-    same(zofx.round_rows(x, step), wanted)
-    same(on_ort(zofx.round_rows.default, x, step), wanted)
+    same(zofx_ops.round_rows(x, step), wanted)
+    same(on_ort(zofx_ops.round_rows.default, x, step), wanted)
 
 
 @pytest.mark.parametrize("others", [0, 1, 2])
@@ -166,14 +165,14 @@ def test_differences_and_sums_have_the_same_bits(others: int, rest: tuple[int, .
     x, base = normal(others * 3, *rest), normal(3, *rest, seed=1)
     x[:1] = -0.0
     every = x.view(others, 3, *rest)
-    for op, wanted in ((zofx.minus_base.default, every - base), (PLUS, every + base)):
+    for op, wanted in ((zofx_ops.minus_base.default, every - base), (PLUS, every + base)):
         same(op(x, base), wanted.view_as(x))
         same(on_ort(op, x, base), wanted.view_as(x))
     x, base = (x * 8).round() + 0.0, (base * 8).round()
-    same(PLUS(zofx.minus_base(x, base), base), x)
+    same(PLUS(zofx_ops.minus_base(x, base), base), x)
 
 
-@pytest.mark.parametrize("op", [zofx.minus_base.default, PLUS], ids=["differences", "sums"])
+@pytest.mark.parametrize("op", [zofx_ops.minus_base.default, PLUS], ids=["differences", "sums"])
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 @pytest.mark.parametrize("probe", [0, 1, 2])
 def test_what_is_no_number_in_a_probe_stays_none(op: Any, wrong: float, probe: int) -> None:
@@ -203,8 +202,8 @@ def test_integer_products_have_the_same_bits(width: int) -> None:
     exact = (x.long() - 128) @ weight.long()
     assert exact.abs().max() == 127 * 127 * width < 2**24
     wanted = exact.float() * scales * steps
-    same(zofx.linear_rounded(x, steps, weight, scales), wanted)
-    same(on_ort(zofx.linear_rounded.default, x, steps, weight, scales), wanted)
+    same(zofx_ops.linear_rounded(x, steps, weight, scales), wanted)
+    same(on_ort(zofx_ops.linear_rounded.default, x, steps, weight, scales), wanted)
 
 
 def test_wide_integer_products_are_within_their_rounding() -> None:
@@ -213,9 +212,9 @@ def test_wide_integer_products_are_within_their_rounding() -> None:
     levels = x.double() - 128
     wanted = (levels @ weight.double()) * scales * steps
     size = (levels.abs() @ weight.double().abs()) * scales * steps
-    found = on_ort(zofx.linear_rounded.default, x, steps, weight, scales)
+    found = on_ort(zofx_ops.linear_rounded.default, x, steps, weight, scales)
     assert ((found - wanted).abs() <= 4 * UNIT * wanted.abs()).all()
-    found = zofx.linear_rounded(x, steps, weight, scales)
+    found = zofx_ops.linear_rounded(x, steps, weight, scales)
     assert ((found - wanted).abs() <= (4096 + 3) * UNIT * size).all()
 
 
@@ -251,7 +250,7 @@ def torch_codes(art: Path) -> tuple[FloatArray, list[Tensor]]:
 
     def call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = target(*args, **kwargs)
-        if target is zofx.round_rows.default:
+        if target is zofx_ops.round_rows.default:
             codes.append(value)
         return value
 
@@ -313,8 +312,8 @@ def test_scores_are_those_of_the_codes_and_codes_the_nearest(
     found, codes = scored(folder / "art")
     fixed = Fixed(codes)
     for op, meaning in (
-        (zofx.round_rows.default, fixed.round_rows),
-        (zofx.minus_base.default, fixed.minus_base),
+        (zofx_ops.round_rows.default, fixed.round_rows),
+        (zofx_ops.minus_base.default, fixed.minus_base),
     ):
         monkeypatch.setitem(reference.MEANINGS, op, meaning)  # type: ignore[arg-type]
     rounding = reference.Rounding()
@@ -334,8 +333,8 @@ def test_scores_are_those_of_the_codes_and_codes_the_nearest(
 def second_terms(art: Path) -> list[bool]:
     """Of every rounding in order, whether it rounds what the one before it left."""
     graph = load_graph(art / layout.GRAPH)
-    calls = graph.find_nodes(op="call_function", target=zofx.round_rows.default)
-    return [is_call(call.args[0], zofx.left_over.default) for call in calls]
+    calls = graph.find_nodes(op="call_function", target=zofx_ops.round_rows.default)
+    return [is_call(call.args[0], zofx_ops.left_over.default) for call in calls]
 
 
 def test_both_engines_round_alike(folder: Path) -> None:

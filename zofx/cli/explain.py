@@ -67,7 +67,7 @@ def _rows(kind: str) -> list[dict[str, Any]]:
     if kind == "formats":
         from zofx.ir.formats import FORMATS
 
-        return [{"name": name, "summary": FORMATS[name].summary} for name in FORMATS]
+        return _documented(FORMATS)
     if kind == "tasks":
         from zofx.tasks import TASKS
 

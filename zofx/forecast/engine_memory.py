@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
 
-import torch
 from torch import fx
 
 from zofx.forecast.liveness import peak
 from zofx.forecast.op_costs import F32, Shapes, ort_scratch, products, torch_scratch
-from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.directions import DRAWS
 from zofx.ir.formats import format_of
+from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import UPDATED_ROLES, Role
 from zofx.ir.traits import Trait, has
-
-zofx = torch.ops.zofx
 
 MIB: Final = 1 << 20
 
@@ -55,7 +52,7 @@ class Engine:
 ENGINES: Final = {
     "ort": Engine(
         90 * MIB, 1.7, 2.45, ort_scratch, Trait.FLAT,
-        frozenset({zofx.linear_rounded.default}), fed=True,
+        frozenset({zofx_ops.linear_rounded.default}), fed=True,
     ),
     "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, Trait.VIEW, frozenset(), fed=False),
 }  # fmt: skip

@@ -16,19 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.formats import format_of
+from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import COEFFICIENTS, INPUTS, KEYS, VOCABULARY
 from zofx.ir.sparse_cost import as_block, rows_at_once
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 F32 = 4
 ATTENTION = aten.scaled_dot_product_attention.default
-SPARSE = zofx.sparse_linear.default
+SPARSE = zofx_ops.sparse_linear.default
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def torch_scratch(node: fx.Node, shapes: Shapes) -> int:
         if s.block:
             return F32 * (s.rows * s.columns + s.probes * s.columns * s.out)
         return F32 * s.rows * s.out
-    if node.target is zofx.linear_rounded.default:  # codes of x and of the matrix as numbers
+    if node.target is zofx_ops.linear_rounded.default:  # codes of x and of the matrix as numbers
         return 2 * F32 * _elements(node, shapes)
     return _format_scratch(node, shapes, "torch")
 

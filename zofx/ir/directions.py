@@ -10,20 +10,19 @@ from typing import Any
 import torch
 from torch import fx
 
-from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, is_call
 from zofx.zo.random.direction_spec import DirectionSpec, Noise, RandomMask, Turn
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
-DRAWS = (zofx.direction.default, zofx.mask_random.default, zofx.mask_turn.default)
+DRAWS = (zofx_ops.direction.default, zofx_ops.mask_random.default, zofx_ops.mask_turn.default)
 
 
 def directions_of(graph: fx.Graph) -> Iterator[tuple[str, fx.Node]]:
     """Slice → the node of its direction, whole."""
     for node in graph.nodes:
-        if is_call(node, zofx.perturb.default, zofx.combine.default):
+        if is_call(node, zofx_ops.perturb.default, zofx_ops.combine.default):
             yield str(node.args[0].target), node.args[1]
 
 
@@ -45,14 +44,14 @@ def noise_of(program: Program) -> Noise:
 def _spec(node: fx.Node) -> DirectionSpec:
     """Walk up from a direction to its draw."""
     said: dict[str, Any] = {}
-    while not is_call(node, zofx.direction.default):
+    while not is_call(node, zofx_ops.direction.default):
         z, *rest = node.args
-        if is_call(node, zofx.mask_random.default):
+        if is_call(node, zofx_ops.mask_random.default):
             _, _, keep, interval = rest
             said["mask"] = RandomMask(keep, interval)  # type: ignore[arg-type]  # as the schema says
-        elif is_call(node, zofx.mask_turn.default):
+        elif is_call(node, zofx_ops.mask_turn.default):
             said["turn"] = Turn(*rest[1:])  # type: ignore[arg-type]
-        elif is_call(node, zofx.mask_small.default):
+        elif is_call(node, zofx_ops.mask_small.default):
             said["limit"] = rest[1]
         elif is_call(node, aten.mul.Tensor):
             said["scale"] = str(rest[0].target)  # type: ignore[union-attr]

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import fx
 
-from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.formats import format_of
 from zofx.ir.formats.format import Format
+from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, is_call, output_node, shape_of
 from zofx.ir.schema import COEFFICIENTS, FROZEN_ROLES, KEYS, TOKENS, Role
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,14 @@ def _canonical(program: Program) -> str | None:
 
 def _narrowed(program: Program) -> str | None:
     (scores,) = output_node(program.graph).all_input_nodes
-    while not is_call(scores, zofx.score_targets.default):
+    while not is_call(scores, zofx_ops.score_targets.default):
         if not scores.all_input_nodes:
             return "the program scores nothing"
         scores = scores.all_input_nodes[0]
     logits, targets = scores.args[0], scores.args[1]
     if not (isinstance(logits, fx.Node) and isinstance(targets, fx.Node)):
         return "the scores have no logits"
-    if is_call(logits, zofx.select_positions.default) and is_call(
+    if is_call(logits, zofx_ops.select_positions.default) and is_call(
         logits.args[0], aten.linear.default
     ):
         return "the head runs at every position, scored or not"
@@ -150,7 +149,7 @@ def _row_scaled(program: Program) -> str | None:
 
 
 def _rounded(program: Program) -> str | None:
-    rounded = program.graph.find_nodes(op="call_function", target=zofx.linear_rounded.default)
+    rounded = program.graph.find_nodes(op="call_function", target=zofx_ops.linear_rounded.default)
     return None if rounded else "no product is of integers"
 
 
@@ -159,7 +158,7 @@ def _perturbed(program: Program) -> str | None:
         return f"the program takes no {KEYS} and {COEFFICIENTS}"
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.target in {s.name for s in program.trainables}:
-            known = (zofx.perturb.default, zofx.mask_small.default)
+            known = (zofx_ops.perturb.default, zofx_ops.mask_small.default)
             raw = [user for user in node.users if not is_call(user, *known)]
             if raw:
                 return f"{node.target} is read without its perturbation: {raw[0].format_node()}"
@@ -168,19 +167,19 @@ def _perturbed(program: Program) -> str | None:
 
 def _stacked(program: Program) -> str | None:
     (result,) = output_node(program.graph).all_input_nodes
-    if not is_call(result, zofx.split_probes.default):
+    if not is_call(result, zofx_ops.split_probes.default):
         return "the result has no axis of probes"
     return None if len(shape_of(result)) == 3 else "the result is not [P, N, C]"
 
 
 def _parted(program: Program) -> str | None:
     (result,) = output_node(program.graph).all_input_nodes
-    whole = result.args[0] if is_call(result, zofx.split_probes.default) else None
+    whole = result.args[0] if is_call(result, zofx_ops.split_probes.default) else None
     return None if is_call(whole, aten.cat.default) else "the result is not put together of parts"
 
 
 def _cut(program: Program) -> str | None:
-    cuts = program.graph.find_nodes(op="call_function", target=zofx.cut.default)
+    cuts = program.graph.find_nodes(op="call_function", target=zofx_ops.cut.default)
     if len(cuts) != 1:
         return f"there are {len(cuts)} cuts"
     below, rest = set[fx.Node](), list(cuts)
@@ -196,7 +195,7 @@ def _forward_mode(program: Program) -> str | None:
     (result,) = output_node(program.graph).all_input_nodes
     if len(shape_of(result)) != 3:
         return "the result is not [1 + P, N, C]"
-    perturbed = program.graph.find_nodes(op="call_function", target=zofx.perturb.default)
+    perturbed = program.graph.find_nodes(op="call_function", target=zofx_ops.perturb.default)
     return _first(list(perturbed), "a trainable is read through a perturbation")
 
 

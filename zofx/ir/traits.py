@@ -17,11 +17,10 @@ from typing import Any, Final
 import torch
 from torch import fx
 
-from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.formats import FORMATS
+from zofx.ir.ops import zofx_ops
 
 aten = torch.ops.aten
-zo = torch.ops.zofx
 
 
 class Trait(Flag):
@@ -138,7 +137,7 @@ TRAITS: Final[Mapping[Any, Trait]] = {
     aten.detach_.default: Trait.IDENTITY,
     aten.dropout.default: Trait.IDENTITY,
     aten.lift_fresh_copy.default: Trait.IDENTITY,
-    zo.cut.default: Trait.FLAT,
+    zofx_ops.cut.default: Trait.FLAT,
     aten._assert_scalar.default: Trait.ASSERTION,
     aten._assert_tensor_metadata.default: Trait.ASSERTION,
     # entries at other places
@@ -163,7 +162,7 @@ TRAITS: Final[Mapping[Any, Trait]] = {
     aten.cat.default: Trait.MOVES | Trait.JOIN,
     aten.stack.default: Trait.MOVES | Trait.JOIN,
     aten.repeat.default: Trait.MOVES,
-    zo.replicate.default: Trait.MOVES,
+    zofx_ops.replicate.default: Trait.MOVES,
     # sums along axes
     aten.cumsum.default: ALONG,
     aten.mean.dim: ALONG,
@@ -188,8 +187,8 @@ TRAITS: Final[Mapping[Any, Trait]] = {
     aten.mm.default: Trait.MATMUL,
     aten.linear.default: Trait.WEIGHT_PRODUCT,
     **{stored.op: Trait.QUANTIZED_PRODUCT for stored in STORED},
-    zo.linear_rounded.default: Trait.WEIGHT_PRODUCT,
-    zo.probe_linear.default: Trait.WEIGHT_PRODUCT,
+    zofx_ops.linear_rounded.default: Trait.WEIGHT_PRODUCT,
+    zofx_ops.probe_linear.default: Trait.WEIGHT_PRODUCT,
     **{stored.dequantize_op: Trait.BATCHED for stored in STORED if stored.dequantize_op},
 }
 

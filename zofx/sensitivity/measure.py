@@ -141,9 +141,8 @@ def _score(logits: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
 
     The ops have no backward; the code that is their meaning has one.
     """
-    zofx = torch.ops.zofx
-    picked = ops.meaning(zofx.select_positions.default)(logits, positions)
-    scores: Tensor = ops.meaning(zofx.score_targets.default)(picked, targets)
+    picked = ops.meaning(ops.zofx_ops.select_positions.default)(logits, positions)
+    scores: Tensor = ops.meaning(ops.zofx_ops.score_targets.default)(picked, targets)
     return scores
 
 

@@ -22,6 +22,7 @@ from zofx.artifact.manifest import read_manifest
 from zofx.compiler.write import write_program
 from zofx.ir import sparse_cost
 from zofx.ir.facts import COORDINATES_SELECTED
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.program import Program
 from zofx.ir.schema import INPUTS, VOCABULARY
@@ -31,8 +32,6 @@ from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.export import OPSET, translate
 from zofx.runtimes.onnx_export.fusions import sizes
 from zofx.zo.types import FloatArray
-
-zofx = torch.ops.zofx
 
 
 class Wide(nn.Module):
@@ -99,7 +98,7 @@ def test_entries_that_share_rows_are_added_by_threads_that_do_not(tmp_path: Path
     columns = len(np.unique(index % width))
 
     def call(x: Tensor, values: Tensor, index: Tensor) -> Tensor:
-        return zofx.sparse_linear(x, values, index, rows, columns, deepest)
+        return zofx_ops.sparse_linear(x, values, index, rows, columns, deepest)
 
     x = torch.from_numpy(rng.standard_normal((2, 32, width)).astype(np.float32))
     values = torch.from_numpy(rng.standard_normal((2, entries)).astype(np.float32))
@@ -138,7 +137,7 @@ def test_a_block_that_is_made_in_parts_has_the_same_bits(
     values = torch.from_numpy(rng.standard_normal((2, len(index))).astype(np.float32))
 
     def call(x: Tensor, values: Tensor, index: Tensor) -> Tensor:
-        return zofx.sparse_linear(x, values, index, 60, 8, deepest)
+        return zofx_ops.sparse_linear(x, values, index, 60, 8, deepest)
 
     def scored() -> tuple[FloatArray, int]:
         model = translate(torch.export.export(Call(call), (x, values, index)))
@@ -170,7 +169,7 @@ def test_the_engine_perturbs_as_theta_is_moved(shape: tuple[int, ...], tmp_path:
     )
     inputs = {"values": values, "z": z, "coefficients": coefficients}
     tensors = tuple(torch.from_numpy(value) for value in inputs.values())
-    model = translate(torch.export.export(Call(zofx.perturb), tensors))
+    model = translate(torch.export.export(Call(zofx_ops.perturb), tensors))
     model.opset_imports.update({"": OPSET, ms.domain: ms.version})
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")

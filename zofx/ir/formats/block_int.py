@@ -122,7 +122,6 @@ class BlockInt(Format):
 def _format(bits: int, products: Products) -> BlockInt:
     return BlockInt(
         f"int{bits}",
-        f"{bits}-bit integers, a scale and a zero point per block",
         torch.ops.zofx.linear_int.default,
         bits=bits,
         block=32,

@@ -169,7 +169,6 @@ class CodebookFormat(Format):
 
 CODEBOOK: Final = CodebookFormat(
     "codebook",
-    "16 free values per row, by k-means weighted by sensitivity (SqueezeLLM)",
     torch.ops.zofx.linear_codebook.default,
     bits=4,
     block=2,  # two codes to a byte

@@ -51,7 +51,6 @@ class Format(ABC):
 
     Attributes:
         name: its row in `FORMATS`, and the `form` of its tensors.
-        summary: one line.
         op: multiplies by it: op(x, *parts, bias, *numbers) → x·Ŵᵀ + b.
         bits: of a code.
         block: weights of a row that share numbers, or that bytes hold together; divides `in`.
@@ -65,7 +64,6 @@ class Format(ABC):
     """
 
     name: str
-    summary: str
     op: OpOverload
     bits: int
     block: int

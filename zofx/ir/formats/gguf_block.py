@@ -157,7 +157,6 @@ class GgufBlock(Format):
 def _format(bits: int, products: Products) -> GgufBlock:
     return GgufBlock(
         f"q{bits}_0",
-        f"GGUF's Q{bits}_0, kept without loss",
         torch.ops.zofx.linear_gguf.default,
         bits=bits,
         block=BLOCK,

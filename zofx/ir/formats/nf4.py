@@ -101,7 +101,6 @@ class Nf4Format(Format):
 
 NF4: Final = Nf4Format(
     "nf4",
-    "16 normal quantiles, a scale per block (QLoRA)",
     torch.ops.zofx.linear_nf4.default,
     bits=4,
     block=64,

@@ -77,7 +77,6 @@ class RowInt8(Format):
 
 INT8_ROW: Final = RowInt8(
     "int8-row",
-    "8-bit integers, a scale per row, for products of integers",
     torch.ops.zofx.linear_int8.default,
     bits=8,
     block=1,

@@ -11,17 +11,21 @@ activation is [P·N, …] with probe p in rows p·N … p·N+N−1. Products wit
 beside their format, in `zofx.ir.formats`.
 
 These meanings are what every runtime is tested against; a runtime may replace a kernel, never a
-meaning. Importing the package, or any of its modules, fills torch.ops.zofx.
+meaning. Importing the package, or any of its modules, fills torch.ops.zofx, which is `zofx_ops`.
 """
 
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+import torch
 from torch._ops import OpOverload
 
 from zofx.ir.formats import FORMATS
 from zofx.ir.ops import cut, directions, probes, rounding, scoring, sparse
+
+zofx_ops: Final = torch.ops.zofx
+"""The ops by name, registered: zofx_ops.linear_int.default."""
 
 STORED: Final = {sys.modules[type(FORMATS[name]).__module__] for name in FORMATS}
 MODULES: Final = (cut, directions, probes, rounding, scoring, sparse, *STORED)

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from zofx.ir.ops import zofx_ops
 from zofx.ir.tangents.values import Rule, Tangents, Value, described, rank, sizes, total
 from zofx.ir.traits import Trait, ops_with
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 
 def _with_bias(d: Tangents, y: Value, product: Value | None, bias: Value | None) -> Value:
@@ -58,9 +58,9 @@ def _sparse_linear(
     """dx·Sᵀ + x·dSᵀ; a matrix per direction takes its own x, [P, …]."""
     by_x, by_values = d(x), d(values)
     if by_x is not None:
-        by_x = zofx.sparse_linear.default(by_x, values, index, *sizes)
+        by_x = zofx_ops.sparse_linear.default(by_x, values, index, *sizes)
     if by_values is not None:
-        by_values = zofx.sparse_linear.default(d.spread(x, x), by_values, index, *sizes)
+        by_values = zofx_ops.sparse_linear.default(d.spread(x, x), by_values, index, *sizes)
     return total(by_x, by_values)
 
 
@@ -127,5 +127,5 @@ RULES: Mapping[Any, Rule] = {
     aten.matmul.default: Rule(_matmul, (0, 1)),
     aten.mm.default: Rule(_matmul, (0, 1)),
     aten.scaled_dot_product_attention.default: Rule(_attention, (0, 1, 2)),
-    zofx.sparse_linear.default: Rule(_sparse_linear, (0, 1)),
+    zofx_ops.sparse_linear.default: Rule(_sparse_linear, (0, 1)),
 }
