@@ -137,7 +137,8 @@ def sync_folder(folder: Path) -> None:
 def full_disk(error: BaseException) -> str | None:
     """Why a disk takes no more, if that is what an error of any library tells."""
     if isinstance(error, OSError) and error.errno in FULL:
-        return os.strerror(error.errno or 0)
+        where = f": {error.filename}" if error.filename else ""
+        return os.strerror(error.errno or 0) + where
     text = str(error)
     return next((os.strerror(code) for code in FULL if os.strerror(code) in text), None)
 

@@ -114,7 +114,7 @@ def test_an_artifact_can_be_looked_into(artifact: Path, assets: Path) -> None:
     last = run_zofx("inspect", "art", "--after", "narrow-vocabulary", cwd=assets).stdout
     assert last == (artifact / "program.txt").read_text()
     stages = ("art/stages/03-select-sensitive.txt", "art/stages/04-split-sparse.txt")
-    assert "+  slice   " in run_zofx("diff", *stages, cwd=assets).stdout
+    assert "+  trainable  " in run_zofx("diff", *stages, cwd=assets).stdout
     assert run_zofx("diff", "art", "art", cwd=assets).stdout == "the programs are the same\n"
 
 
@@ -249,7 +249,7 @@ WRONG: list[tuple[Sequence[str], int, str]] = [
     (["inspect", "nowhere"], 2, "is not a compiled artifact"),
     (["inspect", "ART", "--after", "split"], 2, "this artifact's passes are"),
     (["diff", "ART", "nowhere"], 2, "there is no printed program"),
-    (["list", "models"], 2, "there are: methods, passes, runtimes, tasks"),
+    (["list", "models"], 2, "there are: formats, methods, passes, runtimes, tasks"),
     (["compile", "llama", "--method", "mezzo"], 2, "there is no method 'mezzo'"),
     (["compile", "llama", "--calibration", "t", "--sensitivity", "s"], 2, "give one of the two"),
     (["compile", "llama", "-o", "text.txt"], 2, "choose another -o"),
@@ -420,7 +420,8 @@ def test_an_unexpected_error_is_one_line_and_says_how_to_see_more(
     monkeypatch.setattr("zofx.artifact.manifest.read_manifest", fail_with(full))
     assert run_inside("inspect", "art", capsys=capsys) == (
         1,
-        "error: No space left on device: /mnt/out\n",
+        "error: No space left on device: /mnt/out; make room and run this again; a run goes on "
+        "with --resume\n",
     )
     monkeypatch.setenv("ZOFX_DEBUG", "1")
     sys.argv = ["zofx", "inspect", "art"]

@@ -239,8 +239,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"task": "trek"}, "did you mean trec"),
     ({"objective": "perplexity"}, "there is no objective 'perplexity'"),
     ({"schedule": "cosin"}, "did you mean cosine"),
-    ({"lr": -1.0}, "θ moves in float32"),
-    ({"lr": float("nan")}, "θ moves in float32"),
+    ({"lr": -1.0}, "must be positive"),
+    ({"lr": float("nan")}, "must be positive"),
     ({"eps": 0.0}, "eps"),
     (
         {"estimator": "forward-gradient"},

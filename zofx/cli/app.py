@@ -105,7 +105,7 @@ def _said(error: BaseException) -> str:
     if isinstance(error, ZofxError):
         return str(error)
     if reason := full_disk(error):
-        return f"{reason}: make room and run this again; a run goes on with --resume"
+        return f"{reason}; make room and run this again; a run goes on with --resume"
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{where}"

@@ -81,8 +81,8 @@ class Settings:
         for name, value in (("lr", self.lr), ("eps", self.eps)):
             if not LEAST <= value <= GREATEST:
                 raise UsageError(
-                    f"{name}={value}: θ moves in float32, where this is 0 or no number; give one "
-                    f"from {LEAST:g} to {GREATEST:g}"
+                    f"{name}={value}: must be positive and a normal number in float32, in which θ "
+                    f"moves; give one from {LEAST:g} to {GREATEST:g}"
                 )
         if not self.lr > 0 or self.steps < 1 or self.batch_size < 1 or self.hold < 1:
             raise UsageError(
