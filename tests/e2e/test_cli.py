@@ -103,6 +103,24 @@ def test_every_answer_can_be_read(artifact: Path, assets: Path, tmp_path: Path) 
     assert "--predictions nowhere/a.jsonl is in a folder that does not exist" in refused.stderr
 
 
+def test_a_task_file_edited_after_training_is_refused(
+    artifact: Path, assets: Path, tmp_path: Path
+) -> None:
+    """What is drawn as test may have been trained on; --task names it anew."""
+    task = tmp_path / "mood.jsonl"
+    lines = (assets / "mood.jsonl").read_text().splitlines(keepends=True)
+    task.write_text("".join(lines))
+    words = ("--task", task, "--steps", "2", *TUNE, "--no-preflight", "-o", "run")
+    assert run_zofx("tune", artifact, *words, cwd=tmp_path).returncode == 0
+    task.write_text("".join(lines[3:]))
+    refused = run_zofx("eval", artifact, "--run", "run", "--json", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "the examples of task" in refused.stderr
+    assert "have changed since run was started" in refused.stderr
+    named = run_zofx("eval", artifact, "--run", "run", "--task", task, "--json", cwd=tmp_path)
+    assert named.returncode == 0, named.stderr
+
+
 def test_an_artifact_can_be_looked_into(artifact: Path, assets: Path) -> None:
     """inspect as text, as JSON and after a pass; diff of two stages, and of equal programs."""
     text = run_zofx("inspect", "art", cwd=assets).stdout
