@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_the_whole_way(artifact: Path, assets: Path, tmp_path: Path) -> None:
     tuned = run_zofx("tune", art, "--task", task, "--steps", "20", *TUNE, cwd=tmp_path)
     assert tuned.returncode == 0, tuned.stderr
     run = tmp_path / "runs" / "art-mood-seed0"
-    assert "pre-flight: good" in tuned.stderr
+    assert re.search(r"pre-flight( \(measured before\))?: good", tuned.stderr)
     assert "step 20  dev accuracy" in tuned.stderr
     assert f"next: zofx eval {art} --run runs/art-mood-seed0" in tuned.stdout
 
