@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def test_the_whole_way(artifact: Path, assets: Path, tmp_path: Path) -> None:
     tuned = run_zofx("tune", art, "--task", task, "--steps", "20", *TUNE, cwd=tmp_path)
     assert tuned.returncode == 0, tuned.stderr
     run = tmp_path / "runs" / "art-mood-seed0"
-    assert "pre-flight: good" in tuned.stderr
+    assert re.search(r"pre-flight( \(measured before\))?: good", tuned.stderr)
     assert "step 20  dev accuracy" in tuned.stderr
     assert f"next: zofx eval {art} --run runs/art-mood-seed0" in tuned.stdout
 
@@ -101,6 +102,24 @@ def test_every_answer_can_be_read(artifact: Path, assets: Path, tmp_path: Path) 
     refused = run_zofx(*words[:-1], "nowhere/a.jsonl", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "--predictions nowhere/a.jsonl is in a folder that does not exist" in refused.stderr
+
+
+def test_a_task_file_edited_after_training_is_refused(
+    artifact: Path, assets: Path, tmp_path: Path
+) -> None:
+    """What is drawn as test may have been trained on; --task names it anew."""
+    task = tmp_path / "mood.jsonl"
+    lines = (assets / "mood.jsonl").read_text().splitlines(keepends=True)
+    task.write_text("".join(lines))
+    words = ("--task", task, "--steps", "2", *TUNE, "--no-preflight", "-o", "run")
+    assert run_zofx("tune", artifact, *words, cwd=tmp_path).returncode == 0
+    task.write_text("".join(lines[3:]))
+    refused = run_zofx("eval", artifact, "--run", "run", "--json", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "the examples of task" in refused.stderr
+    assert "have changed since run was started" in refused.stderr
+    named = run_zofx("eval", artifact, "--run", "run", "--task", task, "--json", cwd=tmp_path)
+    assert named.returncode == 0, named.stderr
 
 
 def test_an_artifact_can_be_looked_into(artifact: Path, assets: Path) -> None:

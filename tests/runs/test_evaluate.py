@@ -141,6 +141,20 @@ def test_nothing_to_do_is_an_error(
         )  # fmt: skip
 
 
+def test_every_end_of_a_text_and_a_padding_token_without_a_row(model: Model) -> None:
+    """Ends are those of both configurations; padding beyond the embedding becomes any row."""
+    special = {**model.manifest.model["special"], "end_ids": [2, 7], "pad_id": tiny.VOCABULARY}
+    config = {**model.manifest.config, "eos_token_id": 3}
+    described = {**model.manifest.model, "special": special}
+    manifest = replace(model.manifest, model=described, config=config)
+    other = replace(model, manifest=manifest)
+    assert other.end_ids == {2, 3, 7}
+    assert other.encoder(None, False).pad_id == 0
+    assert model.encoder(None, False).pad_id == 1
+    del special["end_ids"]  # of an older zofx
+    assert other.end_ids == {2, 3}
+
+
 def test_a_workload_is_the_tasks_under_the_models_conventions(
     model: Model, workload: Workload
 ) -> None:

@@ -9,8 +9,9 @@ from tokenizers.pre_tokenizers import Metaspace
 from tests.scripted import scripted
 from tests.tasks.test_encode import BOS, END, FILM, PAD, TEXT, words
 from zofx.errors import UsageError
-from zofx.tasks.decode import Decoder
+from zofx.tasks.decode import Decoder, gold_texts
 from zofx.tasks.encode import Encoder
+from zofx.tasks.metrics import text_match
 from zofx.tasks.types import Example
 from zofx.zo.types import Key
 
@@ -118,3 +119,16 @@ def test_probes_answer_for_themselves() -> None:
     matrix = np.array([[0.5], [-0.5]], dtype=np.float32)
     found = decode.answers(session, examples, [Key(0, 0)], matrix)
     assert found == [[" good", " good"], [" dull", " dull"]]
+
+
+def test_special_tokens_at_the_end_of_a_gold_are_no_text() -> None:
+    """However many, and the ends of a text that the tokenizer does not call special."""
+    tokenizer = Tokenizer(WordLevel({"</s>": 0, "<pad>": 1, "six": 2, "<|end|>": 3}, "six"))
+    tokenizer.add_special_tokens(["</s>", "<pad>"])
+    encoder = Encoder(tokenizer, None, 1, None, 8)
+    texts = [" six</s>", " six\n<|end|></s>", " </s> six", "</s>", " six"]
+    expected = [" six", " six\n", " </s> six", "", " six"]
+    assert gold_texts(encoder, {0, 3}, texts) == expected
+    decoder = Decoder(encoder, 4, frozenset({0, 3}))
+    asked = Example("how many", (" six</s>",), references=("six</s>",))
+    assert text_match([" six"], [decoder.judged(asked)]).exact == 1

@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 
 from zofx.errors import UsageError
 from zofx.session import IGNORED, Batch
-from zofx.tasks.encode import Encoded, Encoder
+from zofx.tasks.encode import Encoded, Encoder, encoder_for
 from zofx.tasks.types import Example
 from zofx.zo.types import FloatArray, IntArray
 
@@ -42,6 +42,7 @@ def masked_words(text: str) -> Tokenizer:
 def letters(merges: Sequence[tuple[str, str]] = ()) -> Tokenizer:
     """A BPE tokenizer over letters, spaces and newlines with the given merges."""
     alphabet = [chr(code) for code in range(ord("a"), ord("z") + 1)] + [" ", "\n"]
+    alphabet.append(".")
     tokens = (*SPECIAL, *alphabet, *(left + right for left, right in merges))
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return Tokenizer(BPE(vocabulary, list(merges), unk_token="<unk>"))
@@ -174,22 +175,71 @@ def test_labels_without_bos() -> None:
     np.testing.assert_array_equal(plain.batch.input_ids[0, :7], with_bos.batch.input_ids[0, 1:8])
 
 
-def test_option_length_counts_merged_tokens() -> None:
-    """An option starts after as many tokens as the prompt has, even where letters merge."""
-    tokenizer = letters([("a", "b"), ("ab", "c")])
-    encode = Encoder(tokenizer, None, PAD, None, 32)
-    encoded = encode.encode([Example("xab", ("cd", "dd"))])
-    ids = [tokenizer.token_to_id(token) for token in ("d", "d", "d")]
-    assert encoded.batch.targets[:, :, 0].tolist() == [[ids[0], IGNORED], ids[1:]]
-    assert encoded.counts.tolist() == [[1, 2]]
+# merges of a tokenizer of letters, prompt, candidates → the tokens of the prompt and of each option
+MERGED: list[tuple[list[tuple[str, str]], str, tuple[str, str], list[str], list[list[str]]]] = [
+    ([("a", "b"), ("ab", "c")], "xab", ("cd", "dd"), ["x", "ab"], [["c", "d"], ["d", "d"]]),
+    ([("a", "b"), ("ab", "c")], "xab", ("c", "d"), ["x", "ab"], [["c"], ["d"]]),
+    # "un" + "able": what tells "unable to" from "unhappy to" is scored
+    (
+        [("u", "n"), ("un", "a"), ("un", "h")], "is un", ("a to", "h to"),
+        ["i", "s", " ", "un"], [["a", " ", "t", "o"], ["h", " ", "t", "o"]],
+    ),
+    # a newline that merges with what stands before it
+    ([(".", "\n")], "go.", ("\nx", "\ny"), ["g", "o", "."], [["\n", "x"], ["\n", "y"]]),
+    ([], "go.", (" x", " y"), ["g", "o", "."], [[" ", "x"], [" ", "y"]]),
+]  # fmt: skip
 
 
-def test_option_swallowed_by_the_prompt() -> None:
-    """A candidate that merges into the prompt's last token has nothing to score: an error."""
-    encode = Encoder(letters([("a", "b"), ("ab", "c")]), None, PAD, None, 32)
+@pytest.mark.parametrize(("merges", "prompt", "candidates", "before", "options"), MERGED)
+def test_no_merge_hides_a_candidate(
+    merges: list[tuple[str, str]],
+    prompt: str,
+    candidates: tuple[str, str],
+    before: list[str],
+    options: list[list[str]],
+) -> None:
+    """Rows begin with what generation continues; every token of a candidate is scored after it."""
+    tokenizer = letters(merges)
+    encode = Encoder(tokenizer, BOS, PAD, None, 32)
+    example = Example(prompt, candidates)
+    encoded = encode.encode([example])
+    assert [tokenizer.id_to_token(i) for i in encode.prompt(example)] == ["<s>", *before]
+    for candidate, option in enumerate(options):
+        row = int(encoded.row_example.shape[0] > 1 and candidate)
+        column = encoded.row_candidate[row].tolist().index(candidate)
+        targets = encoded.batch.targets[row, :, column]
+        assert [tokenizer.id_to_token(i) for i in targets[targets != IGNORED]] == option
+        assert decoded(encoded, encode, row)[: len(before) + 1] == ["<s>", *before]
+        assert encoded.batch.positions[row, 0] == len(before)
+
+
+@pytest.mark.parametrize("make", [encoder, masked_encoder])
+def test_candidates_of_the_same_tokens_are_refused(make: Callable[..., Encoder]) -> None:
+    """Two words that the tokenizer does not know: the message has both, and their tokens."""
+    example = Example("the film [MASK]", (" splendid", " great", " dismal"), id="line 3")
     with pytest.raises(UsageError) as error:
-        encode.encode([Example("xab", ("c", "d"), id="line 1")])
-    assert str(error.value) == "line 1: candidate 'c' adds no token to the prompt"
+        make().encode([example])
+    assert str(error.value).startswith(
+        "line 3: candidates ' splendid' and ' dismal' are the same tokens to this model, '<unk>', "
+    )
+
+
+def test_a_prompt_that_begins_with_bos_has_one() -> None:
+    """As chat templates write it: the same rows and prompts as without."""
+    encode = encoder()
+    written = replace(FILM, prompt=f"<s>{FILM.prompt}")
+    one, other = encode.encode([FILM]), encode.encode([written])
+    np.testing.assert_array_equal(one.batch.input_ids, other.batch.input_ids)
+    assert encode.prompt(FILM) == encode.prompt(written)
+    assert encode.prompt(FILM).count(BOS) == 1
+
+
+def test_a_padding_token_without_a_row_is_replaced() -> None:
+    """Added to the tokenizer alone, it has no embedding; any other serves under the mask."""
+    special = {"bos_id": None, "pad_id": 40, "mask_id": None, "adds_bos": False}
+    model = {"special": special, "max_positions": None, "architecture": "causal-lm"}
+    made = [encoder_for(words(TEXT), model, None, False, size) for size in (40, 41, None)]
+    assert [encode.pad_id for encode in made] == [0, 40, 40]
 
 
 def test_spaces_around_a_prompt() -> None:

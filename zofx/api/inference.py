@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
-from zofx.errors import UsageError
+from zofx.errors import ArtifactError, UsageError
 from zofx.options import with_options
 from zofx.runs.compiled_model import Model, default_runtime, open_session
 from zofx.runs.evaluate import Prediction, Progress, evaluate, no_progress
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.run_config import Engine
 from zofx.runs.run_folder import RunFolder, StepSelector
-from zofx.runs.task_data import open_workload
+from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
 from zofx.tasks.reward import PREFIX
 from zofx.tasks.selection import SPLITS, Split, TaskChoice
@@ -141,6 +141,8 @@ def judge(
     run = source.run if question.of_run else None
     own = run.own_task() if run is not None else question.own
     workload = open_workload(source.model, question.choice, own)
+    if run is not None:
+        _require_same_examples(run, workload)
     examples = workload.examples(split)[: question.limit]
     asked = question.objective
     if run is not None:
@@ -154,6 +156,21 @@ def judge(
             predictions=predictions,
         )  # fmt: skip
     return Judgement(evaluation, step, workload.task.name)
+
+
+def _require_same_examples(run: RunFolder, workload: Workload) -> None:
+    """What is held out is so for the examples a run was made with.
+
+    Raises:
+        ArtifactError: they have changed since.
+    """
+    if workload.digest != run.config.examples:
+        raise ArtifactError(
+            f"the examples of task '{run.config.task.name}' have changed since {run.path} was "
+            "started: what is drawn as test now may be what it was trained on. Restore the data it "
+            "was started with (--data names a folder of it), or name what to judge it on with "
+            "--task"
+        )
 
 
 def _split(name: str) -> Split:

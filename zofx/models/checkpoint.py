@@ -195,8 +195,9 @@ def _open_folder(model: str, folder: Path) -> Checkpoint:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a damaged file makes the parsers raise
+        why = tokenizer.reason(error)
         raise UsageError(
-            f"{folder / 'config.json'} is not understood: {type(error).__name__}: {error}; copy it "
+            f"{folder / 'config.json'} is not understood: {type(error).__name__}: {why}; copy it "
             "from where the model came from again"
         ) from error
     if getattr(config, "quantization_config", None):

@@ -159,7 +159,8 @@ def _generation(config: PreTrainedConfig, special: SpecialTokens | None) -> Gene
     generation = GenerationConfig.from_model_config(config)
     if special is not None:
         generation.bos_token_id = special.bos_id
-        generation.eos_token_id = special.eos_id
+        more = list(special.end_ids)
+        generation.eos_token_id = [special.eos_id, *more] if more else special.eos_id
         generation.pad_token_id = special.pad_id
     return generation
 

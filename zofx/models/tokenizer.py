@@ -6,6 +6,7 @@
 It encodes as the checkpoint's own tokenizer does, special tokens included, or is refused.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class SpecialTokens:
         mask_id: the mask of a masked-LM; None otherwise.
         mask_token: its text.
         adds_bos: whether the checkpoint's tokenizer puts BOS before every text.
+        end_ids: tokens that end a text besides EOS, of the checkpoint's generation_config.json.
     """
 
     bos_id: int | None
@@ -54,6 +56,7 @@ class SpecialTokens:
     mask_id: int | None = None
     mask_token: str | None = None
     adds_bos: bool = False
+    end_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def from_folder(folder: Path) -> Tokenization | None:
         hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a damaged file makes the parsers raise
         raise UsageError(
-            f"the tokenizer in {folder} cannot be read ({error}); "
+            f"the tokenizer in {folder} cannot be read ({reason(error)}); "
             "copy the tokenizer files from where the model came from again"
         ) from error
     if not hf.is_fast:
@@ -108,9 +111,35 @@ def from_folder(folder: Path) -> Tokenization | None:
         mask_id=hf.mask_token_id,
         mask_token=hf.mask_token,
         adds_bos=hf.bos_token_id is not None and ids[0] == hf.bos_token_id,
+        end_ids=_more_ends(folder / "generation_config.json", hf.eos_token_id),
     )
     limit = hf.model_max_length
     return Tokenization(tokenizer, special, limit if limit < UNLIMITED else None)
+
+
+def reason(error: Exception) -> str:
+    """What a library says, without advice to set options of its own that zofx has not."""
+    if "trust_remote_code" in str(error):
+        return "it needs Python code that comes with it, and zofx runs no code of a model"
+    return str(error)
+
+
+def _more_ends(path: Path, eos_id: int | None) -> tuple[int, ...]:
+    """The ends of a text, besides EOS, that a generation_config.json names, where there is one.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    if not path.is_file():
+        return ()
+    try:
+        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+        listed = named if isinstance(named, list) else [named]
+        return tuple(int(index) for index in listed if index not in (None, eos_id))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path} cannot be read ({error}); copy it from where the model came from again"
+        ) from error
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenization:

@@ -44,7 +44,7 @@ class Model:
 
     def encoder(self, task: Task | None, truncate: bool) -> Encoder:
         """How this task's examples, or anyone's, become rows."""
-        return encoder_for(self.tokenizer, self.manifest.model, task, truncate)
+        return encoder_for(self.tokenizer, self.manifest.model, task, truncate, self._rows)
 
     def decoder(
         self, encoder: Encoder, stop: str | None = None, max_new_tokens: int = NEW_TOKENS
@@ -74,22 +74,27 @@ class Model:
         Raises:
             UnsupportedError: the configuration does not say.
         """
-        config = self.manifest.config
-        size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
-        if not size:
+        if self._rows is None:
             raise UnsupportedError(
                 f"{self.folder} cannot generate", ["its configuration has no vocab_size"]
             )
-        return int(size)
+        return self._rows
+
+    @property
+    def _rows(self) -> int | None:
+        """Of the embedding; None where the configuration does not say."""
+        config = self.manifest.config
+        size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+        return int(size) if size else None
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """The tokens that end a text: the tokenizer's, and all that the configuration names."""
+        """The tokens that end a text: the tokenizer's, and all that the configurations name."""
         named = self.manifest.config.get("eos_token_id")
         ends = named if isinstance(named, list) else [named]
-        return frozenset(
-            i for i in (*ends, self.manifest.model["special"]["eos_id"]) if i is not None
-        )
+        special = self.manifest.model["special"]
+        every = (*ends, special["eos_id"], *special.get("end_ids", ()))
+        return frozenset(index for index in every if index is not None)
 
 
 def open_model(folder: Path) -> Model:

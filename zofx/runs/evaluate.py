@@ -23,10 +23,10 @@ from zofx.session import Session, unperturbed
 from zofx.tasks.class_report import ClassReport, class_report, classes_of
 from zofx.tasks.decode import Decoder
 from zofx.tasks.encode import Encoded, Encoder
-from zofx.tasks.metrics import Accuracy, TextMatch, accuracy, references, text_match
+from zofx.tasks.metrics import Accuracy, TextMatch, accuracy, text_match
 from zofx.tasks.objectives import Loss, Objective, TextObjective
 from zofx.tasks.objectives import predictions as best_candidates
-from zofx.tasks.types import Example, Task
+from zofx.tasks.types import Example, Task, references
 
 Progress: TypeAlias = Callable[[int, int], None]  # (examples done, of how many)
 
@@ -169,7 +169,7 @@ def _chunk(
         _require_finite("score of every candidate", math.nan, step)
     part = _Part(
         accuracy(scores[0], examples),
-        text_match(texts[0], examples) if texts else None,
+        _text_match(texts[0], examples, decoder) if decoder is not None else None,
         loss,
         class_report(answers, examples),
     )
@@ -179,6 +179,10 @@ def _chunk(
         Prediction(e, tuple(map(float, row[: len(e.candidates)])), int(answer), text)
         for e, row, answer, text in told
     ]
+
+
+def _text_match(texts: Sequence[str], examples: Sequence[Example], decoder: Decoder) -> TextMatch:
+    return text_match(texts, [decoder.judged(example) for example in examples])
 
 
 def _reordered(answered: Sequence[Prediction], examples: Sequence[Example]) -> list[Prediction]:

@@ -13,9 +13,9 @@ from functools import cached_property, partial
 from zofx.errors import UsageError
 from zofx.runs.compiled_model import Model
 from zofx.tasks import reward as rewards
-from zofx.tasks.decode import NEW_TOKENS, Decoder, stop_of
+from zofx.tasks.decode import NEW_TOKENS, Decoder, gold_texts, stop_of
 from zofx.tasks.encode import Encoder
-from zofx.tasks.metrics import f1, references
+from zofx.tasks.metrics import f1
 from zofx.tasks.objectives import OBJECTIVES, Objective, TextObjective, objective_for
 from zofx.tasks.reward import Reward
 from zofx.tasks.selection import SPLITS, Split, TaskChoice, open_task
@@ -51,9 +51,12 @@ class Workload:
             raise UsageError(f"there is no split '{split}'; there are: {', '.join(SPLITS)}")
         found: tuple[Example, ...] = getattr(self.splits, split)
         if not found:
-            raise UsageError(
-                f"task '{self.task.name}' has no {split} examples here; draw some with --{split} N"
+            cure = (
+                "put FILE.test.jsonl beside FILE.jsonl, or name another with --split"
+                if split == "test"
+                else "draw some with --train N and --dev N"
             )
+            raise UsageError(f"task '{self.task.name}' has no {split} examples here; {cure}")
         return found
 
     def check(self, *splits: Split) -> None:
@@ -87,7 +90,10 @@ class Workload:
             UsageError: the model is a masked one.
         """
         splits = self.splits
-        golds = [e.candidates[e.answer] for e in (*splits.train, *splits.dev, *splits.test)]
+        every = (*splits.train, *splits.dev, *splits.test)
+        golds = gold_texts(
+            self.encoder, self.model.end_ids, [e.candidates[e.answer] for e in every]
+        )
         encodings = self.encoder.tokenizer.encode_batch(golds, add_special_tokens=False)
         longest = max(map(len, encodings), default=0)
         return self.model.decoder(self.encoder, stop_of(golds), max(NEW_TOKENS, longest))
@@ -125,7 +131,7 @@ class Workload:
                 f"objective 'f1' compares texts with references, and task '{self.task.name}' has "
                 "candidates to choose from; use error-rate"
             )
-        return TextObjective(F1, self.decoder, _missing_f1)
+        return TextObjective(F1, self.decoder, partial(_missing_f1, self.decoder))
 
     @property
     def drawn(self) -> dict[str, int]:
@@ -142,8 +148,8 @@ def _negative(reward: Reward, text: str, example: Example) -> float:
     return -reward(text, example)
 
 
-def _missing_f1(text: str, example: Example) -> float:
-    return 1 - f1(text, references(example))
+def _missing_f1(decoder: Decoder, text: str, example: Example) -> float:
+    return 1 - f1(text, decoder.judged(example).references)
 
 
 def digest(examples: Sequence[Example]) -> str:

@@ -174,7 +174,10 @@ def _text_loss(
 def _batch(checkpoint: Checkpoint, numbered: Sequence[tuple[int, Encoding]]) -> dict[str, Tensor]:
     """Inputs and labels, padded at the end."""
     shape = (len(numbered), max(len(sequence) for _, sequence in numbered))
-    ids = np.full(shape, checkpoint.special.pad_id, dtype=np.int64)
+    vocabulary = getattr(checkpoint.config.get_text_config(), "vocab_size", None)
+    pad_id = checkpoint.special.pad_id
+    # A padding token may be known to the tokenizer alone; padding is masked, so any row serves.
+    ids = np.full(shape, pad_id if not vocabulary or pad_id < vocabulary else 0, dtype=np.int64)
     attended = np.zeros(shape, dtype=np.int64)
     labels = np.full(shape, NOT_SCORED, dtype=np.int64)
     for row, (number, sequence) in enumerate(numbered):

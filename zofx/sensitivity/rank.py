@@ -53,7 +53,13 @@ def rank_on_task(
     objective = objective_for(task.kind)
     return task_sensitivity(
         checkpoint,
-        encoder_for(checkpoint.tokenizer, model, task, choice.truncate),
+        encoder_for(
+            checkpoint.tokenizer,
+            model,
+            task,
+            choice.truncate,
+            getattr(checkpoint.config.get_text_config(), "vocab_size", None),
+        ),
         splits.train,
         objective,
         batches=batches,

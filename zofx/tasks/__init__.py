@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zofx.registry import Table, lazy
 from zofx.tasks.catalog.jsonl_task import own_task
 from zofx.tasks.data.pool import Pool, Sizes
-from zofx.tasks.types import MASK, Example, Splits, Task
+from zofx.tasks.types import MASK, Example, Splits, Task, references
 
 if TYPE_CHECKING:
     from zofx.tasks.data.calibration import calibration_texts
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         exact_match,
         f1,
         normalised,
-        references,
         text_match,
         wilson,
     )
@@ -76,7 +75,7 @@ ON_DEMAND: Final = {
     "decode": ("NEW_TOKENS", "Decoder", "stop_of"),
     "encode": ("Encoded", "Encoder"),
     "metrics": (
-        "Accuracy", "TextMatch", "accuracy", "exact_match", "f1", "normalised", "references",
+        "Accuracy", "TextMatch", "accuracy", "exact_match", "f1", "normalised",
         "text_match", "wilson",
     ),
     "objectives": (

@@ -9,14 +9,14 @@ stands beside it.
 Answers of up to 50 tokens, ended by a newline: Malladi et al. 2023 (arXiv 2305.17333), App. E.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from zofx.session import Session
 from zofx.tasks.encode import Encoder
 from zofx.tasks.generation import generate
-from zofx.tasks.types import Example
+from zofx.tasks.types import Example, references
 from zofx.zo.types import FloatArray, Key
 
 NEW_TOKENS = 50
@@ -88,6 +88,11 @@ class Decoder:
         )
         return [[self.text(p, new) for p, new in zip(prompts, rows, strict=True)] for rows in found]
 
+    def judged(self, example: Example) -> Example:
+        """The example with references that are text alone: special tokens at their end are none."""
+        golds = gold_texts(self.encoder, self.end_ids, references(example))
+        return replace(example, references=tuple(golds))
+
     def text(self, prompt: Sequence[int], new: Sequence[int]) -> str:
         """New tokens as they read after the prompt, without what ended them."""
         kept = [index for index in new if index not in self.end_ids]
@@ -98,6 +103,27 @@ class Decoder:
         # Many tokenizers drop the space that a text begins with: behind its prompt it is kept.
         written = whole[len(before) :] if whole.startswith(before) else alone
         return written if self.stop is None else written.partition(self.stop)[0]
+
+
+def gold_texts(encoder: Encoder, end_ids: Collection[int], texts: Sequence[str]) -> list[str]:
+    """Gold answers as texts: without the special tokens that they may end with.
+
+    Args:
+        encoder: whose tokenizer names them.
+        end_ids: the ends of a text, whether the tokenizer calls them special or not.
+        texts: as the task has them.
+    """
+    added = encoder.tokenizer.get_added_tokens_decoder()
+    special = {token.content for token in added.values() if token.special}
+    special |= {encoder.tokenizer.id_to_token(index) or "" for index in end_ids}
+    ends = tuple(special - {""})
+    return [_without_ends(text, ends) for text in texts]
+
+
+def _without_ends(text: str, ends: tuple[str, ...]) -> str:
+    while ends and text.endswith(ends):
+        text = text.removesuffix(max((end for end in ends if text.endswith(end)), key=len))
+    return text
 
 
 def stop_of(golds: Sequence[str]) -> str | None:

@@ -1,7 +1,8 @@
 """Examples → rows of a batch, and scores back to examples.
 
-    causal    full = [bos] tok(prompt + candidate)
-              option = the last len(tok(prompt + candidate)) − len(tok(prompt)) tokens of full
+    causal    full = [bos] tok(prompt) · option
+              option = what tok(prompt + candidate) has after tok(prompt), where it begins so;
+                       else prompt and candidate merge, and option = tok(candidate)
               option token i is scored at position i − 1, whose output predicts it
               row = full without its last token: nothing scored depends on that one
     masked    row = tok(prompt with one mask); the candidates' single tokens, scored at the mask
@@ -10,10 +11,15 @@
 Candidates of one token after the same tokens share a row (C alternatives, S = 1); others take a
 row each (C = 1, S option tokens). Both give the mean log-probability of the option's tokens, so
 they mix in one batch. Rows are padded on the right: positions are explicit, so padding moves
-nothing. Too long a prompt loses tokens on its left, never the bos.
+nothing. Too long a prompt loses tokens on its left, never the bos, which is there once, whether
+the prompt is written with one or not.
 
-The option length, the stripping of spaces and the truncation are MeZO's (Malladi et al. 2023,
-large_models/utils.py).
+So a row begins with the very tokens that generation continues, and every character of a candidate
+is scored, whatever the tokenizer merges. Candidates that become the same tokens are refused: no
+training could tell them apart.
+
+The stripping of spaces and the truncation are MeZO's (Malladi et al. 2023, large_models/utils.py);
+so is the option where nothing merges.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +36,10 @@ from zofx.tasks.types import MASK, Example, Task
 from zofx.zo.types import FloatArray, IntArray
 
 SHORTEST = 4
+
+ANCHORS: Final = ("\n", ".", "0", "a")
+"""Texts to put before a candidate, so that it is not the beginning of one; the first that does not
+merge with it is taken."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +166,8 @@ class Encoder:
         Raises:
             UsageError: naming the example: nothing to continue, or too long without truncation.
         """
-        bos = () if self.bos_id is None else (self.bos_id,)
-        ids = self._ids(example.prompt.strip(" "))
+        bos = self._bos
+        ids = self.prompt_ids(example)
         if not bos + ids:
             raise UsageError(f"{_name(example)}: the prompt is empty; there is nothing to continue")
         limit = self.max_length - len(bos) - (room if self.truncate else 1)
@@ -168,19 +178,79 @@ class Encoder:
     def _rows(self, index: int, example: Example) -> list[Row]:
         if self.mask_id is not None:
             return [self._masked_row(index, example, self.mask_id)]
-        prompt = len(self._ids(example.prompt.strip(" ")))
+        prompt = self.prompt_ids(example)
         rows = [self._option_row(index, c, example, prompt) for c in range(len(example.candidates))]
+        self._require_different(example, [row.targets for row in rows])
         shared = len({(row.tokens, row.positions) for row in rows}) == 1
         return [_merged(rows)] if shared and len(rows[0].positions) == 1 else rows
 
-    def _option_row(self, index: int, candidate: int, example: Example, prompt: int) -> Row:
-        """A causal row: a prompt of so many tokens and one candidate, whose tokens are scored."""
+    @property
+    def _bos(self) -> tuple[int, ...]:
+        return () if self.bos_id is None else (self.bos_id,)
+
+    def prompt_ids(self, example: Example) -> tuple[int, ...]:
+        """The tokens of a prompt without bos, whatever follows: to be scored, or to be written."""
+        ids = self._ids(example.prompt.strip(" "))
+        return ids[1:] if self._bos and ids[:1] == self._bos else ids
+
+    def option_ids(
+        self, example: Example, candidate: int, prompt: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], bool]:
+        """The tokens of a candidate after the prompt's, and whether the two merge.
+
+        Args:
+            example: whose candidate.
+            candidate: its index.
+            prompt: as `prompt_ids` has it.
+        """
+        before = example.prompt.strip(" ")
+        whole = (example.prompt + example.candidates[candidate]).strip(" ")
+        full = self._ids(whole)
+        full = full[1:] if self._bos and full[:1] == self._bos else full
+        if full[: len(prompt)] == prompt:
+            return full[len(prompt) :], False
+        return self._continuation(whole[len(before) :]), True
+
+    def _continuation(self, text: str) -> tuple[int, ...]:
+        """The tokens of a text in the middle of another one: no tokenizer adds a space there."""
+        for anchor in ANCHORS:
+            alone, both = self._ids(anchor), self._ids(anchor + text)
+            if alone and both[: len(alone)] == alone:
+                return both[len(alone) :]
+        return self._ids(text)
+
+    def _require_different(self, example: Example, tokens: Sequence[object]) -> None:
+        """Candidates differ in what is scored.
+
+        Raises:
+            UsageError: two of them are the same tokens.
+        """
+        first: dict[object, int] = {}
+        for index, ids in enumerate(tokens):
+            other = first.setdefault(ids, index)
+            if other != index:
+                one, two = (example.candidates[i] for i in (other, index))
+                raise UsageError(
+                    f"{_name(example)}: candidates {one!r} and {two!r} are the same tokens to this "
+                    f"model, {self._written(ids)}, so nothing can tell them apart; write them so "
+                    "that they differ, in words that the tokenizer knows"
+                )
+
+    def _written(self, ids: Any) -> str:
+        """Token ids as the tokenizer names them."""
+        flat = [ids] if isinstance(ids, int) else [i for position in ids for i in position]
+        return " ".join(repr(self.tokenizer.id_to_token(i) or f"#{i}") for i in flat)
+
+    def _option_row(
+        self, index: int, candidate: int, example: Example, prompt: tuple[int, ...]
+    ) -> Row:
+        """A causal row: the tokens of a prompt and of one candidate, which are scored."""
         text = example.candidates[candidate]
-        full = self._ids((example.prompt + text).strip(" "))
-        option = len(full) - prompt
+        ids, _ = self.option_ids(example, candidate, prompt)
+        full, option = prompt + ids, len(ids)
         if option < 1:
             raise UsageError(f"{_name(example)}: candidate {text!r} adds no token to the prompt")
-        bos = () if self.bos_id is None else (self.bos_id,)
+        bos = self._bos
         room = self.max_length - len(bos)
         if len(full) > room and not self.truncate:
             raise UsageError(self._too_long(example, len(full) + len(bos)))
@@ -200,6 +270,7 @@ class Encoder:
         encoding = self.tokenizer.encode(text)
         tokens = self._window(example, encoding.ids, encoding.special_tokens_mask, mask_id)
         words = tuple(self._word(example, word) for word in example.candidates)
+        self._require_different(example, words)
         return Row(index, tuple(range(len(words))), tokens, (tokens.index(mask_id),), (words,))
 
     def _window(
@@ -300,7 +371,11 @@ NO_LIMIT: Final = 1 << 30
 
 
 def encoder_for(
-    tokenizer: Tokenizer, model: Mapping[str, Any], task: Task | None, truncate: bool
+    tokenizer: Tokenizer,
+    model: Mapping[str, Any],
+    task: Task | None,
+    truncate: bool,
+    vocabulary: int | None = None,
 ) -> Encoder:
     """How a model reads a task's examples, or anyone's.
 
@@ -312,14 +387,17 @@ def encoder_for(
         model: as in a manifest: `Manifest.model`, or `Checkpoint.description`.
         task: whose examples.
         truncate: cut prompts that are longer than the model's positions.
+        vocabulary: how many tokens the model has rows for. A padding token beyond them, as one that
+            was added to the tokenizer alone, is replaced: padding is masked, so any row serves.
     """
     special = model["special"]
+    pad_id = special["pad_id"]
     positions = model["max_positions"] or NO_LIMIT
     own = NO_LIMIT if task is None else task.max_length
     return Encoder(
         tokenizer=tokenizer,
         bos_id=special["bos_id"] if special["adds_bos"] else None,
-        pad_id=special["pad_id"],
+        pad_id=pad_id if vocabulary is None or pad_id < vocabulary else 0,
         mask_id=special["mask_id"] if is_masked(model) else None,
         max_length=min(own, positions),
         truncate=truncate or own <= positions,

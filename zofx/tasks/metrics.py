@@ -8,6 +8,9 @@ A mean F1 has Wilson's interval too, as a share that need not be a count: F1 lie
 nothing with mean p varies more than a coin of p, so the interval is too wide if anything, and stays
 of use where all values are equal.
 
+Texts are normalised as SQuAD's are, but never to nothing: there the gold answer "A" and the text
+"." are both empty, and agree.
+
 Sources: E. B. Wilson 1927, JASA 22 (the interval); Rajpurkar et al. 2016, arXiv 1606.05250
 (normalisation, EM, F1).
 """
@@ -20,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zofx.tasks.objectives import predictions
-from zofx.tasks.types import Example
+from zofx.tasks.types import Example, references
 from zofx.zo.types import FloatArray
 
 NORMAL_95 = 1.959963984540054
@@ -124,14 +127,14 @@ def text_match(texts: Sequence[str], examples: Sequence[Example]) -> TextMatch:
     )
 
 
-def references(example: Example) -> tuple[str, ...]:
-    """What a text is compared with: the references, or else the gold completion."""
-    return example.references or (example.candidates[example.answer],)
-
-
 def normalised(text: str) -> str:
-    """Lower case, without punctuation and articles, single spaces."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(WITHOUT_PUNCTUATION)).split())
+    """Lower case, without punctuation and articles, single spaces.
+
+    What would leave nothing is not taken away: an answer may be the letter A, or a full stop.
+    """
+    whole = " ".join(text.lower().split())
+    plain = " ".join(whole.translate(WITHOUT_PUNCTUATION).split()) or whole
+    return " ".join(ARTICLES.sub(" ", plain).split()) or plain
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:

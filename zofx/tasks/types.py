@@ -57,6 +57,11 @@ class Example:
                 )
 
 
+def references(example: Example) -> tuple[str, ...]:
+    """What a text is compared with: the references, or else the gold completion."""
+    return example.references or (example.candidates[example.answer],)
+
+
 Template: TypeAlias = Callable[[Record], Example]
 
 

@@ -172,3 +172,15 @@ def test_unknown_task() -> None:
     """A name close to a task's is answered with that task."""
     with pytest.raises(UsageError, match=r"there is no task 'sst-2'; did you mean sst2"):
         find_task("sst-2")
+
+
+def test_classes_are_a_set(tmp_path: Path) -> None:
+    """Labels in another order on a line of the test file: the same classes, the same objective."""
+    line = {"prompt": "it was", "candidates": [" bad", " good"], "answer": 1}
+    other = {"prompt": "he was", "candidates": [" good", " bad"], "answer": 0}
+    (tmp_path / "mood.jsonl").write_text((json.dumps(line) + "\n") * 10)
+    (tmp_path / "mood.test.jsonl").write_text(json.dumps(other) + "\n")
+    task = own_task(tmp_path / "mood.jsonl")
+    assert task.kind == "classification"
+    (test,) = task.splits().test
+    assert (test.candidates, test.answer) == ((" bad", " good"), 1)

@@ -65,7 +65,7 @@ def test_nothing_left() -> None:
         drawn(Pool(RECORDS), Sizes(1000, 200, 100))
     assert str(error.value) == (
         "nothing is left to train on: 250 training records, of which dev (200) and test (100) are "
-        "drawn first; use smaller --dev and --test"
+        "drawn first; use a smaller --dev, or more records"
     )
 
 

@@ -9,13 +9,15 @@ after the prompt: its leading space is part of it. For a masked model the prompt
 FILE.dev.jsonl and FILE.test.jsonl beside FILE.jsonl are used where they exist; what is missing is
 drawn from FILE.jsonl, a fifth of it at most.
 
-The same candidates on every line make a classification task (cross-entropy over the candidates),
-differing ones a multiple-choice task, completions a generation task (both: likelihood of the gold
-continuation).
+The same candidates on every line, in any order, make a classification task (cross-entropy over the
+candidates), differing ones a multiple-choice task, completions a generation task (both: likelihood
+of the gold continuation).
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +71,10 @@ def write_rows(pool: Pool[Record], path: Path) -> None:
 
 
 def _task(name: str, source: str, pool: Pool[Record]) -> Task:
-    kind = _kind(source, [*pool.train, *(pool.dev or ()), *(pool.test or ())])
+    records = [*pool.train, *(pool.dev or ()), *(pool.test or ())]
+    kind = _kind(source, records)
+    labels = tuple(records[0]["candidates"]) if kind == "classification" else ()
+    template = partial(_in_order, labels)
     return Task(
         name=name,
         summary=f"{len(pool.train)} prompts of one's own",
@@ -77,8 +82,8 @@ def _task(name: str, source: str, pool: Pool[Record]) -> Task:
         licence="one's own",
         kind=kind,
         load=lambda: pool,
-        template=example,
-        masked=example,
+        template=template,
+        masked=template,
         metric="f1" if kind == "generation" else "accuracy",
         sizes=_sizes(pool),
     )
@@ -101,6 +106,15 @@ def example(record: Record) -> Example:
         raise UsageError("has both 'candidates' and 'completion'; keep one of them")
     completion = _text(record, "completion")
     return Example(prompt, (completion,), references=(completion.strip(),))
+
+
+def _in_order(labels: tuple[str, ...], record: Record) -> Example:
+    """The example of a line; classes are in the order of the first line, wherever they are said."""
+    made = example(record)
+    if not labels or made.candidates == labels:
+        return made
+    answer = labels.index(made.candidates[made.answer])
+    return replace(made, candidates=labels, answer=answer)
 
 
 def _text(record: Record, name: str) -> str:
@@ -169,7 +183,7 @@ def _kind(source: str, records: Sequence[Record]) -> Kind:
             f"{source}: {sum(generated)} of {len(records)} lines have a 'completion', the others "
             "'candidates'; make two tasks of them"
         )
-    shared = {tuple(record["candidates"]) for record in records}
+    shared = {frozenset(record["candidates"]) for record in records}
     return "classification" if len(shared) == 1 else "multiple-choice"
 
 

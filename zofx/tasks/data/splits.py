@@ -68,7 +68,8 @@ def draw(pool: Pool[R], sizes: Sizes, seed: int) -> DrawnSplits[R]:
     if sizes.train and not len(train):
         raise UsageError(
             f"nothing is left to train on: {len(pool.train)} training records, of which dev "
-            f"({sizes.dev}) and test ({sizes.test}) are drawn first; use smaller --dev and --test"
+            f"({sizes.dev}) and test ({sizes.test}) are drawn first; use a smaller --dev, or more "
+            "records"
         )
     return DrawnSplits(Drawn(train, pool.train), dev, test)
 
