@@ -11,6 +11,7 @@ from zofx.errors import ArtifactError, DivergenceError, UsageError
 from zofx.session import Batch, scored
 from zofx.zo.driver import Driver
 from zofx.zo.estimators import ForwardGradient, OnePoint, OneSided, Spsa, SpsaWithCurvature
+from zofx.zo.gauss_newton import GaussNewton, Quadratics
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.replay import replay
 from zofx.zo.journal.writer import JournalWriter
@@ -33,7 +34,7 @@ from zofx.zo.rules.stateful_rules import (
     momentum,
     past_adam,
 )
-from zofx.zo.types import FloatArray, LossFn
+from zofx.zo.types import FloatArray, Key, LossFn
 
 SEED = 11
 
@@ -57,6 +58,7 @@ CASES = {
     ),
     "trial": Recipe(Spsa(), constant(0.05), trial=Trial()),
     "forward-gradient": Recipe(ForwardGradient(queries=2), constant(0.02)),
+    "gauss-newton": Recipe(GaussNewton(queries=4), constant(0.5)),
     "past-momentum": Recipe(Spsa(), constant(0.002), chain(clip(20.0), past_momentum(0.9, 4))),
     "past-adam": Recipe(
         Spsa(), Schedule("linear", 0.05, steps=300), tensors=past_adam(0.9, 0.99, window=4)
@@ -92,7 +94,24 @@ def measure(bowl: Bowl, recipe: Recipe, step: int) -> LossFn:
     """What a step's batch says: exact slopes where the estimator asks for them."""
     if isinstance(recipe.estimator, ForwardGradient):
         return lambda keys, matrix: bowl.slopes(batch(step), keys)
+    if isinstance(recipe.estimator, GaussNewton):
+        return lambda keys, matrix: quadratics(bowl, batch(step), keys, matrix)
     return scored(bowl, batch(step), mean_loss)
+
+
+def quadratics(
+    bowl: Bowl, of: Batch, keys: tuple[Key, ...], matrix: FloatArray
+) -> NDArray[np.float64]:
+    """What a Gauss–Newton step records: rows as examples, g from differences, G exact."""
+    scores = bowl.evaluate(of, keys, matrix)[:, :, 0].astype(np.float64)
+    gradients = (scores[0] - scores[1:]).T / np.diag(matrix[1:])
+    directions = [bowl.directions(key) for key in keys]
+    height = [
+        [sum(float(np.sum(bowl.curvature[n] * p[n] * q[n])) for n in p) for q in directions]
+        for p in directions
+    ]
+    curvatures = of.input_ids[:, :1, None] * np.array(height)
+    return Quadratics(float(-scores[0].mean()), gradients, curvatures).measured()
 
 
 def train(driver: Driver, start: int, stop: int) -> None:
@@ -113,6 +132,13 @@ def forwards(recipe: Recipe) -> int:
     return 2 if recipe.trial else 1
 
 
+def evaluated(recipe: Recipe) -> int:
+    """Points of a step: as many as losses, but where an estimator measures more at each."""
+    if isinstance(recipe.estimator, GaussNewton):
+        return len(recipe.estimator.probes(SEED, 0).matrix)
+    return recipe.evaluations
+
+
 def assert_same_theta(a: Bowl, b: Bowl) -> None:
     for name, values in a.read().items():
         np.testing.assert_array_equal(values, b.read()[name])
@@ -126,7 +152,7 @@ def test_descends(recipe: Recipe) -> None:
     train(Driver(recipe, bowl, SEED), 0, 300)
     assert bowl.loss() < before / 4
     assert bowl.calls == 300 * forwards(recipe)
-    assert bowl.probes == 300 * recipe.evaluations
+    assert bowl.probes == 300 * evaluated(recipe)
 
 
 @each_recipe
@@ -160,7 +186,8 @@ def test_resume_equals_uninterrupted(recipe: Recipe, tmp_path: Path) -> None:
 
 
 REMEMBERING = (
-    "rms", "one-point", "adam", "trial", "past-momentum", "past-adam", "hizoo", "lozo-momentum",
+    "rms", "one-point", "gauss-newton", "adam", "trial", "past-momentum", "past-adam", "hizoo",
+    "lozo-momentum",
 )  # fmt: skip
 
 

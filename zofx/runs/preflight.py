@@ -23,6 +23,7 @@ from zofx.runs.prepare import Prepared
 from zofx.session import Session
 from zofx.tasks.objectives import TextObjective
 from zofx.zo.preflight import STEPS, Preflight, nothing, preflight
+from zofx.zo.settings import FORWARD_MODE_ESTIMATORS
 from zofx.zo.types import Key
 
 MOST_PROBES: Final = 72
@@ -47,7 +48,7 @@ def measure(
     """
     settings = prepared.config.settings
     objective = prepared.workload.objective(prepared.config.objective)
-    if settings.estimator == "forward-gradient" or isinstance(objective, TextObjective):
+    if settings.estimator in FORWARD_MODE_ESTIMATORS or isinstance(objective, TextObjective):
         return None
     encoded = prepared.batch(0)
     if settings.refresh:  # before the first basis a low-rank trainable changes nothing
@@ -59,7 +60,7 @@ def measure(
             objective.on(encoded),
             settings.eps,
             prepared.config.task.seed,
-            min(STEPS * settings.recipe().estimator.evaluations, MOST_PROBES),
+            min(STEPS * len(settings.recipe().estimator.probes(0, 0).matrix), MOST_PROBES),
             progress,
         )
     if not np.isfinite([found.gap, found.noise]).all():

@@ -29,10 +29,11 @@ from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.class_report import classes_of
 from zofx.tasks.data.order import balanced_indices, batch_indices
 from zofx.tasks.encode import Encoded
+from zofx.tasks.objectives import ScoreObjective
 from zofx.tasks.selection import TaskChoice
 from zofx.tasks.types import Task
 from zofx.zo.journal.format import Journal
-from zofx.zo.settings import Settings
+from zofx.zo.settings import FORWARD_MODE_ESTIMATORS, SCORE_ESTIMATORS, Settings
 from zofx.zo.types import IntArray
 
 EVALUATIONS: Final = 5
@@ -105,6 +106,7 @@ def prepare(artifact: Path, options: Mapping[str, Any], own: Task | None = None)
     settings = with_options(method, given).fitted(model.manifest.noise)
     _require_fit(model.manifest, settings)
     objective = workload.objective(given.get("objective")).name
+    _require_derivatives(workload, objective, settings)
     config = RunConfig(
         artifact=model.manifest.hash,
         folder=str(artifact.resolve()),
@@ -173,10 +175,21 @@ def _require_classes(workload: Workload, choice: TaskChoice) -> None:
         )
 
 
+def _require_derivatives(workload: Workload, objective: str, settings: Settings) -> None:
+    """An estimator that reads scores has an objective with derivatives by them."""
+    chosen = workload.objective(objective)
+    smooth = isinstance(chosen, ScoreObjective) and chosen.model is not None
+    if settings.estimator in SCORE_ESTIMATORS and not smooth:
+        raise UsageError(
+            f"--estimator {settings.estimator}: objective '{objective}' has no derivative by the "
+            "scores; take --estimator two-point or one-sided, or another --objective"
+        )
+
+
 def _require_fit(manifest: Manifest, settings: Settings) -> None:
     """The estimator asks for what the compiled program computes."""
     slopes = manifest.result is Result.TANGENTS
-    if slopes != (settings.estimator == "forward-gradient"):
+    if slopes != (settings.estimator in FORWARD_MODE_ESTIMATORS):
         raise UsageError(
             f"--estimator {settings.estimator}: this artifact was compiled "
             + ("in forward mode, which gives slopes" if slopes else "for probes, not forward mode")

@@ -33,6 +33,7 @@ from zofx.runtimes.host.prefix import CutSession
 from zofx.session import ExactSession, Session
 from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.encode import Encoded
+from zofx.tasks.objectives import measurement
 from zofx.zo.driver import Driver, StepLog
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.writer import JournalWriter
@@ -209,8 +210,7 @@ class _Loop:
         self.watch.after_step(step, log)
 
     def _loss(self, encoded: Encoded) -> LossFn:
-        slopes = self.prepared.config.settings.estimator == "forward-gradient"
-        losses = self.objective.slopes if slopes else self.objective.measure
+        losses = measurement(self.objective, self.prepared.config.settings.estimator)
         return lambda keys, matrix: losses(self.session, encoded, keys, matrix)
 
     def _exact_gradient(self, encoded: Encoded) -> ExactGradientFn | None:

@@ -58,7 +58,7 @@ class Watch:
             self._evaluated_before(record.step, evaluations)
             keys = estimator.probes(journal.header.seed, record.step).keys
             losses = record.losses[: estimator.evaluations]
-            loss = estimator.estimate(keys, losses, losses).loss
+            loss = estimator.estimate(keys, losses, None).loss
             moved = record.coefficients
             step = step_record(self._settings, record.step, loss, record.losses, moved)
             self._guard, _ = self._guard.after_step(step)

@@ -28,7 +28,14 @@ from zofx.errors import UsageError
 from zofx.session import Session
 from zofx.tasks.decode import Decoder
 from zofx.tasks.encode import Encoded
+from zofx.tasks.quadratics import (
+    cross_entropy_model,
+    derivatives,
+    likelihood_model,
+    of_examples,
+)
 from zofx.tasks.types import Example, Kind
+from zofx.zo.gauss_newton import Quadratics
 from zofx.zo.types import FloatArray, Key
 
 DoubleArray: TypeAlias = NDArray[np.float64]
@@ -66,6 +73,8 @@ class ScoreObjective:
         of: (scores f32[P, B, M], the encoded batch) → loss.
         weights: (scores f32[B, M], the encoded batch) → the derivative of the mean loss by each
             score, f64[B, M]; None where it has none.
+        model: (scores f32[B, M], their derivatives along Q directions f64[Q, B, M], the encoded
+            batch) → its quadratic along these; None where it has none.
     """
 
     name: str
@@ -73,6 +82,7 @@ class ScoreObjective:
     relative: bool
     of: Callable[[FloatArray, Encoded], Loss]
     weights: Callable[[FloatArray, Encoded], DoubleArray] | None = None
+    model: Callable[[FloatArray, DoubleArray, Encoded], Quadratics] | None = None
 
     def measure(
         self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
@@ -120,8 +130,28 @@ class ScoreObjective:
             UsageError: the objective has no derivative.
         """
         if self.weights is None:
-            raise UsageError(f"objective '{self.name}' has no derivative: train it by probes")
+            raise _no_derivative(self.name)
         return encoded.spread(self.weights(encoded.scores(logprob[None])[0], encoded))
+
+    def quadratics(
+        self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
+    ) -> DoubleArray:
+        """What a Gauss–Newton step records of one batch (`zofx.zo.gauss_newton`).
+
+        Args:
+            session: holds θ, which stays where it is.
+            encoded: B examples, at least two.
+            keys: Q directions.
+            matrix: f32[Q + 1, Q], θ and +ε along each; of a program in forward mode f32[Q, Q].
+
+        Raises:
+            UsageError: the objective has no derivative, or B is 1.
+        """
+        if self.model is None:
+            raise _no_derivative(self.name)
+        found = session.evaluate(encoded.batch, keys, matrix)
+        jacobian = of_examples(derivatives(found, matrix), encoded)
+        return self.model(encoded.scores(found[:1])[0], jacobian, encoded).measured()
 
     def loss(self, logprob: FloatArray, encoded: Encoded) -> Loss:
         """The loss of what a session returned, f32[P, N, C]."""
@@ -174,7 +204,17 @@ class TextObjective:
         Raises:
             UsageError: always.
         """
-        raise UsageError(f"objective '{self.name}' has no derivative: train it by probes")
+        raise _no_derivative(self.name)
+
+    def quadratics(
+        self, session: Session, encoded: Encoded, keys: Sequence[Key], matrix: FloatArray
+    ) -> DoubleArray:
+        """Text has no derivative.
+
+        Raises:
+            UsageError: always.
+        """
+        raise _no_derivative(self.name)
 
     def weigh(self, logprob: FloatArray, encoded: Encoded) -> DoubleArray:
         """Text has no derivative.
@@ -182,7 +222,7 @@ class TextObjective:
         Raises:
             UsageError: always.
         """
-        raise UsageError(f"objective '{self.name}' has no derivative: train it by probes")
+        raise _no_derivative(self.name)
 
     def on(self, encoded: Encoded) -> Callable[[FloatArray], DoubleArray]:
         """Scores do not suffice.
@@ -194,6 +234,16 @@ class TextObjective:
 
 
 Objective: TypeAlias = ScoreObjective | TextObjective
+
+Measure: TypeAlias = Callable[[Session, Encoded, Sequence[Key], FloatArray], DoubleArray]
+"""(session, batch, keys, matrix) → the numbers that an estimator reads and the journal records."""
+
+
+def _no_derivative(name: str) -> UsageError:
+    return UsageError(
+        f"objective '{name}' has no derivative: train it by probes of the loss alone, as "
+        "--estimator two-point or one-sided does"
+    )
 
 
 def cross_entropy(scores: FloatArray, encoded: Encoded) -> Loss:
@@ -257,13 +307,26 @@ OBJECTIVES: Mapping[str, ScoreObjective] = {
         relative=True,
         of=cross_entropy,
         weights=cross_entropy_weights,
+        model=cross_entropy_model,
     ),
     "likelihood": ScoreObjective(
-        "likelihood", gold_only=True, relative=False, of=likelihood, weights=likelihood_weights
+        "likelihood",
+        gold_only=True,
+        relative=False,
+        of=likelihood,
+        weights=likelihood_weights,
+        model=likelihood_model,
     ),
     "error-rate": ScoreObjective("error-rate", gold_only=False, relative=True, of=error_rate),
 }
 """Those of scores, which need no model to be made; `Workload.objective` makes the others."""
+
+
+def measurement(objective: Objective, estimator: str) -> Measure:
+    """What a step of an estimator measures: losses, slopes, or a quadratic."""
+    if estimator.endswith("gauss-newton"):
+        return objective.quadratics
+    return objective.slopes if estimator == "forward-gradient" else objective.measure
 
 
 def objective_for(kind: Kind) -> ScoreObjective:

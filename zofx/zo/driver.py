@@ -59,7 +59,7 @@ class _State:
     """All that a step inherits; a function of the journal."""
 
     rays: Any
-    previous: FloatArray | None = None
+    memory: Any = None
     flat: int = 0
 
 
@@ -187,13 +187,14 @@ class Driver:
         _require_finite(step, "coefficients", _coefficients(estimate.rays), losses)
         flat = 0 if sloped else self._state.flat + 1
         log = StepLog(step, estimate.loss, rate, estimate.rays, losses)
-        return log, _State(rule_state, losses[:evaluations], flat)
+        memory = self.recipe.estimator.remember(losses[:evaluations], self._state.memory)
+        return log, _State(rule_state, memory, flat)
 
     def _propose(self, step: int, losses: FloatArray, rate: float) -> tuple[Estimate, Any, bool]:
         """(scaled estimate, next rule state, whether any projected gradient is nonzero)."""
         estimator = self.recipe.estimator
         keys = estimator.probes(self.seed, step).keys
-        raw = estimator.estimate(keys, losses, self._state.previous)
+        raw = estimator.estimate(keys, losses, self._state.memory)
         estimate, rule_state = self.recipe.rays.update(raw, self._state.rays, step)
         if self.recipe.tensors is None:
             estimate = estimate.with_coefficients(-rate * estimate.coefficients)

@@ -4,7 +4,7 @@ Estimator ──Probes──▶ losses ──Estimator──▶ Estimate ──r
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,21 +67,23 @@ class Estimator(Protocol):
 
     @property
     def evaluations(self) -> int:
-        """P, the number of losses of a step, all from one forward."""
+        """How many numbers a step measures and records, all from one forward: P losses, or more."""
         ...
 
     def probes(self, seed: int, step: int) -> Probes:
         """What to evaluate at a step of a run."""
         ...
 
-    def estimate(
-        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
-    ) -> Estimate:
+    def estimate(self, keys: tuple[Key, ...], losses: FloatArray, memory: Any) -> Estimate:
         """Turn losses into a gradient.
 
         Args:
             keys: those of the probes.
-            losses: f32[P], finite.
-            previous: f32[P], the losses of the step before; None at the first step.
+            losses: f32[evaluations], finite.
+            memory: what `remember` returned at the step before; None at the first step.
         """
+        ...
+
+    def remember(self, losses: FloatArray, memory: Any) -> Any:
+        """What the next step's estimate needs of this one's losses and memory."""
         ...

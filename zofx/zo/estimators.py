@@ -9,8 +9,9 @@
     SpsaWithCurvature     C = ε · [1; −1; 0]                 a second one, |f₊ + f₋ − 2 f₀| / (2 ε²)
     ForwardGradient     C = I                              coefficient_q = (∇f · z_q) / Q, exact
 
-An estimator is a frozen dataclass without state. What it may know of the past is the losses of the
-step before, so that the journal, which holds them, restores it exactly.
+An estimator is a frozen dataclass without state. What it knows of the past is a fold over the
+recorded losses (`remember`), so that the journal, which holds them, restores it exactly.
+Gauss–Newton steps are in `zofx.zo.gauss_newton`.
 Source: Malladi et al. 2023, "Fine-Tuning Language Models with Just Forward Passes" (two-point and
 averaged SPSA, one-point residual feedback); Zhao et al. 2025, HiZOO, arXiv 2402.15173 (curvature);
 Baydin et al. 2022, Gradients without Backpropagation, arXiv 2202.08587 (slopes).
@@ -25,7 +26,14 @@ from zofx.zo.estimate import Estimate, Estimator, Probes
 from zofx.zo.types import QUERY_BITS, FloatArray, Key
 
 
-class _OneRayPerQuery:
+class _Forgetful:
+    """Knows nothing of the past."""
+
+    def remember(self, losses: FloatArray, memory: None) -> None:
+        """Nothing."""
+
+
+class _OneRayPerQuery(_Forgetful):
     """What most estimators have in common."""
 
     queries: int
@@ -51,7 +59,7 @@ class Spsa(_OneRayPerQuery):
     average: bool = True
 
     def __post_init__(self) -> None:
-        _require_usable(self, self.eps, self.queries)
+        require_usable(self, self.eps, self.queries)
 
     @property
     def evaluations(self) -> int:
@@ -64,10 +72,10 @@ class Spsa(_OneRayPerQuery):
         query = np.arange(self.queries)
         matrix[2 * query, query] = self.eps
         matrix[2 * query + 1, query] = -self.eps
-        return Probes(_keys(seed, step, self.queries), matrix)
+        return Probes(direction_keys(seed, step, self.queries), matrix)
 
     def estimate(
-        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+        self, keys: tuple[Key, ...], losses: FloatArray, memory: FloatArray | None
     ) -> Estimate:
         """Half the slope of each pair, averaged over the queries."""
         wide = losses.astype(np.float64)
@@ -88,7 +96,7 @@ class OneSided(_OneRayPerQuery):
     queries: int = 1
 
     def __post_init__(self) -> None:
-        _require_usable(self, self.eps, self.queries)
+        require_usable(self, self.eps, self.queries)
 
     @property
     def evaluations(self) -> int:
@@ -98,10 +106,10 @@ class OneSided(_OneRayPerQuery):
     def probes(self, seed: int, step: int) -> Probes:
         """θ, then +ε along each direction."""
         matrix = np.eye(self.evaluations, self.queries, k=-1, dtype=np.float32)
-        return Probes(_keys(seed, step, self.queries), matrix * np.float32(self.eps))
+        return Probes(direction_keys(seed, step, self.queries), matrix * np.float32(self.eps))
 
     def estimate(
-        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+        self, keys: tuple[Key, ...], losses: FloatArray, memory: FloatArray | None
     ) -> Estimate:
         """The slope from θ to each point, averaged over the queries."""
         wide = losses.astype(np.float64)
@@ -123,7 +131,7 @@ class OnePoint:
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        _require_usable(self, self.eps, self.queries)
+        require_usable(self, self.eps, self.queries)
 
     @property
     def queries(self) -> int:
@@ -142,19 +150,23 @@ class OnePoint:
 
     def probes(self, seed: int, step: int) -> Probes:
         """+ε along one direction."""
-        return Probes(_keys(seed, step, 1), np.full((1, 1), self.eps, dtype=np.float32))
+        return Probes(direction_keys(seed, step, 1), np.full((1, 1), self.eps, dtype=np.float32))
 
     def estimate(
-        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+        self, keys: tuple[Key, ...], losses: FloatArray, memory: FloatArray | None
     ) -> Estimate:
         """The change since the last step over ε; zero at the first."""
         wide = losses.astype(np.float64)
-        before = wide if previous is None else previous.astype(np.float64)
+        before = wide if memory is None else memory.astype(np.float64)
         return Estimate(float(wide[0]), keys, (wide - before) / self.eps)
+
+    def remember(self, losses: FloatArray, memory: FloatArray | None) -> FloatArray:
+        """The losses of the step before."""
+        return losses
 
 
 @dataclass(frozen=True)
-class SpsaWithCurvature:
+class SpsaWithCurvature(_Forgetful):
     """Two-point differences and the curvature along the direction; reports f(θ).
 
     The second coefficient is of no direction: it is |f₊ + f₋ − 2 f₀| / (2 ε²) = ½ |zᵀ∇²f z|, for a
@@ -167,7 +179,7 @@ class SpsaWithCurvature:
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        _require_usable(self, self.eps, self.queries)
+        require_usable(self, self.eps, self.queries)
 
     @property
     def queries(self) -> int:
@@ -187,16 +199,16 @@ class SpsaWithCurvature:
     def probes(self, seed: int, step: int) -> Probes:
         """±ε along one direction, and θ."""
         matrix = np.array([[self.eps], [-self.eps], [0]], dtype=np.float32)
-        return Probes(_keys(seed, step, 1), matrix)
+        return Probes(direction_keys(seed, step, 1), matrix)
 
     def estimate(
-        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+        self, keys: tuple[Key, ...], losses: FloatArray, memory: FloatArray | None
     ) -> Estimate:
         """Slope and curvature, under keys of their own."""
         plus, minus, here = losses.astype(np.float64)
         slope = (plus - minus) / (2 * self.eps)
         curvature = abs(plus + minus - 2 * here) / (2 * self.eps**2)
-        both = _keys(keys[0].seed, keys[0].step, 2)
+        both = direction_keys(keys[0].seed, keys[0].step, 2)
         return Estimate(float(here), both, np.array([slope, curvature]))
 
 
@@ -211,7 +223,7 @@ class ForwardGradient(_OneRayPerQuery):
     queries: int = 1
 
     def __post_init__(self) -> None:
-        _require_usable(self, 1.0, self.queries)
+        require_usable(self, 1.0, self.queries)
 
     @property
     def evaluations(self) -> int:
@@ -220,21 +232,29 @@ class ForwardGradient(_OneRayPerQuery):
 
     def probes(self, seed: int, step: int) -> Probes:
         """Each direction by itself; a row is a tangent here, not a point."""
-        return Probes(_keys(seed, step, self.queries), np.eye(self.queries, dtype=np.float32))
+        return Probes(
+            direction_keys(seed, step, self.queries), np.eye(self.queries, dtype=np.float32)
+        )
 
     def estimate(
-        self, keys: tuple[Key, ...], losses: FloatArray, previous: FloatArray | None
+        self, keys: tuple[Key, ...], losses: FloatArray, memory: FloatArray | None
     ) -> Estimate:
         """The slopes themselves, averaged over the queries."""
         wide = losses.astype(np.float64)
         return Estimate(float(wide[0]), keys, wide[1:] / self.queries)
 
 
-def _keys(seed: int, step: int, queries: int) -> tuple[Key, ...]:
+def direction_keys(seed: int, step: int, queries: int) -> tuple[Key, ...]:
+    """The keys of a step, query by query."""
     return tuple(Key(seed, step, query) for query in range(queries))
 
 
-def _require_usable(estimator: Estimator, eps: float, queries: int) -> None:
+def require_usable(estimator: Estimator, eps: float, queries: int) -> None:
+    """Refuse numbers that no probe can be made of.
+
+    Raises:
+        UsageError: eps is not positive, or there are too few or too many queries.
+    """
     if not 0 < eps < np.inf:
         raise UsageError(f"{estimator}: eps must be a positive number")
     if not 1 <= queries <= 1 << QUERY_BITS:

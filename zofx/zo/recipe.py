@@ -67,6 +67,10 @@ class Recipe:
                 "on tensors or on past rays: drop the trial, or "
                 f"{self.tensors_text or self.rays.text}"
             )
+        if self.trial and len(self.estimator.probes(0, 0).matrix) != self.estimator.evaluations:
+            raise UsageError(
+                f"a trial compares losses, and {self.estimator} measures more than these: drop one"
+            )
         self._require_basis()
         self._require_curvature()
 

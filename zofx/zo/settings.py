@@ -23,7 +23,14 @@ LEAST: Final = 2.0**-126
 
 GREATEST: Final = 1e30
 
-ESTIMATORS: Final = ("two-point", "one-sided", "two-point-curvature", "forward-gradient")
+ESTIMATORS: Final = (
+    "two-point", "one-sided", "two-point-curvature", "forward-gradient", "gauss-newton",
+    "forward-gauss-newton",
+)  # fmt: skip
+FORWARD_MODE_ESTIMATORS: Final = ("forward-gradient", "forward-gauss-newton")
+"""Those that take exact derivatives, from a program in forward mode."""
+SCORE_ESTIMATORS: Final = (*FORWARD_MODE_ESTIMATORS, "gauss-newton")
+"""Those that read every score, and the derivatives of the objective by them."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,9 @@ class Settings:
         eps: distance of a probe, in units of z.
         queries: directions per step.
         estimator: "two-point" (±ε along each direction), "one-sided" (θ and +ε),
-            "two-point-curvature" (±ε and θ) or "forward-gradient" (exact derivatives, of a program
-            in forward mode).
+            "two-point-curvature" (±ε and θ), "forward-gradient" (exact derivatives, of a program
+            in forward mode), "gauss-newton" (θ and +ε, every candidate's score) or
+            "forward-gauss-newton" (the same from exact derivatives).
         rays: rules on the coefficients, as text.
         tensors: rules on the materialised gradient, as text.
         refresh: steps between two bases of low-rank trainables; 0 for none.
@@ -58,7 +66,9 @@ class Settings:
     eps: float = option(1e-3, help="Distance of a probe, in units of z.", metavar="EPS")
     queries: int = option(1, help="Directions per step.", metavar="Q", minimum=1)
     estimator: str = option(
-        "two-point", help="two-point, one-sided or two-point-curvature.", metavar="NAME"
+        "two-point",
+        help="two-point, one-sided, two-point-curvature or gauss-newton.",
+        metavar="NAME",
     )
     rays: str = option(
         "", help="On projected gradients: 'clip(100) > sign()', or ''.", metavar="RULES"
@@ -92,6 +102,11 @@ class Settings:
         if self.estimator not in ESTIMATORS:
             raise UsageError(
                 f"there is no estimator '{self.estimator}'; there are: {', '.join(ESTIMATORS)}"
+            )
+        if self.estimator.endswith("gauss-newton") and self.batch_size < 2:
+            raise UsageError(
+                f"batch_size={self.batch_size}: a Gauss–Newton step chooses its damping by leaving "
+                "one example of the batch out, which takes at least two"
             )
         if self.estimator == "two-point-curvature" and self.queries != 1:
             raise UsageError(
@@ -163,6 +178,7 @@ class Settings:
 
     def _estimator(self) -> "Estimator":
         from zofx.zo.estimators import ForwardGradient, OneSided, Spsa, SpsaWithCurvature
+        from zofx.zo.gauss_newton import GaussNewton
 
         match self.estimator:
             case "one-sided":
@@ -171,6 +187,9 @@ class Settings:
                 return SpsaWithCurvature(self.eps)
             case "forward-gradient":
                 return ForwardGradient(self.queries)
+            case "gauss-newton" | "forward-gauss-newton":
+                exact = self.estimator in FORWARD_MODE_ESTIMATORS
+                return GaussNewton(self.eps, self.queries, exact)
             case _:
                 return Spsa(self.eps, self.queries, self.average)
 
