@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
+    BloomConfig,
     Gemma2Config,
     GPTNeoConfig,
+    GptOssConfig,
+    MixtralConfig,
     OPTConfig,
     PreTrainedConfig,
     RobertaConfig,
@@ -42,6 +45,20 @@ CASES: dict[str, tuple[PreTrainedConfig, int]] = {
     ),
     "attention op by op": (
         Gemma2Config(**GATED, num_key_value_heads=1, head_dim=8, sliding_window=4), 40,
+    ),
+    "a mixture of experts": (
+        MixtralConfig(
+            **GATED, num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2
+        ), 40,
+    ),
+    "experts with biases, stored [in, out]": (
+        GptOssConfig(
+            **GATED, num_key_value_heads=1, head_dim=8, num_local_experts=4,
+            num_experts_per_tok=2, sliding_window=4, layer_types=["sliding_attention"],
+        ), 40,
+    ),
+    "a sum of products with scales": (
+        BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=1, n_head=2), 40,
     ),
     "attention op by op under a mask of 40 positions": (GPTNeoConfig(**NEO), 40),
 }  # fmt: skip
