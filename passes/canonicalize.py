@@ -2,6 +2,7 @@
 
     addmm(b, x, W), matmul(x, W), matmul(x, Wᵀ)   →   linear(x, W or its transpose, b)    W a weight
     addmm(b, x, y)                                →   b + matmul(x, y)                     y is not
+    baddbmm(b, x, y, β, α)                        →   β·b + α·bmm(x, y)
     dropout(x), alias(x), contiguous(x), x.to(own dtype), x + 0, assertions   →   x
     attention(q, k, v)   →   attention(q, k for every head of q, v likewise)    k, v of one head
     x.to(dtype), x & y   →   _to_copy(x, dtype=dtype), bitwise_and(x, y)
@@ -56,6 +57,8 @@ class Canonicalize(Pass):
                 edit.graph.erase_node(node)
             elif _is_identity(node):
                 edit.replace(node, node.all_input_nodes[0])
+            elif is_call(node, aten.baddbmm.default):
+                _scaled_sum(edit, node)
             elif is_call(node, *PRODUCTS) and not node.kwargs:
                 _product(edit, program, node, remark)
             elif has(node, Trait.CAST):
@@ -103,6 +106,21 @@ def _product(edit: Editor, program: Program, node: fx.Node, remark: Remarker) ->
     else:
         return
     result.meta["val"] = node.meta["val"]  # a later cast asks for it
+    edit.replace(node, result)
+    edit.graph.erase_node(node)
+
+
+def _scaled_sum(edit: Editor, node: fx.Node) -> None:
+    """β·b + α·x·y by an op each; b need not be as large."""
+    addend, *factors = node.args[:3]
+    scales = {**dict(zip(("beta", "alpha"), node.args[3:], strict=False)), **node.kwargs}
+    value: Any = edit.call(node, aten.bmm.default, *factors)
+    if scales.get("alpha", 1) != 1:
+        value = edit.call(node, aten.mul.Tensor, value, scales["alpha"])
+    if scales.get("beta", 1) != 1:
+        addend = edit.call(node, aten.mul.Tensor, addend, scales["beta"])
+    result = edit.call(node, aten.add.Tensor, addend, value)
+    result.meta["val"] = node.meta["val"]
     edit.replace(node, result)
     edit.graph.erase_node(node)
 

@@ -8,9 +8,10 @@ Frozen weights are read once for all probes; embeddings, masks, rotary tables an
 first trainable run once, too. A trainable that is a whole weight multiplies by P weights in one
 batched product; one that meets activations element by element is given to each of its rows.
 Downstream of a trainable every value has P·N rows: what it meets there is replicated when it has
-rows of its own, and a size that counts rows is multiplied by P. A model that addresses rows by
-number downstream of a trainable gets its inputs replicated instead (at=input): always right, only
-slower.
+rows of its own, and a size that counts rows is multiplied by P. An op that has no such form
+computes vmap over the probes, by torch's rules: what it reads of rows is [P, N, …] for it. A model
+that addresses rows by number downstream of a trainable gets its inputs replicated instead
+(at=input): always right, only slower.
 Exact: row (p, n) sees the operands it would see alone; engines may sum a product of another shape
 in another order.
 """
@@ -25,11 +26,12 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from zofx.errors import UnsupportedError
+from zofx.ir.batching import batched
 from zofx.ir.facts import PERTURBED, STACKED
 from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders
-from zofx.ir.rewrite import Editor
+from zofx.ir.rewrite import Editor, value_of
 from zofx.ir.schema import COEFFICIENTS, INPUTS, Stage
 from zofx.ir.traits import Trait, has
 
@@ -77,6 +79,10 @@ class StackProbes(Pass):
         return edit.done()
 
 
+class _NoFormError(Exception):
+    """An op reads a trainable, and there is no form of it with probes here."""
+
+
 class _Stacking:
     """One walk over the graph; `stacked` are the values with P·N rows."""
 
@@ -89,6 +95,9 @@ class _Stacking:
         self.stacked: set[fx.Node] = set()
         self.copies: dict[fx.Node, fx.Node] = {}
         self.sizes: dict[fx.Node, fx.Node] = {}
+        self.before = {node: node.meta.get("val") for node in edit.nodes}
+        self.gone: set[fx.Node] = set()
+        self.at_input = False
         ids = edit.placeholder("input_ids").meta["val"]
         self.rows = ids.shape[0].node.expr
         self.turned = self._turned()
@@ -117,13 +126,18 @@ class _Stacking:
 
     def replicate_inputs(self) -> None:
         """Every row of every input becomes P rows; sizes follow by themselves."""
+        self.at_input = True
         first = next(n for n in self.edit.nodes if n.op == "call_function")
         for node in list(placeholders(self.edit.graph)):
             if node.target in INPUTS:
                 self.edit.replace(node, self.copy_of(node, first))
         for node in self.edit.nodes:
-            if node.op == "call_function":
-                reads = self._take_probes(node)
+            if node.op == "call_function" and node not in self.gone:
+                try:
+                    reads = self._take_probes(node)
+                except _NoFormError as why:
+                    self._over_probes(node, str(why))
+                    continue
                 copied = node in self.copies.values()
                 if reads or copied or self._counts_rows(node.meta.get("val")):
                     self.stacked.add(node)
@@ -133,9 +147,13 @@ class _Stacking:
     def replicate_at_slices(self) -> None:
         """Follow the trainables downwards."""
         for node in self.edit.nodes:
-            if node.op != "call_function":
+            if node.op != "call_function" or node in self.gone:
                 continue
-            reads = self._take_probes(node)
+            try:
+                reads = self._take_probes(node)
+            except _NoFormError as why:
+                self._over_probes(node, str(why))
+                continue
             if not reads and not any(a in self.stacked for a in node.all_input_nodes):
                 continue
             below = partial(self._below, user=node)
@@ -145,8 +163,19 @@ class _Stacking:
 
     def _take_probes(self, node: fx.Node) -> bool:
         """Let a reader of a trainable read it with probes; whether its result has rows by that."""
-        places = [place for place, arg in enumerate(node.args) if arg in self.with_probes]
-        if not places or node in self.with_probes:
+        if node in self.with_probes or self.with_probes.keys().isdisjoint(node.all_input_nodes):
+            return False
+        places = [
+            place
+            for place, arg in enumerate(node.args)
+            if isinstance(arg, fx.Node) and arg in self.with_probes
+        ]
+        if (
+            is_call(node, aten.embedding.default)
+            and places == [0]
+            and not self._is_rows(node.args[1])
+        ):
+            self._look_up(node)
             return False
         if len(places) == 1 and (node.target, places[0]) in PROBE_FORMS:
             self._require_rows(node, next(a for a in node.args if a not in self.with_probes))
@@ -154,6 +183,7 @@ class _Stacking:
         elif is_call(node, aten.unsqueeze.default) and node.args[1] == 0:
             self._to_rows(node)
         elif has(node, Trait.ELEMENTWISE) and any(map(self._has_rows, node.all_input_nodes)):
+            self._require_broadcast(node, places)
             for place in places:
                 rows = self._rows_of(node.args[place], node)
                 node.update_arg(place, rows)
@@ -161,19 +191,23 @@ class _Stacking:
             self._between_weights(node, places)
             return False
         else:
-            self._refuse(
-                f"{node.target} reads one, and stack-probes knows no form of it with probes"
-            )
+            raise _NoFormError(f"{node.target} reads one, and there is no form of it with probes")
         return True
 
     def _to_probe_form(self, node: fx.Node) -> None:
         """The same op for a trainable [P, *k] and rows [P·N, …]."""
         if is_call(node, aten.linear.default):
             if len(node.args) > 2 and node.args[2] is not None:
-                self._refuse(f"{node.format_node()} has a bias; split-dense adds it apart")
+                raise _NoFormError(f"{node.format_node()} has a bias")
             node.args, node.target = node.args[:2], zofx_ops.probe_linear.default
         elif is_call(node, aten.embedding.default):
             node.args, node.target = node.args[:2], zofx_ops.probe_embedding.default
+
+    def _look_up(self, node: fx.Node) -> None:
+        """Rows of a table per probe by an index that is the same for every row of a batch."""
+        self.with_probes[node] = node.meta.pop("val").dim()
+        table, index = node.args[:2]
+        node.args, node.kwargs, node.target = (table, [None, index]), {}, aten.index.Tensor
 
     def _between_weights(self, node: fx.Node, places: list[int]) -> None:
         """A weight per probe, no rows; an operand of fewer axes gets axes of 1 after the probes."""
@@ -199,6 +233,8 @@ class _Stacking:
     def _rows_of(self, values: Any, user: fx.Node) -> fx.Node:
         """A trainable with probes as an operand that meets rows."""
         dims = user.meta["val"].dim()
+        if self.with_probes[values] == dims:  # its own first axis is 1, in place of the rows
+            values = self.edit.call(user, aten.squeeze.dim, values, 1)
         rows = self.edit.call(user, zofx_ops.probe_rows.default, values, self._batch(user), dims)
         self.stacked.add(rows)
         return rows
@@ -211,9 +247,76 @@ class _Stacking:
     def _has_rows(self, value: fx.Node) -> bool:
         return value in self.stacked or self._counts_rows(value.meta.get("val"))
 
+    def _is_rows(self, x: Any) -> bool:
+        """Whether the first axis of a value is the rows."""
+        return x not in self.turned and self._has_rows(x)
+
     def _require_rows(self, node: fx.Node, x: Any) -> None:
-        if x in self.turned or not self._has_rows(x):
-            self._refuse(f"{node.target} reads a value whose first axis is not its rows")
+        if not self._is_rows(x):
+            raise _NoFormError(f"{node.target} reads a value whose first axis is not its rows")
+
+    def _require_broadcast(self, node: fx.Node, places: list[int]) -> None:
+        """What meets rows has no axis in their place, or one of 1."""
+        value = node.meta["val"]
+        dims = value.dim()
+        rows = value.shape[0] if dims else None
+        if not isinstance(rows, torch.SymInt) or rows.node.expr != self.rows:
+            raise _NoFormError(f"{node.target} reads one beside rows of another number")
+        for place in places:
+            operand: Any = node.args[place]
+            if self.with_probes[operand] == dims and value_of(operand).shape[1] != 1:
+                raise _NoFormError(f"{node.target} reads one along the rows")
+
+    def _over_probes(self, node: fx.Node, why: str) -> None:
+        """Compute an op once per probe, on [P, N, …] where it reads rows."""
+        leading: set[fx.Node] = set()
+        for operand in list(node.all_input_nodes):
+            if operand in self.with_probes:
+                leading.add(operand)
+            elif operand in self.stacked:
+                own = self._of_one_probe(operand, node, why)
+                node.replace_input_with(operand, own)
+                if isinstance(self.before[operand], torch.Tensor):
+                    leading.add(own)
+        results = batched(self.edit, node, leading)
+        if not results:
+            self._refuse(why)
+        made = self.before[node]
+        listed = isinstance(made, (list, tuple))
+        for result, value in zip(results, made if listed else (made,), strict=True):  # type: ignore[arg-type]  # mypy forgets what `listed` tells
+            self._put(node, result, value, results.index(result) if listed else None)
+        self.gone.add(node)
+        self.edit.graph.erase_node(node)
+
+    def _of_one_probe(self, operand: fx.Node, user: fx.Node, why: str) -> fx.Node:
+        """A stacked value as [P, N, …]; a size that counts rows as it was."""
+        value = self.before.get(operand)
+        if isinstance(value, torch.SymInt):
+            if self.at_input:
+                self._refuse(why)
+            if not self._counts_rows(value):
+                return operand
+            probes = self.edit.call(user, aten.sym_size.int, self.coefficients, 0)
+            return self.edit.call(user, operator.floordiv, operand, probes)
+        if not isinstance(value, torch.Tensor) or not self._counts_rows(value):
+            self._refuse(why)
+        return self.edit.call(user, zofx_ops.split_probes.default, operand, self.coefficients)
+
+    def _put(self, node: fx.Node, result: fx.Node, value: Any, index: int | None) -> None:
+        """Let what read an op, or one of its results, read this; rows are joined with probes."""
+        if self._counts_rows(value):
+            joined = self.edit.call(node, aten.flatten.using_ints, result, 0, 1)
+            self.stacked.add(joined)
+        else:
+            joined, self.with_probes[result] = result, value.dim()
+        self.before[joined] = value
+        for user in list(node.users):
+            if index is None:
+                user.replace_input_with(node, joined)
+            elif user.args[1] == index:
+                self.edit.replace(user, joined)
+                self.gone.add(user)
+                self.edit.graph.erase_node(user)
 
     def _refuse(self, why: str) -> NoReturn:
         raise UnsupportedError(

@@ -40,8 +40,8 @@ RULES: Final[tuple[tuple[str, int], ...]] = (
      r"swa_num_attention_heads|linear_num_(key|value)_heads|index_n_heads|linear_num_heads)$", 4),
     (r"^(head_dim|d_head|dim_head|attention_head_dim|attention_head_size|kv_channels|v_head_dim|"
      r"swa_head_dim|qk_nope_head_dim|linear_(key_|value_)?head_dim|index_head_dim)$", 16),
-    (r"^qk_head_dim$", 24),
-    (r"^(qk_rope_head_dim)$", 8),
+    (r"^qk_head_dim$", 32),
+    (r"^(qk_rope_head_dim)$", 16),
     (r"^(rotary_dim)$", 8),
     (r"^(q_lora_rank|kv_lora_rank|o_lora_rank)$", 16),
     (r"^mamba_(n_heads|num_heads)$", 8),

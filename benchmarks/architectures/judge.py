@@ -13,19 +13,18 @@ import shutil
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 from architectures.configs import PAD, VOCABULARY, tiny
@@ -34,8 +33,10 @@ from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
 from zofx.errors import ZofxError
 from zofx.models.checkpoint import open_checkpoint
+from zofx.models.tokenizer import SpecialTokens, Tokenization
 from zofx.runtimes import RUNTIMES
 from zofx.session import Batch, unperturbed
+from zofx.zo.types import Key
 
 AUTO: Final = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
 LENGTHS: Final = ((5, 17, 12), (1, 31, 2))
@@ -108,7 +109,6 @@ def judge(name: str, columns: list[str], work: Path) -> Verdict:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         model.save_pretrained(folder / "model")
-        _tokenizer().save_pretrained(folder / "model")
         for column in columns:
             verdict.outcomes[column] = _outcome(column, folder, cases, verdict)
     except Exception as error:
@@ -121,7 +121,7 @@ def judge(name: str, columns: list[str], work: Path) -> Verdict:
 def tiny_model(kind: str, what: str) -> PreTrainedModel:
     """A model with large enough weights that attention is no average."""
     auto = AUTO[what]
-    config = tiny(kind, what == "causal", auto.from_config)
+    config = tiny(kind, what == "causal", lambda c: _runs(auto.from_config(c).eval()))
     torch.manual_seed(0)  # noqa: TID251  initial weights of a test model
     model: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
     with torch.no_grad():
@@ -133,6 +133,11 @@ def tiny_model(kind: str, what: str) -> PreTrainedModel:
                 parameter.add_(drawn / 10)
     model.tie_weights()
     return model.eval()
+
+
+def _runs(model: PreTrainedModel) -> None:
+    """Raise what a model of sizes that do not go together raises."""
+    _logprobs(model, torch.full((1, 3), 5), None)
 
 
 def _cases(model: PreTrainedModel) -> Iterator[Rows]:
@@ -180,7 +185,7 @@ def _logprobs(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | No
 def _outcome(column: str, folder: Path, cases: list[Rows], verdict: Verdict) -> str:
     method, options = COLUMNS[column]
     try:
-        checkpoint = open_checkpoint(str(folder / "model"))
+        checkpoint = replace(open_checkpoint(str(folder / "model")), tokenization=_words())
         compile_model(checkpoint, METHODS[method], folder / column, options=options)
     except ZofxError as error:
         return f"refused: {_first_line(error)}"
@@ -226,7 +231,16 @@ def _difference(session: Any, case: Rows) -> float:
         wanted = [case.wanted] if case.padded is None else [case.wanted, case.padded]
         each = [_apart(result, w[:, place, :VOCABULARY]) for w in wanted]
         worst = max(worst, min(each))
-    return worst
+    return max(worst, _between_probes(session, batch))
+
+
+def _between_probes(session: Any, batch: Batch) -> float:
+    """How far two probes in one forward are from one after the other, in nats."""
+    keys = [Key(seed=1, step=1)]
+    steps = np.array([[1e-2], [-1e-2]], np.float32)
+    together = session.evaluate(batch, keys, steps)
+    alone = [session.evaluate(batch, keys, step[None])[0] for step in steps]
+    return _apart(torch.from_numpy(np.array(together)), torch.from_numpy(np.stack(alone)))
 
 
 def _apart(a: torch.Tensor | None, b: torch.Tensor) -> float:
@@ -236,18 +250,12 @@ def _apart(a: torch.Tensor | None, b: torch.Tensor) -> float:
     return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max())
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<s>", "<pad>", "</s>", "<mask>"] + [f"w{n}" for n in range(4, VOCABULARY)]
+def _words() -> Tokenization:
+    """A word per token."""
+    words = ["<s>", "<pad>", "</s>", "<mask>", *(f"w{n}" for n in range(4, VOCABULARY))]
     vocabulary = {word: number for number, word in enumerate(words)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<s>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        mask_token="<mask>",
-    )
+    special = SpecialTokens(0, 2, PAD, 3, "<mask>", adds_bos=False)
+    return Tokenization(Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>")), special)
 
 
 def _first_line(error: BaseException) -> str:

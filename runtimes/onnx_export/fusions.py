@@ -70,12 +70,19 @@ def _share_shapes(model: ir.Model) -> None:
             (read,) = node.outputs
             tape = Tape()
             parts = [_size(tape, size, first) for size in known[start:end]]
-            made = parts[0] if len(parts) == 1 else tape.op("Concat", parts, {"axis": 0})
+            made = _joined(tape, parts)
             made.type, made.shape = read.type, read.shape
             model.graph.insert_before(node, tape.nodes)
             replace_all_uses_with(read, made)
         for output in node.outputs:
             see(output)
+
+
+def _joined(tape: Tape, parts: list[ir.Value]) -> ir.Value:
+    """Sizes i64[1] as a shape; of no sizes, an empty one."""
+    if not parts:
+        return tape.op("Constant", [], {"value_ints": []})
+    return parts[0] if len(parts) == 1 else tape.op("Concat", parts, {"axis": 0})
 
 
 def _size(tape: Tape, size: int | str, first: Mapping[str, tuple[ir.Value, int]]) -> ir.Value:

@@ -10,6 +10,8 @@ from transformers import (
     BertConfig,
     Gemma2Config,
     GPTNeoConfig,
+    GptOssConfig,
+    MixtralConfig,
     OPTConfig,
     PreTrainedConfig,
     RobertaConfig,
@@ -42,6 +44,17 @@ CASES: dict[str, tuple[PreTrainedConfig, int]] = {
     ),
     "attention op by op": (
         Gemma2Config(**GATED, num_key_value_heads=1, head_dim=8, sliding_window=4), 40,
+    ),
+    "a mixture of experts": (
+        MixtralConfig(
+            **GATED, num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2
+        ), 40,
+    ),
+    "experts with biases, stored [in, out]": (
+        GptOssConfig(
+            **GATED, num_key_value_heads=1, head_dim=8, num_local_experts=4,
+            num_experts_per_tok=2, sliding_window=4, layer_types=["sliding_attention"],
+        ), 40,
     ),
     "attention op by op under a mask of 40 positions": (GPTNeoConfig(**NEO), 40),
 }  # fmt: skip

@@ -2,14 +2,17 @@
 """stack-probes: P probes in one forward are P forwards."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.golden import apply, assert_golden, batch, captured, run, selected
 from tests.passes.probing import PERTURB, dense
 from tests.passes.test_insert_low_rank import whole_numbers
 from tests.passes.toys import (
+    VOCABULARY,
     Affine,
     Blocks,
     Broadcasts,
@@ -366,15 +369,11 @@ def test_refuses_a_product_that_rows_do_not_lead(toy: type[Toy], weight: str, at
 
 
 @pytest.mark.parametrize("at", ["trainable", "input"])
-def test_refuses_a_lookup_that_rows_do_not_lead(at: str) -> None:
-    """Positions 0 … T−1 are the same for every row: P tables of them are no P·N rows."""
+def test_a_lookup_that_rows_do_not_lead(at: str) -> None:
+    """Positions 0 … T−1 are the same for every row: each probe looks them up once."""
     before, _ = apply(PERTURB, dense(Broadcasts, "place"))
-    with pytest.raises(UnsupportedError) as caught:
-        apply(f"stack-probes{{at={at}}}", before)
-    assert str(caught.value) == (
-        "these trainables cannot be evaluated under several probes at once\n"
-        "  - aten.embedding.default reads a value whose first axis is not its rows"
-    )
+    after, _ = apply(f"stack-probes{{at={at}}}", before)
+    assert_equals_single_probes(before, after)
 
 
 def test_refuses_a_bias_in_the_product() -> None:
@@ -386,7 +385,7 @@ def test_refuses_a_bias_in_the_product() -> None:
     }
     facts = sliced.facts | {"sliced"}
     before, _ = apply(PERTURB, sliced.with_(tensors=rows, facts=facts))
-    with pytest.raises(UnsupportedError, match="has a bias; split-dense adds it apart"):
+    with pytest.raises(UnsupportedError, match="has a bias"):
         apply("stack-probes", before)
 
 
@@ -397,9 +396,72 @@ def test_refuses_an_op_that_knows_no_probes() -> None:
 
     edit = Editor(before)
     (read,) = edit.graph.find_nodes(op="call_function", target=torch.ops.zofx.sparse_linear.default)
-    edit.set_args(read, read.args[0], edit.call(read, torch.neg, read.args[1]), *read.args[2:])
-    with pytest.raises(UnsupportedError, match="stack-probes knows no form of it with probes"):
+    unknown = torch.ops.zofx.cut.default
+    edit.set_args(read, read.args[0], edit.call(read, unknown, read.args[1]), *read.args[2:])
+    with pytest.raises(
+        UnsupportedError, match=r"cut\.default reads one, and there is no form of it"
+    ):
         apply("stack-probes", edit.done())
+
+
+class Odd(Toy):
+    """Reads its weights in ways of its own; `kind` says how."""
+
+    kind = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.zeros(4))
+        self.square = nn.Parameter(torch.zeros(4, 4))
+        self.stacked = nn.Parameter(torch.zeros(3, 4, 4))
+        self.head = nn.Linear(4, VOCABULARY, bias=False)
+
+    def logits(self, x: Tensor) -> Any:
+        return self.head(getattr(self, self.kind)(x))
+
+    def softplus(self, x: Tensor) -> Tensor:
+        return x * (nn.functional.softplus(self.one) > 1)
+
+    def experts(self, x: Tensor) -> Tensor:
+        return sum((nn.functional.linear(x, w) for w in self.stacked), x)
+
+    def flat_bias(self, x: Tensor) -> Tensor:
+        return (x.flatten(0, 1) + self.one).view_as(x)
+
+    def relative(self, x: Tensor) -> Tensor:
+        steps = torch.arange(x.shape[1])
+        apart = (steps[:, None] - steps[None, :]).clamp(-1, 2) + 1
+        return self.stacked.view(12, 4)[apart].sum(-1).unsqueeze(0).expand(x.shape[0], -1, -1) @ x
+
+    def both(self, x: Tensor) -> Tensor:
+        return x @ (self.square @ self.square.transpose(0, 1) + self.stacked.sum(0))
+
+    def pieces(self, x: Tensor) -> Tensor:
+        first, second = self.square.split(2, 0)
+        return x + (second - first).select(0, 1).squeeze(0)
+
+
+def odd(kind: str) -> type[Odd]:
+    """A class, so that each is traced once."""
+    return type(f"Odd_{kind}", (Odd,), {"kind": kind})
+
+
+ODD = {
+    "softplus": "one",
+    "experts": "stacked",
+    "flat_bias": "one",
+    "relative": "stacked",
+    "both": "square",
+    "pieces": "square",
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_op_with_no_form_of_its_own_is_computed_over_the_probes(kind: str) -> None:
+    """What torch's batching rules make of it is what each probe gives alone."""
+    before, _ = apply(PERTURB, dense(odd(kind), ODD[kind]))
+    after, _ = apply("stack-probes", before)
+    assert_equals_single_probes(before, after)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,11 @@ class Editor:
         """The nodes now, safe to edit while iterating."""
         return list(self.graph.nodes)
 
+    @property
+    def mode(self) -> Any:
+        """The world of fake tensors that the annotations belong to."""
+        return _mode(self.graph)
+
     def placeholder(self, name: str) -> fx.Node:
         """The node of a tensor or input that the graph already has."""
         return next(n for n in placeholders(self.graph) if n.target == name)
@@ -174,6 +179,18 @@ def run_node(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
     args = map_arg(node.args, value_of)
     kwargs = map_arg(node.kwargs, value_of)
     return node.target(*args, **kwargs)  # type: ignore[operator]  # a call_function's target is callable
+
+
+def value_of(node: fx.Node) -> Any:
+    """A node's annotation, inferred now (and kept) where it or one before it has none."""
+    if "val" not in node.meta:
+        with _mode(node.graph):
+            for each in node.graph.nodes:
+                if each.op == "call_function" and "val" not in each.meta:
+                    each.meta["val"] = run_node(each, lambda n: n.meta["val"])
+                if each is node:
+                    break
+    return node.meta["val"]
 
 
 def same_type(a: Any, b: Any) -> bool:

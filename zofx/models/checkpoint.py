@@ -32,6 +32,7 @@ from transformers.models.auto.modeling_auto import (
 
 from zofx.errors import CaptureError, UnsupportedError, UsageError
 from zofx.models import gguf_file, gguf_model, tokenizer
+from zofx.models.experts import EVERY_EXPERT
 from zofx.models.locate import locate
 from zofx.models.safetensors_folder import StoredTensor, fingerprint, open_shards
 from zofx.models.tokenizer import SpecialTokens, Tokenization
@@ -148,7 +149,7 @@ def build_on_meta(config: PreTrainedConfig, architecture: Architecture) -> PreTr
 
     Returns:
         The model in evaluation mode, float32, no cache; attention by one op, or op by op where
-        transformers has no such form of it.
+        transformers has no such form of it; every expert of a mixture runs (`experts`).
     """
     config = copy.deepcopy(config)
     config.use_cache = False
@@ -167,6 +168,7 @@ def build_on_meta(config: PreTrainedConfig, architecture: Architecture) -> PreTr
             model = auto.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
         except ValueError:  # what it says of a class without that attention, too
             model = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
+        model.set_experts_implementation(EVERY_EXPERT)
     except ValueError as error:
         raise CaptureError(
             f"transformers cannot build {config.model_type} as a {architecture}: {error}"
