@@ -272,14 +272,14 @@ def test_a_prompt_is_put_where_tokens_are_embedded() -> None:
         show(traced(Embeds(), Prompt(tokens=2))),
         """\
 program                                  facts: sliced
-  input   input_ids       i64[N, T]
-  input   attention_mask  i64[N, T]
-  input   positions       i64[N, S]
-  input   targets         i64[N, S, C]
-  frozen  embed.weight    f32[7, 4]
-  frozen  fc.weight       f32[7, 4]
-  frozen  fc.bias         f32[7]
-  trainable prompt          f32[2, 4]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  frozen     embed.weight    f32[7, 4]
+  frozen     fc.weight       f32[7, 4]
+  frozen     fc.bias         f32[7]
+  trainable  prompt          f32[2, 4]
 body
   %0 = aten.sym_size.int(targets, 0)   : N
   %1 = aten.new_full(input_ids, [%0, 2], 2)   : i64[N, 2]
@@ -306,15 +306,15 @@ def test_a_prefix_is_put_before_keys_and_values() -> None:
         show(traced(Remembers(), Prefix(tokens=2))),
         """\
 program                                  facts: sliced
-  input   input_ids       i64[N, T]
-  input   attention_mask  i64[N, T]
-  input   positions       i64[N, S]
-  input   targets         i64[N, S, C]
-  frozen  embed.weight    f32[7, 4]
-  frozen  fc.weight       f32[7, 4]
-  frozen  fc.bias         f32[7]
-  trainable prefix.0.key    f32[1, 2, 4]
-  trainable prefix.0.value  f32[1, 2, 4]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  frozen     embed.weight    f32[7, 4]
+  frozen     fc.weight       f32[7, 4]
+  frozen     fc.bias         f32[7]
+  trainable  prefix.0.key    f32[1, 2, 4]
+  trainable  prefix.0.value  f32[1, 2, 4]
 body
   %0 = aten.sym_size.int(targets, 0)   : N
   %1 = aten.unsqueeze(prefix.0.key, 0)   : f32[1, 1, 2, 4]
