@@ -25,8 +25,8 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import fx
 
-from zofx.errors import UsageError
-from zofx.ir.facts import PARTED, QUANTIZED
+from zofx.errors import PipelineError, UsageError
+from zofx.ir.facts import PARTED, QUANTIZED, STACKED
 from zofx.ir.ops.rounding import FINER
 from zofx.ir.patterns import summands
 from zofx.ir.pipeline import Pass, Remarker
@@ -50,7 +50,7 @@ class QuantizeActivations(Pass):
     """
 
     name: ClassVar[str] = "quantize-activations"
-    requires = (QUANTIZED, PARTED)
+    requires = (QUANTIZED,)
     exact = False
     values: int = 2
 
@@ -63,6 +63,11 @@ class QuantizeActivations(Pass):
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Rewrite every product with a matrix in int8-row."""
+        if STACKED.name in program.facts and PARTED.name not in program.facts:
+            raise PipelineError(
+                "quantize-activations rounds what probes differ by, so it takes them apart: put "
+                "split-base-probe before it"
+            )
         edit = Editor(program)
         rounding = _Rounding(edit, values_of(edit.graph) if self.values == 2 else set())
         products = list(rounding.products())

@@ -48,7 +48,7 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
     ):
         if part is not None:
             (folder / graph).write_text(dump_graph(part.graph))
-            onnx.save(to_onnx(part, weights.span, layout.WEIGHTS, result), folder / model)
+            onnx.save(to_onnx(part, weights.span, layout.WEIGHTS, (result,)), folder / model)
             written += [graph, model]
     progress("graphs", 1, 2)
     noise = noise_of(program)

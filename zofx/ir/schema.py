@@ -10,6 +10,7 @@ INPUTS = ("input_ids", "attention_mask", "positions", "targets")
 TOKENS = INPUTS[:2]
 KEYS = "keys"
 COEFFICIENTS = "coefficients"
+COTANGENT = "cotangent"
 
 
 class Role(StrEnum):
@@ -19,7 +20,7 @@ class Role(StrEnum):
     TABLE = "table"  # the same, a row per token, looked up: a batch may bring those of its own
     HEAD = "head"  # the same, and multiplied by for a logit per token
     INDEX = "index"  # where a trainable's entries sit in the tensor it was cut from; frozen too
-    TRAINABLE = "slice"  # trains; f32; initial value in trainables.safetensors
+    TRAINABLE = "trainable"  # trains; f32; initial value in trainables.safetensors
     EXACT = "exact"  # trains by exact gradients, on an engine that has them; f32; also there
     STATE = "state"  # f32 beside a trainable; changes when the driver says so; also there
 

@@ -3,7 +3,7 @@
     scoring     positions and targets → scores         directions   keys → z; θ + C·z
     sparse      x·Sᵀ of a trainable                        probes       values that carry probes
     frozen      x·Ŵᵀ of stored codes                   rounding     the same as products of integers
-    cut         where a program may be taken apart
+    cut         where a program may be taken apart     transposes   cotangents of linear ops
 
 Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k
 entries of a trainable. A value that carries probes has them outermost: a trainable is [P, k], an activation
@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from torch._ops import OpOverload
 
-from zofx.ir.ops import cut, directions, frozen, probes, rounding, scoring, sparse
+from zofx.ir.ops import cut, directions, frozen, probes, rounding, scoring, sparse, transposes
 
-MODULES: Final = (cut, directions, frozen, probes, rounding, scoring, sparse)
+MODULES: Final = (cut, directions, frozen, probes, rounding, scoring, sparse, transposes)
 
 
 def meaning(op: OpOverload) -> Callable[..., Any]:

@@ -1,0 +1,124 @@
+"""Transposed products in ONNX: what the backward graph multiplies cotangents by.
+
+linear_nf4_transpose        com.microsoft.MatMulBnb4, transB = 0
+linear_int8_transpose       DequantizeLinear · FusedMatMul    8 bits stay 8 bits: nothing is folded
+linear_rounded_transpose    com.microsoft.MatMulIntegerToFloat of the transposed codes
+sparse_linear_transpose     a dense block of the columns with entries, then Gather back to all
+sparse_linear_entries       a dense block of products, of which the entries are gathered
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import onnx
+import torch
+from onnxscript import opset21 as op
+
+from zofx.ir.sparse_cost import as_block
+from zofx.runtimes.onnx_export import frozen
+from zofx.runtimes.onnx_export.contrib_ops import head, ints, ms
+
+zofx = torch.ops.zofx
+
+
+def product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
+    """Both transposes happen within the product."""
+    return ms.FusedMatMul(a, b, transA=int(transpose_a), transB=int(transpose_b))
+
+
+def linear_nf4_transpose(dy: Any, codes: Any, absmax: Any, width: int, block: int) -> Any:
+    """The kernel unpacks the whole matrix in either case."""
+    return ms.MatMulBnb4(
+        dy, codes, absmax, K=width, N=dy.shape[-1], block_size=block, quant_type=frozen.NF4,
+        training_mode=0, transB=0,
+    )  # fmt: skip
+
+
+def linear_int_transpose(dy: Any, codes: Any, scales: Any, zeros: Any, bits: int) -> Any:
+    """No kernel of blocks multiplies by the transposed matrix."""
+    return op.MatMul(dy, frozen.dequantize_int(codes, scales, zeros, bits))
+
+
+def linear_int8_transpose(dy: Any, codes: Any, scales: Any) -> Any:
+    """ONNX Runtime does not fold a DequantizeLinear."""
+    return ms.FusedMatMul(dy, op.DequantizeLinear(codes, scales, axis=1), transB=1)
+
+
+def linear_codebook_transpose(dy: Any, codes: Any, centroids: Any) -> Any:
+    """Folded into an f32 weight at load, as in the forward graph."""
+    return op.MatMul(dy, frozen.codebook_matrix(codes, centroids))
+
+
+def linear_rounded_transpose(dy: Any, steps: Any, codes: Any) -> Any:
+    """The transposed codes are made at load; the scales are in the cotangents already."""
+    one = op.Constant(value_float=1.0)
+    transposed = op.Transpose(codes, perm=[1, 0])
+    return op.Mul(ms.MatMulIntegerToFloat(dy, transposed, one, one, frozen.zero()), steps)
+
+
+def _entries(index: Any, width: int) -> tuple[Any, Any, Any]:
+    """Rows, columns with entries, and for each entry its column's number among these: i64."""
+    position = op.Cast(index, to=onnx.TensorProto.INT64)
+    row = op.Div(position, ints(width))
+    touched, _, place, _ = op.Unique(op.Sub(position, op.Mul(row, ints(width))), sorted=1)
+    return row, touched, place
+
+
+def sparse_linear_transpose(dy: Any, values: Any, index: Any, width: int, columns: int) -> Any:
+    """Columns without entries read a column of zeros."""
+    out = dy.shape[-1]
+    row, touched, place = _entries(index, width)
+    count = op.Shape(touched)
+    at = op.Add(op.Mul(row, count), place)
+    zeros = op.ConstantOfShape(op.Mul(count, ints(out)))
+    block = op.Reshape(op.ScatterElements(zeros, at, values, axis=0), op.Concat(ints(out), count, axis=0))
+    few = op.MatMul(dy, block)
+    rank = len(dy.shape)
+    padded = op.Pad(few, ints(*[0] * (2 * rank - 1), 1))
+    numbers = op.Expand(count, ints(width))
+    every = op.ScatterElements(numbers, touched, op.Range(*_upto(count)), axis=0)
+    return op.Gather(padded, every, axis=-1)
+
+
+def _upto(count: Any) -> tuple[Any, Any, Any]:
+    zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
+    return zero, op.Squeeze(count), one
+
+
+def sparse_linear_entries(dy: Any, x: Any, index: Any, columns: int, deepest: int) -> Any:
+    """Σ over rows of products, where there are entries."""
+    width, out = x.shape[-1], dy.shape[-1]
+    flat_dy, flat_x = op.Reshape(dy, ints(-1, out)), op.Reshape(x, ints(-1, width))
+    if as_block(index.shape[0], columns, deepest, out, width):
+        row, touched, place = _entries(index, width)
+        block = ms.FusedMatMul(flat_dy, op.Gather(flat_x, touched, axis=1), transA=1)
+        at = op.Add(op.Mul(row, op.Shape(touched)), place)
+        return op.Gather(op.Reshape(block, ints(-1)), at)
+    position = op.Cast(index, to=onnx.TensorProto.INT64)
+    row = op.Div(position, ints(width))
+    column = op.Sub(position, op.Mul(row, ints(width)))
+    products = op.Mul(op.Gather(flat_dy, row, axis=1), op.Gather(flat_x, column, axis=1))
+    return op.ReduceSum(products, ints(0), keepdims=0)
+
+
+def select_positions_transpose(dy: Any, positions: Any, tokens: Any) -> Any:
+    """Each cotangent is added at (n, positions[n, s])."""
+    rows, count = head(positions, 1), op.Reshape(tokens, ints(1))
+    zeros = op.ConstantOfShape(op.Concat(rows, count, op.Shape(dy, start=2), axis=0))
+    number = op.Unsqueeze(op.Range(*_upto(rows)), ints(1))
+    pairs = op.Expand(number, op.Shape(positions)), positions
+    at = op.Concat(*(op.Unsqueeze(part, ints(2)) for part in pairs), axis=2)
+    return op.ScatterND(zeros, at, dy, reduction="add")
+
+
+TRANSLATIONS: Final[Mapping[Callable[..., Any], Callable[..., Any]]] = {
+    zofx.linear_codebook_transpose.default: linear_codebook_transpose,
+    zofx.linear_int_transpose.default: linear_int_transpose,
+    zofx.linear_int8_transpose.default: linear_int8_transpose,
+    zofx.linear_nf4_transpose.default: linear_nf4_transpose,
+    zofx.linear_rounded_transpose.default: linear_rounded_transpose,
+    zofx.product.default: product,
+    zofx.select_positions_transpose.default: select_positions_transpose,
+    zofx.sparse_linear_entries.default: sparse_linear_entries,
+    zofx.sparse_linear_transpose.default: sparse_linear_transpose,
+}
