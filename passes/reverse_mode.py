@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from zofx.errors import UnsupportedError
-from zofx.ir.facts import CANONICAL
+from zofx.ir.facts import CANONICAL, HAS_TRAINABLES, NARROWED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders
 from zofx.ir.schema import COTANGENT, INPUTS, Role
@@ -38,7 +38,8 @@ class ReverseMode(Pass):
     """See the module."""
 
     name: ClassVar[str] = "reverse-mode"
-    requires = (CANONICAL,)
+    requires = (CANONICAL, NARROWED, HAS_TRAINABLES)
+    destroys = (NARROWED,)
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Trace the pullback and join it to the graph."""

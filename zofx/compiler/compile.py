@@ -12,13 +12,14 @@ from typing import Any
 
 from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest
+from zofx.compiler.exact import EXACT, joint_pipeline, settings_for
 from zofx.compiler.frontend import captured
 from zofx.compiler.methods import Method
 from zofx.compiler.options import Options, pipeline_for
 from zofx.compiler.write import Progress, _rows, no_progress, write_program
 from zofx.files import file_digest, new_folder
 from zofx.ir.directions import noise_of
-from zofx.ir.pipeline import After, Pass, Remark
+from zofx.ir.pipeline import After, Pass, Pipeline, Remark
 from zofx.ir.program import Loader, Program
 from zofx.models.checkpoint import Checkpoint
 from zofx.models.soft_prompts import adapter_for
@@ -78,15 +79,15 @@ def compile_model(
         program = captured(checkpoint, options).with_(scores=scores or {})
         report.seconds["capture"] = round(time.perf_counter() - start, 3)
         progress("passes", 0, len(pipeline.passes))
-        program = pipeline.run(program, report.after(after))
+        program, joint = _run(pipeline, program, report.after(after))
         start = time.perf_counter()
-        files = write_program(program, folder, progress)
+        files = write_program(program, folder, progress, joint)
         (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer.to_str())
         report.seconds["write"] = round(time.perf_counter() - start, 3)
         manifest = Manifest(
             method=method.name,
             pipeline=", ".join(program.history),
-            recipe=asdict(method.settings),
+            recipe=asdict(settings_for(method.settings, options.exact_layers)),
             model=_model_description(checkpoint, options),
             config=checkpoint.config.to_dict(),
             noise=noise_of(program),
@@ -96,6 +97,19 @@ def compile_model(
         )
         (folder / layout.MANIFEST).write_text(manifest.to_json())
     return manifest
+
+
+def _run(pipeline: Pipeline, program: Program, after: After) -> tuple[Program, Program | None]:
+    """The program, and the joint one of scores and gradients if some tensors have exact ones."""
+    joint, base = joint_pipeline(pipeline), program
+
+    def watch(item: Pass, before: Program, now: Program, *rest: Any) -> None:
+        nonlocal base
+        base = now if item.name == EXACT else base
+        after(item, before, now, *rest)
+
+    program = pipeline.run(program, watch)
+    return program, joint and joint.run(base, after)
 
 
 def _model_description(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:

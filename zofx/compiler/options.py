@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from zofx.compiler.exact import with_exact_layers
 from zofx.compiler.methods import Method
 from zofx.errors import PipelineError
 from zofx.ir.facts import HAS_TRAINABLES
@@ -41,6 +42,7 @@ class Options:
         settings: "PASS.OPTION=VALUE", applied last.
         force: replace an existing artifact.
         from_layer: the first layer that trains; what is below is computed once per row.
+        exact_layers: how many of the last layers train by exact gradients, or "all".
     """
 
     quant: str | None = None
@@ -50,6 +52,7 @@ class Options:
     settings: Sequence[str] = ()
     force: bool = False
     from_layer: int | None = None
+    exact_layers: str | None = None
 
     @property
     def adapter(self) -> str | None:
@@ -69,6 +72,8 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
         pipeline = _quantized(pipeline, options.quant)
     if options.activations is not None:
         pipeline = _rounded(pipeline, options.activations, options.quant)
+    if options.exact_layers is not None:
+        pipeline = with_exact_layers(pipeline, options.exact_layers)
     if options.from_layer is not None:
         pipeline = _cut(pipeline, options)
     if options.fraction is not None:
@@ -188,7 +193,7 @@ def _require_scales(pipeline: Pipeline) -> None:
 
 
 def _require_rows(pipeline: Pipeline) -> None:
-    """Integers are multiplied in one format, and nothing is learnt through their rounding."""
+    """Integers are multiplied in one format."""
     if not _find(pipeline, ROUND):
         return
     stored: Any = _find(pipeline, "quantize-frozen")
@@ -197,11 +202,6 @@ def _require_rows(pipeline: Pipeline) -> None:
         raise PipelineError(
             f"{ROUND} multiplies matrices in {INT8_ROW}, not {form}: "
             f"--set quantize-frozen.format={INT8_ROW}, or --activations none"
-        )
-    if _find(pipeline, "hybrid-first-order"):
-        raise PipelineError(
-            "first-order takes exact gradients, and rounding has no derivative: "
-            "--activations none, or a method of probes alone"
         )
 
 

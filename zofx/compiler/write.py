@@ -14,8 +14,9 @@ from zofx.ir.directions import noise_of
 from zofx.ir.graph_json import dump_graph
 from zofx.ir.partition import split
 from zofx.ir.printer import show
-from zofx.ir.program import Program
-from zofx.ir.schema import FROZEN_ROLES, HIDDEN, UPDATED_ROLES, Role
+from zofx.ir.program import Program, results_of
+from zofx.ir.residuals import partition
+from zofx.ir.schema import FROZEN_ROLES, HIDDEN, RESIDUAL, UPDATED_ROLES, Role
 from zofx.models.safetensors_folder import DTYPES
 from zofx.runtimes.onnx_export.export import to_onnx
 from zofx.runtimes.onnx_export.noise_model import build_noise_model
@@ -30,8 +31,20 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
-def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> list[str]:
-    """Write a compiled program's tensors and graphs; returns the names of the files."""
+def write_program(
+    program: Program,
+    folder: Path,
+    progress: Progress = no_progress,
+    joint: Program | None = None,
+) -> list[str]:
+    """Write a compiled program's tensors and graphs; returns the names of the files.
+
+    Args:
+        program: what is evaluated.
+        folder: where to.
+        progress: told of every tensor.
+        joint: scores and gradients (`reverse-mode`), of the same tensors.
+    """
     weights = tensor_file(program, folder / layout.WEIGHTS, *FROZEN_ROLES)
     trainables = tensor_file(program, folder / layout.TRAINABLES, *UPDATED_ROLES)
     for done, spec in enumerate(program.tensors.values()):
@@ -50,12 +63,32 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
             (folder / graph).write_text(dump_graph(part.graph))
             onnx.save(to_onnx(part, weights.span, layout.WEIGHTS, (result,)), folder / model)
             written += [graph, model]
+    if joint is not None:
+        written += _write_joint(joint, folder, weights)
     progress("graphs", 1, 2)
     noise = noise_of(program)
-    if not any(spec.mask or spec.turn for spec in noise.specs.values()):
+    if program.trainables and not any(s.mask or s.turn for s in noise.specs.values()):
         onnx.save(_noise_model(program, noise, weights), folder / layout.NOISE)
         written.append(layout.NOISE)
     return written
+
+
+def _write_joint(joint: Program, folder: Path, weights: TensorFile) -> list[str]:
+    """The forward graph with residuals, and the backward graph."""
+    _, above = split(joint)
+    forward, backward = partition(above)
+    kept = len(results_of(forward.graph)) - 1
+    residuals = [f"{RESIDUAL}.{number}" for number in range(kept)]
+    exact = [s.name for s in joint.tensors.values() if s.role is Role.EXACT]
+    for part, graph, model, results in (
+        (forward, layout.FORWARD_GRAPH, layout.FORWARD_ONNX, ["logprob", *residuals]),
+        (backward, layout.BACKWARD_GRAPH, layout.BACKWARD_ONNX, [f"{n}.gradient" for n in exact]),
+    ):
+        (folder / graph).write_text(dump_graph(part.graph))
+        onnx.save(to_onnx(part, weights.span, layout.WEIGHTS, results), folder / model)
+    return [
+        layout.FORWARD_GRAPH, layout.FORWARD_ONNX, layout.BACKWARD_GRAPH, layout.BACKWARD_ONNX,
+    ]  # fmt: skip
 
 
 def tensor_bytes(program: Program, name: str) -> memoryview:

@@ -37,7 +37,7 @@ def draw_of(direction: fx.Node) -> fx.Node:
 def noise_of(program: Program) -> Noise:
     """The artifact's description of the program's directions."""
     found = {name: _spec(node) for name, node in directions_of(program.graph)}
-    kind = next(iter(found.values())).kind
+    kind = next((spec.kind for spec in found.values()), "gaussian")
     specs = {name: spec for name, spec in found.items() if spec != DirectionSpec(kind)}
     return Noise(kind, specs, program.bases)
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.program import Program, is_call, output_node, shape_of
-from zofx.ir.schema import COEFFICIENTS, FROZEN_ROLES, KEYS, TOKENS
+from zofx.ir.schema import COEFFICIENTS, FROZEN_ROLES, KEYS, TOKENS, Role
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -82,7 +82,8 @@ def _chosen(program: Program) -> str | None:
 
 
 def _sliced(program: Program) -> str | None:
-    return None if program.trainables else "the program has no trainable, nothing would train"
+    exact = any(spec.role is Role.EXACT for spec in program.tensors.values())
+    return None if program.trainables or exact else "nothing would train: no tensor is trainable"
 
 
 def _quantized(program: Program) -> str | None:

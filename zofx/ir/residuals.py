@@ -18,13 +18,11 @@ import torch
 from torch import Tensor, fx
 
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
-from zofx.ir.program import Program, output_node, placeholders
-from zofx.ir.schema import COTANGENT
+from zofx.ir.program import Program, placeholders, results_of
+from zofx.ir.schema import COTANGENT, RESIDUAL
 
 aten = torch.ops.aten
 zofx_ops = torch.ops.zofx
-
-RESIDUAL: Final = "residual"
 
 ONCE: Final = frozenset(
     {
@@ -36,7 +34,7 @@ ONCE: Final = frozenset(
 )  # fmt: skip
 """What takes too long to be computed twice."""
 
-TYPICAL: Final = 64
+TYPICAL: Final = 128
 """What a size that is known only at run time counts as, when values are compared."""
 
 
@@ -50,7 +48,7 @@ def partition(joint: Program) -> tuple[Program, Program]:
         The forward program, with results logprob, residual 0, 1, …; and the backward program, with
         inputs `residual.0`, `residual.1`, … and the gradients as results.
     """
-    scores, *gradients = output_node(joint.graph).args[0]  # type: ignore[misc]
+    scores, *gradients = results_of(joint.graph)
     late = _downstream(joint.graph)
     residuals = _least_cut(joint.graph, late, scores)
     forward = _extract(joint, [scores, *residuals], {}, set())

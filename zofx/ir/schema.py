@@ -11,6 +11,7 @@ TOKENS = INPUTS[:2]
 KEYS = "keys"
 COEFFICIENTS = "coefficients"
 COTANGENT = "cotangent"
+RESIDUAL = "residual"
 
 
 class Role(StrEnum):
