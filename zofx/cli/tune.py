@@ -69,6 +69,16 @@ def tune(  # noqa: PLR0913  a verb has many options
             "--tensors", metavar="RULES", help="On the gradient: 'momentum(0.9)', 'adam()', or ''."
         ),
     ] = None,
+    exact_lr: Annotated[
+        float | None,
+        typer.Option("--exact-lr", help="Rate of exact gradients beside probes; else it is --lr."),
+    ] = None,
+    exact_rule: Annotated[
+        str | None,
+        typer.Option(
+            "--exact-rule", metavar="RULES", help="On exact gradients: 'adam()', 'momentum(0.9)'."
+        ),
+    ] = None,
     refresh: Annotated[
         int | None,
         typer.Option("--refresh", min=0, metavar="N", help="Steps between low-rank bases."),
@@ -147,7 +157,7 @@ def tune(  # noqa: PLR0913  a verb has many options
         settings={
             "steps": steps, "batch_size": batch_size, "lr": lr, "eps": eps, "queries": queries,
             "schedule": schedule, "estimator": estimator, "rays": rays, "tensors": tensors,
-            "refresh": refresh,
+            "refresh": refresh, "exact_lr": exact_lr, "exact_rule": exact_rule,
         },
     )  # fmt: skip
     if tensorboard:

@@ -145,6 +145,16 @@ def prepare(artifact: Path, request: Request) -> Prepared:
 
 def _require_fit(manifest: Manifest, settings: Settings) -> None:
     """The estimator asks for what the compiled program computes."""
+    if bool(manifest.trainables) == (settings.estimator == "exact"):
+        raise UsageError(
+            f"--estimator {settings.estimator}: "
+            + (
+                f"{len(manifest.trainables)} tensors of this artifact train by probes"
+                if manifest.trainables
+                else "every tensor of this artifact trains by its exact gradient, without probes"
+            )
+            + "; leave --estimator out, or compile with another --exact-layers"
+        )
     slopes = FORWARD_MODE in map(name_of, passes_of(manifest.pipeline))
     if slopes != (settings.estimator == "forward-gradient"):
         raise UsageError(

@@ -18,6 +18,7 @@ import numpy as np
 
 from zofx.errors import DivergenceError
 from zofx.runs.evaluate import Evaluation, evaluate
+from zofx.runs.exact_gradient import ExactGradient
 from zofx.runs.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
 from zofx.runs.prepare import Prepared
 from zofx.runs.run_folder import RunFolder, require_free
@@ -63,14 +64,14 @@ def measure(prepared: Prepared, session: Session) -> Preflight | None:
     """The pre-flight on the first batch of the run; θ is not moved.
 
     Returns:
-        None where nothing can be told: exact slopes have no ± gap, and losses of text jump.
+        None where nothing can be told: exact derivatives have no ± gap, and losses of text jump.
 
     Raises:
         DivergenceError: the losses near the start are not finite.
     """
     settings = prepared.plan.settings
     objective = prepared.workload.objective(prepared.plan.objective)
-    if settings.estimator == "forward-gradient" or isinstance(objective, TextObjective):
+    if settings.estimator in ("forward-gradient", "exact") or isinstance(objective, TextObjective):
         return None
     encoded = prepared.batch(0)
     if settings.refresh:  # before the first basis a low-rank trainable changes nothing
@@ -185,7 +186,8 @@ class _Loop:
         began = time.perf_counter()
         cursor, after = map(self.prepared.plan.settings.cursor, (step, step + 1))
         encoded = self.prepared.batch(cursor)
-        loss, gradient = self._loss(encoded), self._exact_gradient(encoded)
+        gradient = self._exact_gradient(encoded)
+        loss = self._loss(encoded, gradient)
         log = self.driver.step(step, loss, after, gradient)
         seconds = time.perf_counter() - began
         tokens = int(encoded.batch.attention_mask.sum())
@@ -195,19 +197,18 @@ class _Loop:
         for observer in self.observers:
             observer.step(metrics)
 
-    def _loss(self, encoded: Encoded) -> LossFn:
+    def _loss(self, encoded: Encoded, gradient: ExactGradient | None) -> LossFn:
+        if self.prepared.plan.settings.estimator == "exact" and gradient:
+            return gradient.loss
         slopes = self.prepared.plan.settings.estimator == "forward-gradient"
         losses = self.objective.slopes if slopes else self.objective.measure
         return lambda keys, matrix: losses(self.session, encoded, keys, matrix)
 
-    def _exact_gradient(self, encoded: Encoded) -> ExactGradientFn | None:
-        """Exact gradients, where the artifact has tensors that train by them."""
+    def _exact_gradient(self, encoded: Encoded) -> ExactGradient | None:
+        """Of a batch, where the artifact has tensors that train by exact gradients."""
         if not self.prepared.model.manifest.exact:
             return None
-        session = cast(ExactSession, self.session)
-        return lambda: session.gradient(
-            encoded.batch, lambda scores: self.objective.weigh(scores, encoded)
-        )
+        return ExactGradient(cast(ExactSession, self.session), self.objective, encoded)
 
     def _exact_gradient_at(self, step: int) -> ExactGradientFn | None:
         if not self.prepared.model.manifest.exact:

@@ -90,7 +90,9 @@ class Driver:
         self.journal = journal
         self.patience = patience
         self._state = _State(recipe.rays.init())
-        self._mover = Mover(theta, recipe.tensors, seed, recipe.refresh, recipe.exact)
+        self._mover = Mover(
+            theta, recipe.tensors, seed, recipe.refresh, recipe.exact, recipe.exact_rule
+        )
 
     def step(
         self,
@@ -194,7 +196,8 @@ class Driver:
         estimate, rule_state = self.recipe.rays.update(raw, self._state.rays, step)
         if self.recipe.tensors is None:
             estimate = estimate.with_coefficients(-rate * estimate.coefficients)
-        return estimate, rule_state, bool(np.any(raw.coefficients))
+        sloped = not estimator.queries or bool(np.any(raw.coefficients))
+        return estimate, rule_state, sloped
 
     def _padded(self, rays: tuple[Ray, ...]) -> FloatArray:
         """The coefficients of a record: zeros where the past does not reach back far enough."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zofx.zo.random.direction_spec import Noise
     from zofx.zo.recipe import Recipe
 
-ESTIMATORS: Final = ("two-point", "one-sided", "two-point-curvature", "forward-gradient")
+ESTIMATORS: Final = ("two-point", "one-sided", "two-point-curvature", "forward-gradient", "exact")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Settings:
 
     Attributes:
         estimator: "two-point" (±ε along each direction), "one-sided" (θ and +ε), "two-point-curvature" (±ε and
-            θ) or "forward-gradient" (exact derivatives, of a program in forward mode).
+            θ), "forward-gradient" (exact derivatives, of a program in forward mode) or "exact" (no
+            probes: everything trains by exact gradients).
         eps: distance of a probe, in units of z.
         queries: directions per step.
         average: whether their slopes are averaged, or stand each for its own trainables.
@@ -34,7 +35,9 @@ class Settings:
         tensors: rules on the materialised gradient, as text.
         trial: whether the step is tried forwards, backwards and not at all, and the best kept.
         refresh: steps between two bases of low-rank trainables; 0 for none.
-        exact_lr: learning rate of tensors that train by exact gradients; 0 for none.
+        exact_lr: learning rate of tensors that train by exact gradients; 0 for none. Without probes
+            it is `lr`.
+        exact_rule: rules on exact gradients, as text.
         hold: steps on the same batch.
         lr: learning rate at its peak.
         schedule: "constant", "linear" or "cosine" decay to zero.
@@ -51,6 +54,7 @@ class Settings:
     trial: bool = False
     refresh: int = 0
     exact_lr: float = 0.0
+    exact_rule: str = ""
     hold: int = 1
     lr: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -131,19 +135,22 @@ class Settings:
             tensor_rule(self.tensors),
             Trial() if self.trial else None,
             self.refresh,
-            self.exact_lr / self.lr,
+            1.0 if self.estimator == "exact" else self.exact_lr / self.lr,
+            tensor_rule(self.exact_rule),
         )
 
     def _estimator(self) -> "Estimator":
-        from zofx.zo.estimators import ForwardGradient, OneSided, Spsa, SpsaWithCurvature
+        from zofx.zo.estimators import ForwardGradient, NoProbes, OneSided, Spsa, SpsaWithCurvature
 
         match self.estimator:
             case "one-sided":
                 return OneSided(self.eps, self.queries)
             case "two-point-curvature":
                 return SpsaWithCurvature(self.eps)
-            case "slopes":
+            case "forward-gradient":
                 return ForwardGradient(self.queries)
+            case "exact":
+                return NoProbes()
             case _:
                 return Spsa(self.eps, self.queries, self.average)
 

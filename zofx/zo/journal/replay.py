@@ -32,6 +32,7 @@ class Mover:
         refresh: steps between two bases of low-rank trainables; 0 for none. A recipe has both this and
             a rule only where the rule's state can follow.
         exact: learning rate of exact gradients, in units of a step's rate.
+        exact_rule: on exact gradients; None goes along them.
     """
 
     def __init__(
@@ -41,10 +42,13 @@ class Mover:
         seed: int,
         refresh: int,
         exact: float,
+        exact_rule: TensorRule[Any] | None = None,
     ) -> None:
         self._theta = theta
         self._rule = rule
-        self._seed, self._refresh, self._exact = seed, refresh, exact
+        self._seed, self._refresh = seed, refresh
+        self._exact, self._exact_rule = exact, exact_rule
+        self._exact_states: dict[str, Any] = {}
         self._begun = -1
         self._states: dict[str, Any] = {}
         if rule:
@@ -79,9 +83,20 @@ class Mover:
         else:
             self._follow(self._rule, rays, rate)
         if exact:
-            values, down = self._theta.read(), np.float32(-rate * self._exact)
-            moved = {name: values[name] + down * g for name, g in exact.items()}
-            self._theta.write(values | moved)
+            self._descend(exact, np.float32(-rate * self._exact))
+
+    def _descend(self, gradients: Tensors, down: np.float32) -> None:
+        """Along exact gradients, or what their rule makes of them."""
+        values, rule = self._theta.read(), self._exact_rule
+        for name, along in gradients.items():
+            if rule:
+                before = {name: values[name]}
+                state = self._exact_states.get(name) or rule.init(before)
+                given = Gradient((), (), partial(self._direction, name), {name: along})
+                directions, self._exact_states[name] = rule.update(given, before, state)
+                along = directions[name]
+            values[name] = values[name] + down * along
+        self._theta.write(values)
 
     def _follow(self, rule: TensorRule[Any], rays: tuple[Ray, ...], rate: float) -> None:
         values, past, down = self._theta.read(), tuple(self._past), np.float32(-rate)
