@@ -55,7 +55,7 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
 
 def test_the_op_table_is_complete() -> None:
     """Every zofx:: op has its line in the runtimes' page, and every line its op."""
-    sources = [path.read_text() for path in (ROOT / "zofx" / "ops").glob("*.py")]
+    sources = [path.read_text() for path in (ROOT / "zofx" / "ir" / "ops").glob("*.py")]
     ops = re.findall(r'custom_op\("(zofx::\w+)"', "".join(sources))
     page = (ROOT / "runtimes" / "README.md").read_text()
     assert sorted(ops) == sorted(re.findall(r"^\| `(zofx::\w+)`", page, re.MULTILINE))

@@ -30,10 +30,10 @@ from zofx.forecast.forecast import Forecast, forecast
 from zofx.forecast.liveness import RESHAPES, VIEWS, peak
 from zofx.forecast.machine_speed import Rates
 from zofx.forecast.op_costs import Axes, Shapes, ort_scratch, products, torch_scratch
+from zofx.forecast.select_evenly import without_scores
 from zofx.ir.program import Program, output_node
 from zofx.ir.schema import FROZEN_ROLES, VOCABULARY
 from zofx.models.checkpoint import open_checkpoint
-from zofx.passes.select_evenly import without_scores
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.host import batching
 from zofx.zo.types import Key

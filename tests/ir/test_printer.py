@@ -31,7 +31,7 @@ inputs  input_ids, attention_mask, positions, targets, keys, coefficients
 facts   canonical, narrowed, perturbed, quantized, sliced, stacked
 frozen  6 tensors, 262,982 bytes
 index   2 tensors, 36 bytes
-slice   2 tensors, 36 bytes
+trainable 2 tensors, 36 bytes
 ops
       2  aten.add.Tensor
       1  aten.embedding

@@ -279,7 +279,7 @@ program                                  facts: sliced
   frozen  embed.weight    f32[7, 4]
   frozen  fc.weight       f32[7, 4]
   frozen  fc.bias         f32[7]
-  slice   prompt          f32[2, 4]
+  trainable prompt          f32[2, 4]
 body
   %0 = aten.sym_size.int(targets, 0)   : N
   %1 = aten.new_full(input_ids, [%0, 2], 2)   : i64[N, 2]
@@ -313,8 +313,8 @@ program                                  facts: sliced
   frozen  embed.weight    f32[7, 4]
   frozen  fc.weight       f32[7, 4]
   frozen  fc.bias         f32[7]
-  slice   prefix.0.key    f32[1, 2, 4]
-  slice   prefix.0.value  f32[1, 2, 4]
+  trainable prefix.0.key    f32[1, 2, 4]
+  trainable prefix.0.value  f32[1, 2, 4]
 body
   %0 = aten.sym_size.int(targets, 0)   : N
   %1 = aten.unsqueeze(prefix.0.key, 0)   : f32[1, 1, 2, 4]

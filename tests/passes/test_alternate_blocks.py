@@ -35,15 +35,15 @@ def test_every_draw_waits_for_its_turn() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced
-  input  input_ids       i64[N, T]
-  input  attention_mask  i64[N, T]
-  input  positions       i64[N, S]
-  input  targets         i64[N, S, C]
-  input  keys            i64[Q, 2]
-  input  coefficients    f32[Q]
-  slice  embed.weight    f32[7, 4]
-  slice  fc.weight       f32[7, 4]
-  slice  fc.bias         f32[7]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  input      keys            i64[Q, 2]
+  input      coefficients    f32[Q]
+  trainable  embed.weight    f32[7, 4]
+  trainable  fc.weight       f32[7, 4]
+  trainable  fc.bias         f32[7]
 body
   %0 = zofx.direction(keys, None, embed.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
   %1 = zofx.mask_turn(%0, keys, 0, 2, step)   : f32[Q, 7, 4]

@@ -35,15 +35,15 @@ def test_spells_the_matrix_out() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, quantized, sliced
-  input   input_ids         i64[N, T]
-  input   attention_mask    i64[N, T]
-  input   positions         i64[N, S]
-  input   targets           i64[N, S, C]
-  frozen  embed.weight      f32[7, 32]
-  frozen  fc.bias           f32[7]
-  frozen  fc.weight.codes   u8[7, 1, 16]  int4 of fc.weight
-  slice   fc.weight.scales  f32[7, 1]     int4 of fc.weight
-  frozen  fc.weight.zeros   u8[7, 1]      int4 of fc.weight
+  input      input_ids         i64[N, T]
+  input      attention_mask    i64[N, T]
+  input      positions         i64[N, S]
+  input      targets           i64[N, S, C]
+  frozen     embed.weight      f32[7, 32]
+  frozen     fc.bias           f32[7]
+  frozen     fc.weight.codes   u8[7, 1, 16]  int4 of fc.weight
+  trainable  fc.weight.scales  f32[7, 1]     int4 of fc.weight
+  frozen     fc.weight.zeros   u8[7, 1]      int4 of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 32]
   %1 = zofx.dequantize_int(fc.weight.codes, fc.weight.scales, fc.weight.zeros, 4)   : f32[7, 32]

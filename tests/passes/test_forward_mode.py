@@ -182,17 +182,17 @@ def test_a_tangent_follows_every_value() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, forward-mode, sliced
-  input   input_ids        i64[N, T]
-  input   attention_mask   i64[N, T]
-  input   positions        i64[N, S]
-  input   targets          i64[N, S, C]
-  input   keys             i64[Q, 2]
-  input   coefficients     f32[P, Q]
-  frozen  embed.weight     f32[7, 4]
-  frozen  fc.weight        f32[7, 4]
-  frozen  fc.bias          f32[7]
-  index   fc.weight.index  i32[3]        index of fc.weight
-  slice   fc.weight.slice  f32[3]        slice of fc.weight
+  input      input_ids        i64[N, T]
+  input      attention_mask   i64[N, T]
+  input      positions        i64[N, S]
+  input      targets          i64[N, S, C]
+  input      keys             i64[Q, 2]
+  input      coefficients     f32[P, Q]
+  frozen     embed.weight     f32[7, 4]
+  frozen     fc.weight        f32[7, 4]
+  frozen     fc.bias          f32[7]
+  index      fc.weight.index  i32[3]        index of fc.weight
+  trainable  fc.weight.slice  f32[3]        slice of fc.weight
 body
   %0 = aten.sym_size.int(coefficients, 0)   : P
   %1 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
@@ -243,15 +243,15 @@ def test_what_no_slice_reaches_has_no_tangent() -> None:
         show(after, remarks),
         """\
 program                                  facts: forward-mode, sliced
-  input   input_ids       i64[N, T]
-  input   attention_mask  i64[N, T]
-  input   positions       i64[N, S]
-  input   targets         i64[N, S, C]
-  input   keys            i64[Q, 2]
-  input   coefficients    f32[P, Q]
-  frozen  embed.weight    f32[7, 4]
-  frozen  fc.weight       f32[4, 4]
-  slice   head.weight     f32[7, 4]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  input      keys            i64[Q, 2]
+  input      coefficients    f32[P, Q]
+  frozen     embed.weight    f32[7, 4]
+  frozen     fc.weight       f32[4, 4]
+  trainable  head.weight     f32[7, 4]
 body
   %0 = aten.sym_size.int(coefficients, 0)   : P
   %1 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]

@@ -47,15 +47,15 @@ def test_a_branch_beside_a_linear() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, sliced
-  input   input_ids         i64[N, T]
-  input   attention_mask    i64[N, T]
-  input   positions         i64[N, S]
-  input   targets           i64[N, S, C]
-  frozen  embed.weight      f32[7, 4]
-  frozen  fc.weight         f32[4, 4]
-  frozen  head.weight       f32[7, 4]
-  slice   fc.weight.lora_A  f32[2, 4]     right of fc.weight
-  slice   fc.weight.lora_B  f32[4, 2]     low-rank of fc.weight
+  input      input_ids         i64[N, T]
+  input      attention_mask    i64[N, T]
+  input      positions         i64[N, S]
+  input      targets           i64[N, S, C]
+  frozen     embed.weight      f32[7, 4]
+  frozen     fc.weight         f32[4, 4]
+  frozen     head.weight       f32[7, 4]
+  trainable  fc.weight.lora_A  f32[2, 4]     right of fc.weight
+  trainable  fc.weight.lora_B  f32[4, 2]     low-rank of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.linear(%0, fc.weight)   : f32[N, T, 4]
@@ -84,15 +84,15 @@ def test_a_frozen_a() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, sliced
-  input   input_ids         i64[N, T]
-  input   attention_mask    i64[N, T]
-  input   positions         i64[N, S]
-  input   targets           i64[N, S, C]
-  frozen  embed.weight      f32[7, 4]
-  frozen  fc.weight         f32[7, 4]
-  frozen  fc.bias           f32[7]
-  frozen  fc.weight.lora_A  f32[2, 4]     right of fc.weight
-  slice   fc.weight.lora_B  f32[7, 2]     low-rank of fc.weight
+  input      input_ids         i64[N, T]
+  input      attention_mask    i64[N, T]
+  input      positions         i64[N, S]
+  input      targets           i64[N, S, C]
+  frozen     embed.weight      f32[7, 4]
+  frozen     fc.weight         f32[7, 4]
+  frozen     fc.bias           f32[7]
+  frozen     fc.weight.lora_A  f32[2, 4]     right of fc.weight
+  trainable  fc.weight.lora_B  f32[7, 2]     low-rank of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.linear(%0, fc.weight, fc.bias)   : f32[N, T, 7]

@@ -71,16 +71,16 @@ def test_a_basis_that_is_refreshed() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, chosen, sliced
-  input  input_ids                 i64[N, T]
-  input  attention_mask            i64[N, T]
-  input  positions                 i64[N, S]
-  input  targets                   i64[N, S, C]
-  state  embed.weight              f32[7, 4]
-  state  fc.weight                 f32[4, 4]
-  slice  embed.weight.slice        f32[7, 2]     low-rank of embed.weight
-  state  embed.weight.slice.right  f32[2, 4]     right of embed.weight
-  slice  fc.weight.slice           f32[4, 2]     low-rank of fc.weight
-  state  fc.weight.slice.right     f32[2, 4]     right of fc.weight
+  input      input_ids                 i64[N, T]
+  input      attention_mask            i64[N, T]
+  input      positions                 i64[N, S]
+  input      targets                   i64[N, S, C]
+  state      embed.weight              f32[7, 4]
+  state      fc.weight                 f32[4, 4]
+  trainable  embed.weight.slice        f32[7, 2]     low-rank of embed.weight
+  state      embed.weight.slice.right  f32[2, 4]     right of embed.weight
+  trainable  fc.weight.slice           f32[4, 2]     low-rank of fc.weight
+  state      fc.weight.slice.right     f32[2, 4]     right of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.embedding(embed.weight.slice, input_ids)   : f32[N, T, 2]
@@ -117,15 +117,15 @@ def test_a_basis_that_is_fixed_on_both_sides() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, chosen, sliced
-  input   input_ids                 i64[N, T]
-  input   attention_mask            i64[N, T]
-  input   positions                 i64[N, S]
-  input   targets                   i64[N, S, C]
-  frozen  embed.weight              f32[7, 4]
-  frozen  fc.weight                 f32[4, 4]
-  slice   embed.weight.slice        f32[2, 2]     low-rank of embed.weight
-  frozen  embed.weight.slice.right  f32[2, 4]     right of embed.weight
-  frozen  embed.weight.slice.left   f32[7, 2]     left of embed.weight
+  input      input_ids                 i64[N, T]
+  input      attention_mask            i64[N, T]
+  input      positions                 i64[N, S]
+  input      targets                   i64[N, S, C]
+  frozen     embed.weight              f32[7, 4]
+  frozen     fc.weight                 f32[4, 4]
+  trainable  embed.weight.slice        f32[2, 2]     low-rank of embed.weight
+  frozen     embed.weight.slice.right  f32[2, 4]     right of embed.weight
+  frozen     embed.weight.slice.left   f32[7, 2]     left of embed.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.embedding(embed.weight.slice.left, input_ids)   : f32[N, T, 2]

@@ -61,18 +61,18 @@ def test_adds_keys_coefficients_and_the_table() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced
-  input   input_ids           i64[N, T]
-  input   attention_mask      i64[N, T]
-  input   positions           i64[N, S]
-  input   targets             i64[N, S, C]
-  input   keys                i64[Q, 2]
-  input   coefficients        f32[Q]
-  frozen  embed.weight        f32[7, 4]
-  frozen  fc.weight           f32[7, 4]
-  frozen  fc.bias             f32[7]
-  index   fc.weight.index     i32[3]        index of fc.weight
-  slice   fc.weight.slice     f32[3]        slice of fc.weight
-  frozen  noise.normal_table  f32[65536]
+  input      input_ids           i64[N, T]
+  input      attention_mask      i64[N, T]
+  input      positions           i64[N, S]
+  input      targets             i64[N, S, C]
+  input      keys                i64[Q, 2]
+  input      coefficients        f32[Q]
+  frozen     embed.weight        f32[7, 4]
+  frozen     fc.weight           f32[7, 4]
+  frozen     fc.bias             f32[7]
+  index      fc.weight.index     i32[3]        index of fc.weight
+  trainable  fc.weight.slice     f32[3]        slice of fc.weight
+  frozen     noise.normal_table  f32[65536]
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.linear(%0, fc.weight, fc.bias)   : f32[N, T, 7]
@@ -98,16 +98,16 @@ def test_signs_need_no_table_and_a_shared_slice_is_perturbed_once() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced
-  input   input_ids        i64[N, T]
-  input   attention_mask   i64[N, T]
-  input   positions        i64[N, S]
-  input   targets          i64[N, S, C]
-  input   keys             i64[Q, 2]
-  input   coefficients     f32[Q]
-  frozen  embed.weight     f32[7, 7]
-  frozen  fc.weight        f32[7, 7]
-  index   fc.weight.index  i32[2]        index of fc.weight
-  slice   fc.weight.slice  f32[2]        slice of fc.weight
+  input      input_ids        i64[N, T]
+  input      attention_mask   i64[N, T]
+  input      positions        i64[N, S]
+  input      targets          i64[N, S, C]
+  input      keys             i64[Q, 2]
+  input      coefficients     f32[Q]
+  frozen     embed.weight     f32[7, 7]
+  frozen     fc.weight        f32[7, 7]
+  index      fc.weight.index  i32[2]        index of fc.weight
+  trainable  fc.weight.slice  f32[2]        slice of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 7]
   %1 = aten.linear(%0, fc.weight)   : f32[N, T, 7]

@@ -24,15 +24,15 @@ def test_masks_every_draw() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced
-  input   input_ids       i64[N, T]
-  input   attention_mask  i64[N, T]
-  input   positions       i64[N, S]
-  input   targets         i64[N, S, C]
-  input   keys            i64[Q, 2]
-  input   coefficients    f32[Q]
-  frozen  embed.weight    f32[7, 4]
-  slice   fc.weight       f32[7, 4]
-  slice   fc.bias         f32[7]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  input      keys            i64[Q, 2]
+  input      coefficients    f32[Q]
+  frozen     embed.weight    f32[7, 4]
+  trainable  fc.weight       f32[7, 4]
+  trainable  fc.bias         f32[7]
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = zofx.direction(keys, None, fc.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
@@ -90,7 +90,7 @@ def test_a_global_share_goes_by_magnitude() -> None:
     assert len(set(shares.values())) > 2
 
 
-@pytest.mark.parametrize("scope", ["slice", "global"])
+@pytest.mark.parametrize("scope", ["trainable", "global"])
 def test_keeping_all_masks_nothing(scope: str) -> None:
     """Every 16-bit number is below 2¹⁶."""
     before, _ = apply(PERTURB, dense(OneLinear))
@@ -114,16 +114,16 @@ def test_stands_next_to_the_draw() -> None:
         show(late),
         """\
 program                                  facts: canonical, perturbed, sliced
-  input   input_ids        i64[N, T]
-  input   attention_mask   i64[N, T]
-  input   positions        i64[N, S]
-  input   targets          i64[N, S, C]
-  input   keys             i64[Q, 2]
-  input   coefficients     f32[Q]
-  frozen  embed.weight     f32[7, 4]
-  slice   fc.weight        f32[7, 4]
-  frozen  fc.bias          f32[7]
-  state   fc.weight.scale  f32[7, 4]     computed of fc.weight
+  input      input_ids        i64[N, T]
+  input      attention_mask   i64[N, T]
+  input      positions        i64[N, S]
+  input      targets          i64[N, S, C]
+  input      keys             i64[Q, 2]
+  input      coefficients     f32[Q]
+  frozen     embed.weight     f32[7, 4]
+  trainable  fc.weight        f32[7, 4]
+  frozen     fc.bias          f32[7]
+  state      fc.weight.scale  f32[7, 4]     computed of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = zofx.direction(keys, None, fc.weight, [7, 4], rademacher)   : f32[Q, 7, 4]

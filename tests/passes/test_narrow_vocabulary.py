@@ -120,14 +120,14 @@ def test_a_tied_table() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, narrowed, perturbed, sliced, stacked
-  input  input_ids       i64[N, T]
-  input  attention_mask  i64[N, T]
-  input  positions       i64[N, S]
-  input  targets         i64[N, S, C]
-  input  keys            i64[Q, 2]
-  input  coefficients    f32[P, Q]
-  head   embed.weight    f32[V, 4]
-  slice  fc.weight       f32[4, 4]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  input      keys            i64[Q, 2]
+  input      coefficients    f32[P, Q]
+  head       embed.weight    f32[V, 4]
+  trainable  fc.weight       f32[4, 4]
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = zofx.select_positions(%0, positions)   : f32[N, S, 4]
@@ -155,15 +155,15 @@ def test_a_head_of_its_own() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, narrowed, perturbed, sliced, stacked
-  input  input_ids       i64[N, T]
-  input  attention_mask  i64[N, T]
-  input  positions       i64[N, S]
-  input  targets         i64[N, S, C]
-  input  keys            i64[Q, 2]
-  input  coefficients    f32[P, Q]
-  table  embed.weight    f32[V, 4]
-  slice  fc.weight       f32[4, 4]
-  head   head.weight     f32[V, 4]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  input      keys            i64[Q, 2]
+  input      coefficients    f32[P, Q]
+  table      embed.weight    f32[V, 4]
+  trainable  fc.weight       f32[4, 4]
+  head       head.weight     f32[V, 4]
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = zofx.select_positions(%0, positions)   : f32[N, S, 4]

@@ -98,27 +98,27 @@ def test_products_above_and_below_a_slice() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, parted, perturbed, quantized, sliced, stacked
-  input   input_ids           i64[N, T]
-  input   attention_mask      i64[N, T]
-  input   positions           i64[N, S]
-  input   targets             i64[N, S, C]
-  input   keys                i64[Q, 2]
-  input   coefficients        f32[P, Q]
-  frozen  embed.weight        f32[7, 6]
-  frozen  fc.bias             f32[6]
-  frozen  up.bias             f32[6]
-  index   fc.weight.index     i32[3]        index of fc.weight
-  slice   fc.weight.slice     f32[3]        slice of fc.weight
-  index   head.weight.index   i32[2]        index of head.weight
-  slice   head.weight.slice   f32[2]        slice of head.weight
-  frozen  fc.weight.codes     i8[6, 6]      int8-row of fc.weight
-  frozen  fc.weight.scales    f32[6]        int8-row of fc.weight
-  frozen  gate.weight.codes   i8[6, 6]      int8-row of gate.weight
-  frozen  gate.weight.scales  f32[6]        int8-row of gate.weight
-  frozen  up.weight.codes     i8[6, 6]      int8-row of up.weight
-  frozen  up.weight.scales    f32[6]        int8-row of up.weight
-  frozen  head.weight.codes   i8[6, 7]      int8-row of head.weight
-  frozen  head.weight.scales  f32[7]        int8-row of head.weight
+  input      input_ids           i64[N, T]
+  input      attention_mask      i64[N, T]
+  input      positions           i64[N, S]
+  input      targets             i64[N, S, C]
+  input      keys                i64[Q, 2]
+  input      coefficients        f32[P, Q]
+  frozen     embed.weight        f32[7, 6]
+  frozen     fc.bias             f32[6]
+  frozen     up.bias             f32[6]
+  index      fc.weight.index     i32[3]        index of fc.weight
+  trainable  fc.weight.slice     f32[3]        slice of fc.weight
+  index      head.weight.index   i32[2]        index of head.weight
+  trainable  head.weight.slice   f32[2]        slice of head.weight
+  frozen     fc.weight.codes     i8[6, 6]      int8-row of fc.weight
+  frozen     fc.weight.scales    f32[6]        int8-row of fc.weight
+  frozen     gate.weight.codes   i8[6, 6]      int8-row of gate.weight
+  frozen     gate.weight.scales  f32[6]        int8-row of gate.weight
+  frozen     up.weight.codes     i8[6, 6]      int8-row of up.weight
+  frozen     up.weight.scales    f32[6]        int8-row of up.weight
+  frozen     head.weight.codes   i8[6, 7]      int8-row of head.weight
+  frozen     head.weight.scales  f32[7]        int8-row of head.weight
 body
   %0 = aten.slice.Tensor(coefficients, 0, 0, 1)   : f32[1, Q]
   %1 = aten.slice.Tensor(coefficients, 0, 1, 9223372036854775807)   : f32[P - 1, Q]

@@ -78,16 +78,16 @@ def test_values_take_a_second_term() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, parted, perturbed, quantized, sliced, stacked
-  input   input_ids         i64[N, T]
-  input   attention_mask    i64[N, T]
-  input   positions         i64[N, S]
-  input   targets           i64[N, S, C]
-  input   keys              i64[Q, 2]
-  input   coefficients      f32[P, Q]
-  slice   embed.weight      f32[7, 4]
-  frozen  fc.bias           f32[7]
-  frozen  fc.weight.codes   i8[4, 7]      int8-row of fc.weight
-  frozen  fc.weight.scales  f32[7]        int8-row of fc.weight
+  input      input_ids         i64[N, T]
+  input      attention_mask    i64[N, T]
+  input      positions         i64[N, S]
+  input      targets           i64[N, S, C]
+  input      keys              i64[Q, 2]
+  input      coefficients      f32[P, Q]
+  trainable  embed.weight      f32[7, 4]
+  frozen     fc.bias           f32[7]
+  frozen     fc.weight.codes   i8[4, 7]      int8-row of fc.weight
+  frozen     fc.weight.scales  f32[7]        int8-row of fc.weight
 body
   %0 = aten.slice.Tensor(coefficients, 0, 0, 1)   : f32[1, Q]
   %1 = aten.slice.Tensor(coefficients, 0, 1, 9223372036854775807)   : f32[P - 1, Q]

@@ -168,17 +168,17 @@ def test_int4_with_bias_and_slice() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, quantized, sliced
-  input   input_ids         i64[N, T]
-  input   attention_mask    i64[N, T]
-  input   positions         i64[N, S]
-  input   targets           i64[N, S, C]
-  frozen  embed.weight      f32[7, 32]
-  frozen  fc.bias           f32[7]
-  index   fc.weight.index   i32[3]        index of fc.weight
-  slice   fc.weight.slice   f32[3]        slice of fc.weight
-  frozen  fc.weight.codes   u8[7, 1, 16]  int4 of fc.weight
-  frozen  fc.weight.scales  f32[7, 1]     int4 of fc.weight
-  frozen  fc.weight.zeros   u8[7, 1]      int4 of fc.weight
+  input      input_ids         i64[N, T]
+  input      attention_mask    i64[N, T]
+  input      positions         i64[N, S]
+  input      targets           i64[N, S, C]
+  frozen     embed.weight      f32[7, 32]
+  frozen     fc.bias           f32[7]
+  index      fc.weight.index   i32[3]        index of fc.weight
+  trainable  fc.weight.slice   f32[3]        slice of fc.weight
+  frozen     fc.weight.codes   u8[7, 1, 16]  int4 of fc.weight
+  frozen     fc.weight.scales  f32[7, 1]     int4 of fc.weight
+  frozen     fc.weight.zeros   u8[7, 1]      int4 of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 32]
   %1 = zofx.linear_int(%0, fc.weight.codes, fc.weight.scales, fc.weight.zeros, fc.bias, 4)   : f32[N, T, 7]
@@ -236,16 +236,16 @@ def test_codebook_with_slice() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, quantized, sliced
-  input   input_ids            i64[N, T]
-  input   attention_mask       i64[N, T]
-  input   positions            i64[N, S]
-  input   targets              i64[N, S, C]
-  frozen  embed.weight         f32[7, 4]
-  frozen  fc.bias              f32[7]
-  index   fc.weight.index      i32[2]        index of fc.weight
-  slice   fc.weight.slice      f32[2]        slice of fc.weight
-  frozen  fc.weight.codes      u8[7, 2]      codebook of fc.weight
-  frozen  fc.weight.centroids  f32[7, 16]    codebook of fc.weight
+  input      input_ids            i64[N, T]
+  input      attention_mask       i64[N, T]
+  input      positions            i64[N, S]
+  input      targets              i64[N, S, C]
+  frozen     embed.weight         f32[7, 4]
+  frozen     fc.bias              f32[7]
+  index      fc.weight.index      i32[2]        index of fc.weight
+  trainable  fc.weight.slice      f32[2]        slice of fc.weight
+  frozen     fc.weight.codes      u8[7, 2]      codebook of fc.weight
+  frozen     fc.weight.centroids  f32[7, 16]    codebook of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = zofx.linear_codebook(%0, fc.weight.codes, fc.weight.centroids, fc.bias)   : f32[N, T, 7]
@@ -270,16 +270,16 @@ def test_int8_row_with_bias_and_slice() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, quantized, sliced
-  input   input_ids         i64[N, T]
-  input   attention_mask    i64[N, T]
-  input   positions         i64[N, S]
-  input   targets           i64[N, S, C]
-  frozen  embed.weight      f32[7, 6]
-  frozen  fc.bias           f32[7]
-  index   fc.weight.index   i32[3]        index of fc.weight
-  slice   fc.weight.slice   f32[3]        slice of fc.weight
-  frozen  fc.weight.codes   i8[6, 7]      int8-row of fc.weight
-  frozen  fc.weight.scales  f32[7]        int8-row of fc.weight
+  input      input_ids         i64[N, T]
+  input      attention_mask    i64[N, T]
+  input      positions         i64[N, S]
+  input      targets           i64[N, S, C]
+  frozen     embed.weight      f32[7, 6]
+  frozen     fc.bias           f32[7]
+  index      fc.weight.index   i32[3]        index of fc.weight
+  trainable  fc.weight.slice   f32[3]        slice of fc.weight
+  frozen     fc.weight.codes   i8[6, 7]      int8-row of fc.weight
+  frozen     fc.weight.scales  f32[7]        int8-row of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 6]
   %1 = zofx.linear_int8(%0, fc.weight.codes, fc.weight.scales, fc.bias)   : f32[N, T, 7]

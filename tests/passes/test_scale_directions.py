@@ -21,17 +21,17 @@ def test_a_scale_beside_every_slice() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced
-  input   input_ids        i64[N, T]
-  input   attention_mask   i64[N, T]
-  input   positions        i64[N, S]
-  input   targets          i64[N, S, C]
-  input   keys             i64[Q, 2]
-  input   coefficients     f32[Q]
-  frozen  embed.weight     f32[7, 4]
-  slice   fc.weight        f32[7, 4]
-  slice   fc.bias          f32[7]
-  state   fc.weight.scale  f32[7, 4]     computed of fc.weight
-  state   fc.bias.scale    f32[7]        computed of fc.bias
+  input      input_ids        i64[N, T]
+  input      attention_mask   i64[N, T]
+  input      positions        i64[N, S]
+  input      targets          i64[N, S, C]
+  input      keys             i64[Q, 2]
+  input      coefficients     f32[Q]
+  frozen     embed.weight     f32[7, 4]
+  trainable  fc.weight        f32[7, 4]
+  trainable  fc.bias          f32[7]
+  state      fc.weight.scale  f32[7, 4]     computed of fc.weight
+  state      fc.bias.scale    f32[7]        computed of fc.bias
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = zofx.direction(keys, None, fc.weight, [7, 4], rademacher)   : f32[Q, 7, 4]

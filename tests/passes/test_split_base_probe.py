@@ -49,17 +49,17 @@ def test_what_reads_probes_is_done_twice() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, parted, perturbed, sliced, stacked
-  input   input_ids        i64[N, T]
-  input   attention_mask   i64[N, T]
-  input   positions        i64[N, S]
-  input   targets          i64[N, S, C]
-  input   keys             i64[Q, 2]
-  input   coefficients     f32[P, Q]
-  frozen  embed.weight     f32[7, 4]
-  frozen  fc.weight        f32[4, 4]
-  frozen  head.weight      f32[7, 4]
-  index   fc.weight.index  i32[2]        index of fc.weight
-  slice   fc.weight.slice  f32[2]        slice of fc.weight
+  input      input_ids        i64[N, T]
+  input      attention_mask   i64[N, T]
+  input      positions        i64[N, S]
+  input      targets          i64[N, S, C]
+  input      keys             i64[Q, 2]
+  input      coefficients     f32[P, Q]
+  frozen     embed.weight     f32[7, 4]
+  frozen     fc.weight        f32[4, 4]
+  frozen     head.weight      f32[7, 4]
+  index      fc.weight.index  i32[2]        index of fc.weight
+  trainable  fc.weight.slice  f32[2]        slice of fc.weight
 body
   %0 = aten.slice.Tensor(coefficients, 0, 0, 1)   : f32[1, Q]
   %1 = aten.slice.Tensor(coefficients, 0, 1, 9223372036854775807)   : f32[P - 1, Q]

@@ -38,17 +38,17 @@ def test_parts_what_trains() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, sliced
-  input  input_ids       i64[N, T]
-  input  attention_mask  i64[N, T]
-  input  positions       i64[N, S]
-  input  targets         i64[N, S, C]
-  slice  gain            f32[4]
-  slice  embed.weight    f32[7, 4]
-  slice  norm.weight     f32[4]
-  slice  norm.bias       f32[4]
-  slice  fc.weight       f32[4, 4]
-  slice  fc.bias         f32[4]
-  slice  head.weight     f32[7, 4]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  trainable  gain            f32[4]
+  trainable  embed.weight    f32[7, 4]
+  trainable  norm.weight     f32[4]
+  trainable  norm.bias       f32[4]
+  trainable  fc.weight       f32[4, 4]
+  trainable  fc.bias         f32[4]
+  trainable  head.weight     f32[7, 4]
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.layer_norm(%0, [4], None, None, 1e-05, False)   : f32[N, T, 4]

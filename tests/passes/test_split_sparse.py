@@ -26,15 +26,15 @@ def test_cuts_a_slice_out_of_a_linear_with_bias() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, sliced
-  input   input_ids        i64[N, T]
-  input   attention_mask   i64[N, T]
-  input   positions        i64[N, S]
-  input   targets          i64[N, S, C]
-  frozen  embed.weight     f32[7, 4]
-  frozen  fc.weight        f32[7, 4]
-  frozen  fc.bias          f32[7]
-  index   fc.weight.index  i32[3]        index of fc.weight
-  slice   fc.weight.slice  f32[3]        slice of fc.weight
+  input      input_ids        i64[N, T]
+  input      attention_mask   i64[N, T]
+  input      positions        i64[N, S]
+  input      targets          i64[N, S, C]
+  frozen     embed.weight     f32[7, 4]
+  frozen     fc.weight        f32[7, 4]
+  frozen     fc.bias          f32[7]
+  index      fc.weight.index  i32[3]        index of fc.weight
+  trainable  fc.weight.slice  f32[3]        slice of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.linear(%0, fc.weight, fc.bias)   : f32[N, T, 7]
@@ -82,14 +82,14 @@ def test_a_layer_used_twice_has_one_slice() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, sliced
-  input   input_ids        i64[N, T]
-  input   attention_mask   i64[N, T]
-  input   positions        i64[N, S]
-  input   targets          i64[N, S, C]
-  frozen  embed.weight     f32[7, 7]
-  frozen  fc.weight        f32[7, 7]
-  index   fc.weight.index  i32[2]        index of fc.weight
-  slice   fc.weight.slice  f32[2]        slice of fc.weight
+  input      input_ids        i64[N, T]
+  input      attention_mask   i64[N, T]
+  input      positions        i64[N, S]
+  input      targets          i64[N, S, C]
+  frozen     embed.weight     f32[7, 7]
+  frozen     fc.weight        f32[7, 7]
+  index      fc.weight.index  i32[2]        index of fc.weight
+  trainable  fc.weight.slice  f32[2]        slice of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 7]
   %1 = aten.linear(%0, fc.weight)   : f32[N, T, 7]

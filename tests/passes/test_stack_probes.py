@@ -59,17 +59,17 @@ def test_replicates_where_the_first_slice_is_read() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced, stacked
-  input   input_ids        i64[N, T]
-  input   attention_mask   i64[N, T]
-  input   positions        i64[N, S]
-  input   targets          i64[N, S, C]
-  input   keys             i64[Q, 2]
-  input   coefficients     f32[P, Q]
-  frozen  embed.weight     f32[7, 4]
-  frozen  fc.weight        f32[7, 4]
-  frozen  fc.bias          f32[7]
-  index   fc.weight.index  i32[3]        index of fc.weight
-  slice   fc.weight.slice  f32[3]        slice of fc.weight
+  input      input_ids        i64[N, T]
+  input      attention_mask   i64[N, T]
+  input      positions        i64[N, S]
+  input      targets          i64[N, S, C]
+  input      keys             i64[Q, 2]
+  input      coefficients     f32[P, Q]
+  frozen     embed.weight     f32[7, 4]
+  frozen     fc.weight        f32[7, 4]
+  frozen     fc.bias          f32[7]
+  index      fc.weight.index  i32[3]        index of fc.weight
+  trainable  fc.weight.slice  f32[3]        slice of fc.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.linear(%0, fc.weight, fc.bias)   : f32[N, T, 7]
@@ -100,17 +100,17 @@ def test_a_later_slice_leaves_earlier_layers_alone() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced, stacked
-  input   input_ids          i64[N, T]
-  input   attention_mask     i64[N, T]
-  input   positions          i64[N, S]
-  input   targets            i64[N, S, C]
-  input   keys               i64[Q, 2]
-  input   coefficients       f32[P, Q]
-  frozen  embed.weight       f32[7, 4]
-  frozen  fc.weight          f32[4, 4]
-  frozen  head.weight        f32[7, 4]
-  index   head.weight.index  i32[3]        index of head.weight
-  slice   head.weight.slice  f32[3]        slice of head.weight
+  input      input_ids          i64[N, T]
+  input      attention_mask     i64[N, T]
+  input      positions          i64[N, S]
+  input      targets            i64[N, S, C]
+  input      keys               i64[Q, 2]
+  input      coefficients       f32[P, Q]
+  frozen     embed.weight       f32[7, 4]
+  frozen     fc.weight          f32[4, 4]
+  frozen     head.weight        f32[7, 4]
+  index      head.weight.index  i32[3]        index of head.weight
+  trainable  head.weight.slice  f32[3]        slice of head.weight
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = aten.linear(%0, fc.weight)   : f32[N, T, 4]
@@ -143,17 +143,17 @@ def test_replicates_the_input_when_asked() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced, stacked
-  input   input_ids        i64[N, T]
-  input   attention_mask   i64[N, T]
-  input   positions        i64[N, S]
-  input   targets          i64[N, S, C]
-  input   keys             i64[Q, 2]
-  input   coefficients     f32[P, Q]
-  frozen  embed.weight     f32[7, 4]
-  frozen  fc.weight        f32[7, 4]
-  frozen  fc.bias          f32[7]
-  index   fc.weight.index  i32[3]        index of fc.weight
-  slice   fc.weight.slice  f32[3]        slice of fc.weight
+  input      input_ids        i64[N, T]
+  input      attention_mask   i64[N, T]
+  input      positions        i64[N, S]
+  input      targets          i64[N, S, C]
+  input      keys             i64[Q, 2]
+  input      coefficients     f32[P, Q]
+  frozen     embed.weight     f32[7, 4]
+  frozen     fc.weight        f32[7, 4]
+  frozen     fc.bias          f32[7]
+  index      fc.weight.index  i32[3]        index of fc.weight
+  trainable  fc.weight.slice  f32[3]        slice of fc.weight
 body
   %0 = zofx.replicate(input_ids, coefficients)   : i64[P*N, T]
   %1 = zofx.replicate(positions, coefficients)   : i64[P*N, S]
@@ -201,15 +201,15 @@ def test_weights_that_train_whole() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced, stacked
-  input  input_ids       i64[N, T]
-  input  attention_mask  i64[N, T]
-  input  positions       i64[N, S]
-  input  targets         i64[N, S, C]
-  input  keys            i64[Q, 2]
-  input  coefficients    f32[P, Q]
-  slice  embed.weight    f32[7, 4]
-  slice  fc.weight       f32[7, 4]
-  slice  fc.bias         f32[7]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  input      keys            i64[Q, 2]
+  input      coefficients    f32[P, Q]
+  trainable  embed.weight    f32[7, 4]
+  trainable  fc.weight       f32[7, 4]
+  trainable  fc.bias         f32[7]
 body
   %0 = zofx.direction(keys, None, embed.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
   %1 = zofx.perturb(embed.weight, %0, coefficients)   : f32[P, 7, 4]
@@ -244,15 +244,15 @@ def test_weights_made_of_weights() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced, stacked
-  input   input_ids       i64[N, T]
-  input   attention_mask  i64[N, T]
-  input   positions       i64[N, S]
-  input   targets         i64[N, S, C]
-  input   keys            i64[Q, 2]
-  input   coefficients    f32[P, Q]
-  slice   scale           f32[4]
-  frozen  embed.weight    f32[7, 4]
-  slice   fc.weight       f32[7, 4]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  input      keys            i64[Q, 2]
+  input      coefficients    f32[P, Q]
+  trainable  scale           f32[4]
+  frozen     embed.weight    f32[7, 4]
+  trainable  fc.weight       f32[7, 4]
 body
   %0 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
   %1 = zofx.direction(keys, None, scale, [4], rademacher)   : f32[Q, 4]
@@ -284,16 +284,16 @@ def test_values_that_are_expanded_over_the_rows() -> None:
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced, stacked
-  input   input_ids       i64[N, T]
-  input   attention_mask  i64[N, T]
-  input   positions       i64[N, S]
-  input   targets         i64[N, S, C]
-  input   keys            i64[Q, 2]
-  input   coefficients    f32[P, Q]
-  slice   prompt          f32[2, 4]
-  frozen  embed.weight    f32[7, 4]
-  frozen  fc.weight       f32[7, 4]
-  frozen  fc.bias         f32[7]
+  input      input_ids       i64[N, T]
+  input      attention_mask  i64[N, T]
+  input      positions       i64[N, S]
+  input      targets         i64[N, S, C]
+  input      keys            i64[Q, 2]
+  input      coefficients    f32[P, Q]
+  trainable  prompt          f32[2, 4]
+  frozen     embed.weight    f32[7, 4]
+  frozen     fc.weight       f32[7, 4]
+  frozen     fc.bias         f32[7]
 body
   %0 = aten.sym_size.int(targets, 0)   : N
   %1 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
@@ -322,7 +322,7 @@ remarks
     assert_equals_single_probes(before, after)
 
 
-@pytest.mark.parametrize("at", ["slice", "input"])
+@pytest.mark.parametrize("at", ["trainable", "input"])
 @pytest.mark.parametrize(
     ("toy", "match"),
     [
@@ -339,7 +339,7 @@ def test_dense_slices_at_either_place(toy: type[Toy], match: str, at: str) -> No
     assert_equals_single_probes(before, after, rows=1)
 
 
-@pytest.mark.parametrize("at", ["slice", "input"])
+@pytest.mark.parametrize("at", ["trainable", "input"])
 @pytest.mark.parametrize("options", ["sides=one", "sides=two", "sides=two basis=fixed gain=1/r"])
 def test_low_rank_slices_at_either_place(options: str, at: str) -> None:
     """Between and beside factors, in linears and in lookups; W's own product runs on what it had."""
@@ -350,7 +350,7 @@ def test_low_rank_slices_at_either_place(options: str, at: str) -> None:
     assert_equals_single_probes(before, after)
 
 
-@pytest.mark.parametrize("at", ["slice", "input"])
+@pytest.mark.parametrize("at", ["trainable", "input"])
 @pytest.mark.parametrize(
     ("toy", "weight"), [(SharedByRows, "fc_weight"), (TokensFirst, "head_weight")]
 )
@@ -365,7 +365,7 @@ def test_refuses_a_product_that_rows_do_not_lead(toy: type[Toy], weight: str, at
     )
 
 
-@pytest.mark.parametrize("at", ["slice", "input"])
+@pytest.mark.parametrize("at", ["trainable", "input"])
 def test_refuses_a_lookup_that_rows_do_not_lead(at: str) -> None:
     """Positions 0 … T−1 are the same for every row: P tables of them are no P·N rows."""
     before, _ = apply(PERTURB, dense(Broadcasts, "place"))

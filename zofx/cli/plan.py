@@ -148,7 +148,7 @@ def _program(
     """The program that would be compiled, and what was assumed to make it."""
     from zofx.compiler.frontend import captured
     from zofx.compiler.options import pipeline_for
-    from zofx.passes.select_evenly import REPLACED, without_scores
+    from zofx.forecast.select_evenly import REPLACED, without_scores
     from zofx.sensitivity.scores import load_scores
 
     pipeline = pipeline_for(method, options)

@@ -3,7 +3,7 @@
 program                              facts: canonical, sliced
   input   input_ids        i64[N, T]
   frozen  fc.weight.codes  u8[4, 1, 4]   int4 of fc.weight
-  slice   fc.weight.slice  f32[3]        slice of fc.weight
+  trainable fc.weight.slice  f32[3]        slice of fc.weight
 body
   %0 = zofx.linear_int(x, fc.weight.codes, …, 4)   : f32[N, 4]
   return %0

@@ -66,7 +66,7 @@ def test_slices_one_by_one_are_slices_at_once(kind: type[Bowl], text: str, refre
     session = kind()
     mover = Mover(session, tensor_rule(text), 7, refresh, 0.0)
     for step in range(STEPS):
-        mover.enter(step)
+        mover.begin_step(step)
         mover.move(rays(step), RATE)
     wanted, found = at_once(kind(), text, refresh), session.read()
     assert wanted.keys() == found.keys()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zofx.zo.random import apply_rays as moving
+from zofx.zo.random import apply as moving
 from zofx.zo.random.apply import apply_rays
 from zofx.zo.random.direction_spec import KEEP_ALL, Basis, DirectionSpec, Noise, RandomMask, Turn
 from zofx.zo.random.noise import sample
