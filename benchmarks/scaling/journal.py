@@ -22,7 +22,7 @@ from unittest.mock import patch
 from benchmarks.step.clock import Clock
 from benchmarks.step.contestants import prepared
 from benchmarks.step.job import Job
-from zofx.runs.evaluate import Evaluation
+from zofx.runs.evaluation import Evaluation
 from zofx.runs.metrics_log import StepMetrics
 from zofx.runs.prepare import Prepared
 from zofx.runs.tune import start, train

@@ -22,7 +22,7 @@ from benchmarks.step.job import ROLES, Job, Kind
 from benchmarks.step.turns import Turns, status_bytes
 from zofx.artifact.layout import WEIGHTS
 from zofx.compiler.methods import METHODS
-from zofx.runs.evaluate import Evaluation
+from zofx.runs.evaluation import Evaluation
 from zofx.runs.metrics_log import JsonlLog, StepMetrics
 from zofx.runs.prepare import Prepared, Request, prepare
 from zofx.runs.tune import start, train

@@ -49,9 +49,9 @@ def test_the_manifest_describes_the_folder(family: Family, case: Case) -> None:
         for role, file in (("trainable", TRAINABLES), ("frozen", WEIGHTS))
     }
     rows = {row.name: row for row in manifest.tensors}
-    assert rows.keys() == stored["slice"].keys() | stored["frozen"].keys()
+    assert rows.keys() == stored["trainable"].keys() | stored["frozen"].keys()
     for name, row in rows.items():
-        value = stored["slice" if row.role == "trainable" else "frozen"][name]
+        value = stored["trainable" if row.role == "trainable" else "frozen"][name]
         assert value.shape == row.shape
         assert f"{value.dtype.kind.upper()}{8 * value.itemsize}" == row.dtype
 
@@ -84,8 +84,8 @@ def test_the_report_is_not_part_of_the_identity(family: Family) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda said: said.update(version=6), "version 6, this zofx reads 7"),
-        (lambda said: said.update(version=8, tensors="elsewhere"), "version 8, this zofx reads 7"),
+        (lambda said: said.update(version=7), "version 7, this zofx reads 8"),
+        (lambda said: said.update(version=9, tensors="elsewhere"), "version 9, this zofx reads 8"),
         (lambda said: said.update(format="zip"), "not a zofx manifest"),
         (lambda said: said.pop("version"), r"not a zofx manifest \(KeyError: 'version'\)"),
         (lambda said: said.pop("noise"), "not a zofx manifest"),

@@ -190,7 +190,7 @@ def test_an_adapter_is_in_no_weight(family: Family, tmp_path: Path) -> None:
     """Nothing is exported, and the error says what trains and where to use it."""
     folder = shutil.copytree(family.artifact(GPT2), tmp_path / "art")
     manifest = read_manifest(folder)
-    row = TensorRow("prefix.0.key", "slice", (2, 5, 16), "F32", None, "adapter", None)
+    row = TensorRow("prefix.0.key", "trainable", (2, 5, 16), "F32", None, "adapter", None)
     changed = replace(manifest, tensors=(*manifest.tensors, row))
     (folder / MANIFEST).write_text(changed.to_json())
     tensors = merged_tensors(folder)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from zofx.cli import console
-from zofx.runs.evaluate import Evaluation
+from zofx.runs.evaluation import Evaluation
 from zofx.runs.metrics_log import StepMetrics
 from zofx.tasks.metrics import Accuracy
 

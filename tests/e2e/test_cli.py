@@ -73,6 +73,36 @@ def test_the_whole_way(artifact: Path, assets: Path, tmp_path: Path) -> None:
     assert "(best)" in run_zofx("inspect", run, cwd=tmp_path).stdout
 
 
+def test_every_answer_can_be_read(artifact: Path, assets: Path, tmp_path: Path) -> None:
+    """A balanced run with --json; eval's table by class, and a line per example that agrees."""
+    art, task = str(artifact), str(assets / "mood.jsonl")
+    tuned = run_zofx("tune", art, "--task", task, "--steps", "10", *TUNE, "-o", "run",
+                     "--balance", "--select-by", "loss", "--json", cwd=tmp_path)  # fmt: skip
+    assert tuned.returncode == 0, tuned.stderr
+    summary = json.loads(tuned.stdout)
+    assert (summary["steps"], summary["select_by"]) == (10, "loss")
+    losses = {row["step"]: row["loss"] for row in summary["evaluations"]}
+    assert losses[summary["best_step"]] == min(losses.values())
+    words = ("eval", art, "--run", "run", "--split", "train", "--predictions", "answers.jsonl")
+    result = json.loads(run_zofx(*words, "--json", cwd=tmp_path).stdout)
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert len(rows) == result["examples"] == 30
+    assert sum(row["correct"] for row in rows) == result["correct"]
+    for row in rows:
+        best = int(np.argmax(row["scores"]))
+        assert row["answer"] == row["candidates"][best]
+        assert row["correct"] == (row["answer"] == row["gold"])
+    answers = [row["answer"] for row in rows]
+    assert [c["answered"] for c in result["classes"]] == [
+        answers.count(c["label"]) for c in result["classes"]
+    ]
+    text = run_zofx(*words, cwd=tmp_path).stdout
+    assert "precision  recall" in text
+    refused = run_zofx(*words[:-1], "nowhere/a.jsonl", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--predictions nowhere/a.jsonl is in a folder that does not exist" in refused.stderr
+
+
 def test_an_artifact_can_be_looked_into(artifact: Path, assets: Path) -> None:
     """inspect as text, as JSON and after a pass; diff of two stages, and of equal programs."""
     text = run_zofx("inspect", "art", cwd=assets).stdout

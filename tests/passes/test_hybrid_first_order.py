@@ -1,4 +1,4 @@
-"""first-order: the last blocks, and what follows them, are left to exact gradients."""
+"""hybrid-first-order: the last blocks, and what follows them, are left to exact gradients."""
 
 import pytest
 
@@ -7,30 +7,31 @@ from tests.passes.probing import PERTURB, assert_a_probe_is_a_move, dense
 from tests.passes.toys import Blocks, OneLinear
 from zofx.errors import PipelineError
 from zofx.ir.printer import show
+from zofx.passes.hybrid_first_order import HybridFirstOrder
 from zofx.ir.schema import Role
 
 
 def test_from_the_last_block_on() -> None:
     """The last block and the head are read as they are; what comes before has directions."""
-    after, remarks = apply(f"first-order, {PERTURB}", dense(Blocks))
+    after, remarks = apply(f"hybrid-first-order, {PERTURB}", dense(Blocks))
     assert_golden(
         show(after, remarks),
         """\
 program                                  facts: canonical, perturbed, sliced
-  input  input_ids          i64[N, T]
-  input  attention_mask     i64[N, T]
-  input  positions          i64[N, S]
-  input  targets            i64[N, S, C]
-  input  keys               i64[Q, 2]
-  input  coefficients       f32[Q]
-  slice  embed.weight       f32[7, 4]
-  slice  blocks.0.0.weight  f32[3, 4]
-  slice  blocks.0.0.bias    f32[3]
-  slice  blocks.0.2.weight  f32[4, 3]
-  exact  blocks.1.0.weight  f32[3, 4]
-  exact  blocks.1.0.bias    f32[3]
-  exact  blocks.1.2.weight  f32[4, 3]
-  exact  head.weight        f32[7, 4]
+  input      input_ids          i64[N, T]
+  input      attention_mask     i64[N, T]
+  input      positions          i64[N, S]
+  input      targets            i64[N, S, C]
+  input      keys               i64[Q, 2]
+  input      coefficients       f32[Q]
+  trainable  embed.weight       f32[7, 4]
+  trainable  blocks.0.0.weight  f32[3, 4]
+  trainable  blocks.0.0.bias    f32[3]
+  trainable  blocks.0.2.weight  f32[4, 3]
+  exact      blocks.1.0.weight  f32[3, 4]
+  exact      blocks.1.0.bias    f32[3]
+  exact      blocks.1.2.weight  f32[4, 3]
+  exact      head.weight        f32[7, 4]
 body
   %0 = zofx.direction(keys, None, embed.weight, [7, 4], rademacher)   : f32[Q, 7, 4]
   %1 = zofx.perturb(embed.weight, %0, coefficients)   : f32[7, 4]
@@ -74,9 +75,26 @@ def test_only_the_others_move() -> None:
     assert len(last) > 1
 
 
-@pytest.mark.parametrize(("toy", "layers"), [(Blocks, 0), (Blocks, 2), (OneLinear, 1)])
-def test_some_blocks_go_each_way(toy: type[OneLinear], layers: int) -> None:
-    """None, all, or blocks where there are none: refused, with how many there are."""
+@pytest.mark.parametrize(("toy", "layers"), [(Blocks, 2), (OneLinear, 1)])
+def test_some_blocks_are_left_for_probes(toy: type[OneLinear], layers: int) -> None:
+    """As many as there are, or blocks where there are none: refused, with what to say instead."""
     found = 2 if toy is Blocks else 0
-    with pytest.raises(PipelineError, match=f"has {found} numbered blocks"):
+    with pytest.raises(PipelineError, match=f"{found} numbered blocks train.* say layers=all"):
         apply(f"hybrid-first-order{{layers={layers}}}", dense(toy))
+
+
+@pytest.mark.parametrize("layers", ["0", "-1", "some"])
+def test_layers_are_counted_from_one(layers: str) -> None:
+    """Anything else is refused before anything runs."""
+    with pytest.raises(PipelineError, match="a number of blocks, from 1, or all"):
+        HybridFirstOrder(layers)
+
+
+def test_all_leaves_nothing_for_probes() -> None:
+    """Every trainable is exact, and the graph is the one before."""
+    before = dense(Blocks)
+    after, _ = apply("hybrid-first-order{layers=all}", before)
+    assert not after.trainables
+    exact = {s.name for s in after.tensors.values() if s.role is Role.EXACT}
+    assert exact == {spec.name for spec in before.trainables}
+    assert_same_meaning(before, after, batch())

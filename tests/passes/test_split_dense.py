@@ -118,7 +118,7 @@ def test_only_the_role_changes_where_nothing_is_added(toy: type[Toy], match: str
     (name,) = before.chosen
     frozen = show(before).replace("canonical, chosen", "canonical, sliced")
     printed = "\n".join(" ".join(line.split()) for line in frozen.splitlines())
-    printed = printed.replace(f"frozen {name}", f"slice {name}")
+    printed = printed.replace(f"frozen {name}", f"trainable {name}")
     assert "\n".join(" ".join(line.split()) for line in show(after).splitlines()) == printed
     assert torch.equal(after.load(name), before.load(name))
     assert_same_meaning(before, after, batch())

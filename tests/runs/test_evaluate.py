@@ -1,6 +1,7 @@
 """Evaluation: the numbers are those of the objectives and metrics, however examples are cut."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +11,8 @@ import pytest
 from tests import tiny
 from zofx.errors import ArtifactError, DivergenceError, UnsupportedError, UsageError
 from zofx.runs.compiled_model import Model, default_runtime, open_model, open_session
-from zofx.runs.evaluate import Evaluation, evaluate
+from zofx.runs.evaluate import evaluate
+from zofx.runs.evaluation import Evaluation
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Batch, Session, unperturbed
 from zofx.tasks.metrics import accuracy
@@ -116,9 +118,13 @@ def test_evaluations_rank_by_accuracy_then_loss(session: Session, workload: Work
     """What the best of a run is chosen by; written to JSON and back it is the same."""
     found = judge(session, workload, 8, "cross-entropy")
     assert found.accuracy is not None
-    assert found.rank == (found.accuracy.value, -found.loss)
+    assert found.classes is not None
+    ranks = {by: found.rank(by) for by in ("accuracy", "macro-f1", "loss", None)}
+    value, macro = found.accuracy.value, found.classes.macro_f1
+    assert [ranks[by][0] for by in ranks] == [value, macro, -found.loss, value]
+    assert {rank[1] for rank in ranks.values()} == {-found.loss}
     again = Evaluation.from_dict(found.to_dict())
-    assert (again.accuracy, again.loss, again.rank) == (found.accuracy, found.loss, found.rank)
+    assert replace(again, seconds=0) == replace(found, seconds=0)
     with pytest.raises(ArtifactError, match="KeyError"):
         Evaluation.from_dict({"examples": 3})
 

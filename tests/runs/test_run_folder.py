@@ -16,7 +16,7 @@ from zofx.artifact.manifest import Manifest
 from zofx.errors import ArtifactError, UsageError
 from zofx.runs import jsonl
 from zofx.runs.compiled_model import open_model
-from zofx.runs.evaluate import Evaluation
+from zofx.runs.evaluation import Evaluation
 from zofx.runs.metrics_log import JsonlLog, StepMetrics, TensorBoardLog
 from zofx.runs.prepare import Request, prepare
 from zofx.runs.run_config import Plan
@@ -107,7 +107,8 @@ def test_one_process_writes_at_a_time(run: RunFolder) -> None:
 
 
 def test_the_best_step_is_the_first_of_the_highest_rank(run: RunFolder) -> None:
-    """Accuracy decides, then the loss, then the earlier step."""
+    """The metric of the plan decides, then the loss, then the earlier step."""
+    run = replace(run, plan=replace(run.plan, select_by="accuracy"))
     (run.path / "evals.jsonl").unlink()
     assert run.best() is None
     for step, found in ((1, judged(5, 0.9)), (2, judged(7, 0.8)), (3, judged(7, 0.7))):
@@ -115,6 +116,21 @@ def test_the_best_step_is_the_first_of_the_highest_rank(run: RunFolder) -> None:
     run.add_evaluation(4, judged(7, 0.7))
     run.add_evaluation(5, judged(6, 0.1))
     assert run.best() == 3
+
+
+def test_a_run_of_an_older_zofx_keeps_its_choice(run: RunFolder) -> None:
+    """run.json without a metric, evaluations without classes: the accuracy chooses, as it did."""
+    fields = json.loads((run.path / "run.json").read_text())
+    assert fields.pop("select_by") == "macro-f1"
+    assert fields["choice"].pop("balance") is False
+    (run.path / "run.json").write_text(json.dumps(fields))
+    (run.path / "evals.jsonl").unlink()
+    old = RunFolder.open(run.path)
+    assert old.plan.select_by is None
+    assert old.journal().next_step == 6  # the journal's header is the same
+    for step, found in ((0, judged(5, 0.1)), (3, judged(7, 0.8))):
+        old.add_evaluation(step, found)
+    assert old.best() == 3
 
 
 def test_the_theta_of_every_step_is_the_replay_of_the_journal(

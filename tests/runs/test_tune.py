@@ -11,7 +11,7 @@ import pytest
 from tests import tiny
 from zofx.errors import ArtifactError, DivergenceError, UsageError
 from zofx.runs import jsonl
-from zofx.runs.evaluate import Evaluation
+from zofx.runs.evaluation import Evaluation
 from zofx.runs.metrics_log import StepMetrics
 from zofx.runs.prepare import Prepared, Request, prepare, prepare_resumed
 from zofx.runs.run_folder import RunFolder
@@ -104,7 +104,7 @@ def test_evaluations_are_made_on_time_and_the_best_is_kept(
     watch = After(10**6)
     outcome, theta = finish(start(prepare(artifact, request(mood)), tmp_path / "run"), watch)
     assert list(outcome.evaluations) == [0, 5, 10, 12]
-    ranks = {step: found.rank for step, found in outcome.evaluations.items()}
+    ranks = {step: found.rank("macro-f1") for step, found in outcome.evaluations.items()}
     assert outcome.best is not None
     assert ranks[outcome.best] == max(ranks.values())
     assert (tmp_path / "run" / "best.safetensors").is_file()
@@ -226,7 +226,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"eps": 0.0}}, "eps"),
     (
         {"settings": {"estimator": "forward-gradient"}},
-        "--estimator slopes: this artifact was compiled for probes, not forward mode; leave",
+        "--estimator forward-gradient: this artifact was compiled for probes, not forward mode; leave",
     ),
     ({"train": 0}, "draw some with --train N"),
     ({"data": "nowhere"}, "there is no such folder"),
@@ -278,7 +278,7 @@ def test_divergence_leaves_the_journal_and_says_the_way_back(
 def test_the_preflight_measures_and_refuses_losses_that_are_not_finite(
     artifact: Path, mood: Path
 ) -> None:
-    """StepSelector eps 0.01 the gap is clear; at 1e30 the losses overflow, and no folder is made for that."""
+    """At eps 0.01 the gap is clear; at 1e30 the losses overflow, and no folder is made."""
     good = prepare(artifact, request(mood))
     assert measure(good, good.session()).verdict == "good"
     wild = prepare(artifact, request(mood, eps=1e30))

@@ -10,7 +10,8 @@ from tests import tiny
 from tests.scripted import scripted
 from zofx.errors import DivergenceError, UsageError
 from zofx.runs.compiled_model import Model, open_model, open_session
-from zofx.runs.evaluate import Evaluation, evaluate
+from zofx.runs.evaluate import evaluate
+from zofx.runs.evaluation import Evaluation
 from zofx.runs.task_data import Workload, open_workload
 from zofx.runtimes import RUNTIMES
 from zofx.session import Session
@@ -129,8 +130,8 @@ def test_best_is_by_the_reward_where_one_is_given(reward: str) -> None:
         [Evaluation(None, loss, name, 4, 1.0, text) for name in ("likelihood", reward)]
         for loss, text in ((2.0, better), (1.0, worse))
     )
-    assert costly[0].rank > cheap[0].rank
-    assert costly[1].rank < cheap[1].rank
+    assert costly[0].rank(None) > cheap[0].rank(None)
+    assert costly[1].rank(None) < cheap[1].rank(None)
 
 
 def test_destroyed_weights_are_told_with_the_step(session: Session, workload: Workload) -> None:

@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
-    from zofx.runs.evaluate import Evaluation
+    from zofx.runs.evaluation import Evaluation
     from zofx.runs.metrics_log import StepMetrics
 
 QUIET: Final = 2.0

@@ -1,8 +1,8 @@
-"""zofx eval · zofx export: what an artifact, or a run of it, is worth, and a checkpoint of it."""
+"""zofx eval: how well an artifact, or a run of it, does a task."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,12 +22,9 @@ from zofx.cli.options import (
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
-    from zofx.runs.evaluate import Evaluation
+    from zofx.runs.evaluation import Evaluation
     from zofx.runs.run_folder import RunFolder
     from zofx.tasks.selection import TaskChoice
-
-
-T = TypeVar("T")
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +54,7 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     ] = "test",
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, metavar="N", help="StepSelector most so many examples."),
+        typer.Option("--limit", min=1, metavar="N", help="At most so many examples."),
     ] = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, metavar="B", help="Examples per forward.")
@@ -70,6 +67,14 @@ def evaluate(  # noqa: PLR0913  a verb has many options
             help="Whose loss is reported; reward:FILE.py:FUNCTION runs your file FILE.py.",
         ),
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE.jsonl",
+            help="Write a line per example: prompt, scores, answer, gold.",
+        ),
+    ] = None,
     seed: Seed = None,
     truncate: Truncate = False,
     json_: Json = False,
@@ -79,6 +84,11 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     The test set is the same for every seed. The interval is Wilson's, at 95 %. Of a run, θ of the
     step that did best on dev is used, unless --step says otherwise.
 
+    Tasks with classes are reported class by class: precision, recall, F1, their mean (macro-F1),
+    the confusion matrix, how often each answer was given, and the majority baseline, which is what
+    always answering the most frequent class gets. A warning says so where every answer is the same,
+    or the accuracy is not clear of that baseline.
+
     Generation tasks (squad, drop, prompts with completions) are answered with greedy text: F1 and
     exact match against the references, and the likelihood of the gold completion. That takes a
     forward per token: --limit keeps it short.
@@ -86,13 +96,19 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     Examples:
         zofx eval art --task trec
         zofx eval art --run run --step last --split dev --json
+        zofx eval art --run run --predictions answers.jsonl
     """
+    from zofx.runs import jsonl
     from zofx.runs.compiled_model import default_runtime, open_model, open_session
+    from zofx.runs.evaluate import Prediction
     from zofx.runs.evaluate import evaluate as evaluate_
     from zofx.runs.run_folder import RunFolder
     from zofx.runs.task_data import open_workload
     from zofx.tasks.selection import SPLITS
 
+    if predictions is not None:
+        _require_place(predictions)
+    answers: list[Prediction] | None = None if predictions is None else []
     model = open_model(artifact)
     folder = None if run is None else RunFolder.open(run)
     chosen = next((name for name in SPLITS if name == split), None)
@@ -110,10 +126,11 @@ def evaluate(  # noqa: PLR0913  a verb has many options
         if theta is not None:
             session.write(theta[1])
         with Progress("eval") as bar:
-            found = evaluate_(
+            result = evaluate_(
                 session, workload.encoder, workload.task, examples, judged,
                 decoder=workload.decoder if workload.generates else None,
                 batch_size=batch_size, step=theta[0] if theta else 0, progress=bar,
+                predictions=answers,
             )  # fmt: skip
     finally:
         session.close()
@@ -122,7 +139,16 @@ def evaluate(  # noqa: PLR0913  a verb has many options
         "run": run and str(run), "step": theta and theta[0], "task": workload.task.name,
         "split": chosen, "runtime": engine,
     }  # fmt: skip
-    print(_said(about, found, as_json=json_))
+    if predictions is not None and answers is not None:
+        jsonl.write(predictions, (answer.to_dict() for answer in answers))
+    print(_report(about, result, as_json=json_))
+
+
+def _require_place(path: Path) -> None:
+    """A file can be written there; asked before anything is computed."""
+    if path.is_dir() or not path.parent.is_dir():
+        reason = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise UsageError(f"--predictions {path} {reason}; name a file that can be written")
 
 
 def _choice(
@@ -156,8 +182,12 @@ def _own_objective(folder: "RunFolder") -> str | None:
     return None
 
 
-def _said(about: dict[str, Any], found: "Evaluation", *, as_json: bool) -> str:
+def _report(about: dict[str, Any], result: "Evaluation", *, as_json: bool) -> str:
     if as_json:
-        return json.dumps({**about, **found.to_dict()}, allow_nan=False)
+        return json.dumps({**about, **result.to_dict()}, allow_nan=False)
     whose = "as compiled" if about["run"] is None else f"step {about['step']} of {about['run']}"
-    return f"{about['task']} {about['split']}, {about['artifact']} {whose}: {found}"
+    line = f"{about['task']} {about['split']}, {about['artifact']} {whose}: {result}"
+    if result.classes is None:
+        return line
+    warnings = [f"warning: {text}" for text in result.classes.warnings]
+    return "\n".join([line, "", str(result.classes), *warnings])

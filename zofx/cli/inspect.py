@@ -178,7 +178,7 @@ def _run(folder: Path) -> dict[str, Any]:
 
 
 def _run_text(said: dict[str, Any]) -> str:
-    from zofx.runs.evaluate import Evaluation
+    from zofx.runs.evaluation import Evaluation
 
     settings = ", ".join(f"{key}={value}" for key, value in said["settings"].items())
     rows: list[tuple[str, ...]] = [

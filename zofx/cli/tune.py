@@ -1,5 +1,6 @@
 """zofx tune: train an artifact on a task."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zofx.cli.console import Progress, RunProgress, interruptible, say
-from zofx.cli.options import Artifact, Data, Device, Runtime, Seed, Threads, Truncate, add_command
+from zofx.cli.options import (
+    Artifact,
+    Data,
+    Device,
+    Json,
+    Runtime,
+    Seed,
+    Threads,
+    Truncate,
+    add_command,
+)
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -107,8 +118,19 @@ def tune(  # noqa: PLR0913  a verb has many options
     ] = None,
     eval_size: Annotated[
         int | None,
-        typer.Option("--eval-size", min=0, metavar="N", help="StepSelector most so many of dev."),
+        typer.Option("--eval-size", min=0, metavar="N", help="At most so many of dev."),
     ] = None,
+    select_by: Annotated[
+        str | None,
+        typer.Option(
+            "--select-by",
+            metavar="METRIC",
+            help="What the best on dev is: macro-f1 (default for classes), accuracy, loss or f1.",
+        ),
+    ] = None,
+    balance: Annotated[
+        bool, typer.Option("--balance", help="Train on every class equally often.")
+    ] = False,
     truncate: Truncate = False,
     preflight: Annotated[
         bool, typer.Option("--preflight/--no-preflight", help="Measure ± gap and round-off first.")
@@ -132,6 +154,7 @@ def tune(  # noqa: PLR0913  a verb has many options
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too.")
     ] = False,
+    json_: Json = False,
 ) -> None:
     """Train an artifact on a task, with forward passes only.
 
@@ -152,7 +175,8 @@ def tune(  # noqa: PLR0913  a verb has many options
 
     request = Request(
         task=task, data=data, seed=seed, train=train, dev=dev, truncate=truncate or None,
-        objective=objective, eval_every=eval_every, eval_size=eval_size,
+        balance=balance or None, objective=objective, select_by=select_by,
+        eval_every=eval_every, eval_size=eval_size,
         runtime=runtime, device=device, threads=threads,
         settings={
             "steps": steps, "batch_size": batch_size, "lr": lr, "eps": eps, "queries": queries,
@@ -186,7 +210,7 @@ def tune(  # noqa: PLR0913  a verb has many options
         session.close()
     if kept is not None and kept.disabled_reason is not None:
         say(f"{kept.disabled_reason}: rows that are not there were computed every time")
-    print(_ending(artifact, outcome))
+    print(json.dumps(_summary(outcome), allow_nan=False) if json_ else _ending(artifact, outcome))
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -244,14 +268,28 @@ def _tensorboard(asked: bool, prepared: "Prepared") -> list[Any]:
 
 def _ending(artifact: Path, outcome: "Outcome") -> str:
     run, best = outcome.run.path, outcome.best
-    said = [f"{run}: {outcome.steps} of {outcome.wanted} steps"]
+    lines = [f"{run}: {outcome.steps} of {outcome.wanted} steps"]
     if best is not None:
-        said.append(f"best on dev: step {best}, {outcome.evaluations[best]}")
+        by = outcome.run.plan.select_by
+        rule = f" by {by}" if by else ""
+        lines.append(f"best on dev{rule}: step {best}, {outcome.evaluations[best]}")
+        classes = outcome.evaluations[best].classes
+        lines += [] if classes is None else [f"warning: {text}" for text in classes.warnings]
     if outcome.interrupted:
-        said.append(f"to go on: zofx tune {_quoted(artifact)} --resume {_quoted(run)}")
+        lines.append(f"to go on: zofx tune {_quoted(artifact)} --resume {_quoted(run)}")
     else:
-        said.append(f"next: zofx eval {_quoted(artifact)} --run {_quoted(run)}")
-    return "\n".join(said)
+        lines.append(f"next: zofx eval {_quoted(artifact)} --run {_quoted(run)}")
+    return "\n".join(lines)
+
+
+def _summary(outcome: "Outcome") -> dict[str, Any]:
+    """The ending for programs."""
+    evaluations = {step: result.to_dict() for step, result in outcome.evaluations.items()}
+    return {
+        "run": str(outcome.run.path), "steps": outcome.steps, "steps_wanted": outcome.wanted,
+        "select_by": outcome.run.plan.select_by, "best_step": outcome.best,
+        "evaluations": [{"step": step, **fields} for step, fields in evaluations.items()],
+    }  # fmt: skip
 
 
 def _quoted(path: Path) -> str:

@@ -1,7 +1,8 @@
 """The verb: how well does θ answer a split of a task.
 
-    examples ──by length──▶ chunks ──encode──▶ session, no probe ──▶ scores ──▶ accuracy, loss
-                                   ──decoder──▶ greedy texts ──▶ F1, exact match, loss
+    examples ──by length──▶ chunks ──encode──▶ session, no probe ──▶ scores
+    scores   ──▶ loss; the best candidate ──▶ accuracy, report by class, predictions
+    chunks   ──decoder──▶ greedy texts ──▶ F1, exact match, loss
 
 Texts cost a forward per token: they are written where a decoder is given, or the objective reads
 them. Chunks add up: how the examples are ordered and cut changes the result only by the rounding of
@@ -16,13 +17,15 @@ from functools import reduce
 from operator import add
 from typing import Any, TypeAlias
 
-from zofx.errors import ArtifactError, DivergenceError, UsageError
+from zofx.errors import DivergenceError, UsageError
+from zofx.runs.evaluation import Evaluation
 from zofx.session import Session, unperturbed
+from zofx.tasks.class_report import ClassReport, class_report, classes_of
 from zofx.tasks.decode import Decoder
 from zofx.tasks.encode import Encoded, Encoder
-from zofx.tasks.metrics import Accuracy, TextMatch, accuracy, text_match
+from zofx.tasks.metrics import Accuracy, TextMatch, accuracy, references, text_match
 from zofx.tasks.objectives import Loss, Objective, TextObjective
-from zofx.tasks.reward import PREFIX
+from zofx.tasks.objectives import predictions as best_candidates
 from zofx.tasks.types import Example, Task
 
 Progress: TypeAlias = Callable[[int, int], None]  # (examples done, of how many)
@@ -33,87 +36,37 @@ def no_progress(done: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """How a split was answered.
+class Prediction:
+    """How one example was answered.
 
     Attributes:
-        accuracy: the share answered correctly; None for a generation task.
-        loss: mean of the objective, in its units.
-        objective: its name.
-        examples: how many.
-        seconds: wall clock.
-        text: how greedy text agrees with the references of a generation task; None if none was
-            written.
+        example: what was asked.
+        scores: mean log-probability of each candidate, nats per token.
+        answer: index of the best candidate.
+        text: the greedy text; None where none was written.
     """
 
-    accuracy: Accuracy | None
-    loss: float
-    objective: str
-    examples: int
-    seconds: float
-    text: TextMatch | None = None
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Greater is better: the task's metric first, the loss where that ties.
-
-        Who gives a reward wants that instead: there the loss comes first.
-        """
-        metric = self.accuracy.value if self.accuracy else self.text.f1 if self.text else 0.0
-        if self.objective.startswith(PREFIX):
-            return (-self.loss, metric)
-        return (metric, -self.loss)
+    example: Example
+    scores: tuple[float, ...]
+    answer: int
+    text: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What `--json` and a run's evaluations hold."""
-        said: dict[str, Any] = {
-            "examples": self.examples,
-            "objective": self.objective,
-            "loss": self.loss,
-        }
-        if self.accuracy is not None:
-            said |= {
-                "accuracy": self.accuracy.value,
-                "correct": self.accuracy.correct,
-                "interval95": list(self.accuracy.interval),
+        """A line of `--predictions`."""
+        example = self.example
+        fields: dict[str, Any] = {"id": example.id, "prompt": example.prompt}
+        if len(example.candidates) > 1:
+            right = example.accepted or (example.answer,)
+            fields |= {
+                "candidates": list(example.candidates),
+                "scores": list(self.scores),
+                "answer": example.candidates[self.answer],
+                "gold": example.candidates[example.answer],
+                "correct": self.answer in right,
             }
-        if self.text is not None:
-            exact = self.text.exact_match
-            said |= {
-                "f1": self.text.f1,
-                "f1_interval95": list(self.text.f1_interval),
-                "exact_match": exact.value,
-                "exact": exact.correct,
-                "exact_match_interval95": list(exact.interval),
-            }
-        return {**said, "seconds": round(self.seconds, 3)}
-
-    @classmethod
-    def from_dict(cls, said: dict[str, Any]) -> "Evaluation":
-        """Read it back.
-
-        Raises:
-            ArtifactError: a field is missing.
-        """
-        try:
-            examples = int(said["examples"])
-            judged = Accuracy(int(said["correct"]), examples) if "correct" in said else None
-            text = _text_match(said, examples) if "f1" in said else None
-            loss, seconds = float(said["loss"]), float(said["seconds"])
-            return cls(judged, loss, said["objective"], examples, seconds, text)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"an evaluation is damaged ({type(error).__name__}: {error}); delete its line"
-            ) from error
-
-    def __str__(self) -> str:
-        judged = f"accuracy {self.accuracy}, " if self.accuracy else ""
-        written = f"{self.text}, " if self.text else ""
-        return f"{judged}{written}{self.objective} {self.loss:.4f}"
-
-
-def _text_match(said: dict[str, Any], examples: int) -> TextMatch:
-    return TextMatch(int(said["exact"]), float(said["f1"]) * examples, examples)
+        else:
+            fields |= {"scores": list(self.scores), "gold": list(references(example))}
+        return fields if self.text is None else {**fields, "text": self.text}
 
 
 @dataclass(frozen=True)
@@ -123,10 +76,12 @@ class _Part:
     accuracy: Accuracy
     text: TextMatch | None
     loss: Loss
+    classes: ClassReport | None
 
     def __add__(self, other: "_Part") -> "_Part":
         text = self.text + other.text if self.text and other.text else None
-        return _Part(self.accuracy + other.accuracy, text, self.loss + other.loss)
+        classes = self.classes + other.classes if self.classes and other.classes else None
+        return _Part(self.accuracy + other.accuracy, text, self.loss + other.loss, classes)
 
 
 def evaluate(  # noqa: PLR0913  who asks decides what is measured, and how
@@ -140,6 +95,7 @@ def evaluate(  # noqa: PLR0913  who asks decides what is measured, and how
     batch_size: int = 16,
     step: int = 0,
     progress: Progress = no_progress,
+    predictions: list[Prediction] | None = None,
 ) -> Evaluation:
     """Score examples under the session's θ, and write answers where these are judged.
 
@@ -154,6 +110,7 @@ def evaluate(  # noqa: PLR0913  who asks decides what is measured, and how
         batch_size: examples per forward.
         step: how many steps led to this θ, for messages.
         progress: called after every batch.
+        predictions: gets the answer to every example, in the order of the examples.
 
     Raises:
         UsageError: the batch size is not positive, or an example cannot be encoded.
@@ -167,15 +124,22 @@ def evaluate(  # noqa: PLR0913  who asks decides what is measured, and how
     writes = objective.decoder if isinstance(objective, TextObjective) else decoder
     # Rows of one forward are padded to the longest: neighbours in length waste the least.
     ordered = sorted(examples, key=lambda example: len(example.prompt))
-    parts = []
+    parts, told = [], predictions is not None
+    answered: list[Prediction] = []
     for place in range(0, len(ordered), batch_size):
         chunk = ordered[place : place + batch_size]
         # What is said of texts is said of their probabilities, too, and these have to be whole.
-        encoded = encoder.encode(chunk, relative=objective.relative and writes is None)
-        parts.append(_chunk(session, encoded, objective, writes, step))
+        relative = objective.relative and writes is None and not told
+        encoded = encoder.encode(chunk, relative=relative)
+        part, answers = _chunk(session, encoded, objective, writes, step)
+        parts.append(part)
+        answered += answers
         progress(place + len(chunk), len(ordered))
+    if predictions is not None:
+        predictions += _reordered(answered, examples)
     whole = reduce(add, parts)
     generation = task.kind == "generation"
+    one_set = task.kind == "classification" and classes_of(examples) is not None
     return Evaluation(
         None if generation else whole.accuracy,
         float(whole.loss.mean[0]),
@@ -183,12 +147,13 @@ def evaluate(  # noqa: PLR0913  who asks decides what is measured, and how
         len(ordered),
         time.perf_counter() - start,
         whole.text if generation else None,
+        whole.classes if one_set else None,
     )
 
 
 def _chunk(
     session: Session, encoded: Encoded, objective: Objective, decoder: Decoder | None, step: int
-) -> _Part:
+) -> tuple[_Part, list[Prediction]]:
     examples = encoded.examples
     scores = encoded.scores(session.evaluate(encoded.batch, [], unperturbed()))
     if decoder is not None:
@@ -199,9 +164,27 @@ def _chunk(
     else:
         loss = objective.of(scores, encoded)
     _require_finite(objective.name, float(loss.mean[0]), step)
-    return _Part(
-        accuracy(scores[0], examples), text_match(texts[0], examples) if texts else None, loss
+    answers = best_candidates(scores)[0]
+    if (answers < 0).any():
+        _require_finite("score of every candidate", math.nan, step)
+    part = _Part(
+        accuracy(scores[0], examples),
+        text_match(texts[0], examples) if texts else None,
+        loss,
+        class_report(answers, examples),
     )
+    written = texts[0] if texts else [None] * len(examples)
+    told = zip(examples, scores[0], answers, written, strict=True)
+    return part, [
+        Prediction(e, tuple(map(float, row[: len(e.candidates)])), int(answer), text)
+        for e, row, answer, text in told
+    ]
+
+
+def _reordered(answered: Sequence[Prediction], examples: Sequence[Example]) -> list[Prediction]:
+    """Predictions in the order of the examples; equal examples have equal answers."""
+    by_example = {id(prediction.example): prediction for prediction in answered}
+    return [by_example[id(example)] for example in examples]
 
 
 def _require_finite(what: str, value: float, step: int) -> None:

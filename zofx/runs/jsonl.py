@@ -1,12 +1,13 @@
 """A log of JSON objects, one per line, that survives a kill.
 
+write    beside, rename             a file of its own, whole or not there
 append   one line, flushed          a kill leaves at most one torn line, the last
 read     every whole line           a torn last line is passed over
 keep     rewrite beside, rename     when a run goes back to an earlier step
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +20,14 @@ def append(path: Path, row: Row) -> None:
     """Add one line."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """A file of these lines; it appears whole, and replaces one of its name."""
+    beside = path.with_name(path.name + ".new")
+    lines = (json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
+    beside.write_text("".join(lines), encoding="utf-8")
+    beside.replace(path)
 
 
 def read(path: Path) -> list[Row]:

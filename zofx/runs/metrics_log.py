@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from zofx.errors import UsageError
 from zofx.runs import jsonl
-from zofx.runs.evaluate import Evaluation
+from zofx.runs.evaluation import Evaluation
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,23 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from zofx.artifact.manifest import Manifest
 from zofx.errors import ArtifactError, UsageError
 from zofx.ir.pipeline_syntax import name_of, passes_of
 from zofx.runs.compiled_model import Model, default_runtime, open_model, open_session
+from zofx.runs.evaluation import selection
 from zofx.runs.run_config import Plan, packages
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
-from zofx.tasks.data.order import batch_indices
+from zofx.tasks.class_report import classes_of
+from zofx.tasks.data.order import balanced_indices, batch_indices
 from zofx.tasks.encode import Encoded
 from zofx.tasks.selection import TaskChoice
 from zofx.zo.settings import Settings
+from zofx.zo.types import IntArray
 
 FORWARD_MODE: Final = "forward-mode"
 """The pass whose programs give slopes."""
@@ -42,7 +47,9 @@ class Request:
         train: examples to train on.
         dev: examples to evaluate on.
         truncate: cut prompts that are longer than the model's positions.
+        balance: take every class equally often.
         objective: what is minimised.
+        select_by: what "best on dev" means.
         settings: fields of `Settings` by name.
         eval_every: steps between evaluations.
         eval_size: dev examples per evaluation.
@@ -57,7 +64,9 @@ class Request:
     train: int | None = None
     dev: int | None = None
     truncate: bool | None = None
+    balance: bool | None = None
     objective: str | None = None
+    select_by: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     eval_every: int | None = None
     eval_size: int | None = None
@@ -86,12 +95,21 @@ class Prepared:
 
     def batch(self, cursor: int) -> Encoded:
         """The examples of the run from the cursor on."""
-        size, train = self.plan.settings.batch_size, self.workload.splits.train
-        indices = batch_indices(self.plan.choice.seed, cursor, size, len(train))
+        train = self.workload.splits.train
+        indices = self._indices(cursor)
         objective = self.workload.objective(self.plan.objective)
         return self.workload.encoder.encode(
             [train[i] for i in indices], gold_only=objective.gold_only, relative=objective.relative
         )
+
+    def _indices(self, cursor: int) -> IntArray:
+        """Places in the training set, i64[batch_size]."""
+        choice, size = self.plan.choice, self.plan.settings.batch_size
+        train = self.workload.splits.train
+        if not choice.balance:
+            return batch_indices(choice.seed, cursor, size, len(train))
+        classes = np.array([example.answer for example in train], dtype=np.int64)
+        return balanced_indices(choice.seed, cursor, size, classes)
 
     def session(self) -> Session:
         """The artifact on the plan's runtime, at its initial θ."""
@@ -117,30 +135,48 @@ def prepare(artifact: Path, request: Request) -> Prepared:
         train=request.train,
         dev=request.dev,
         truncate=bool(request.truncate),
+        balance=bool(request.balance),
     )
     workload = open_workload(model, asked)
     workload.examples("train")
+    _require_classes(workload, asked)
     workload.check("train", "dev")
     own = Settings.from_mapping(model.manifest.recipe)
     settings = own.with_given(**request.settings).fitted(model.manifest.noise)
     _require_fit(model.manifest, settings)
+    objective = workload.objective(request.objective).name
+    dev = workload.splits.dev[: request.eval_size]
     plan = Plan(
         artifact=model.manifest.hash,
         folder=str(artifact.resolve()),
         choice=asked,
         drawn=workload.drawn,
         examples=workload.digest,
-        objective=workload.objective(request.objective).name,
+        objective=objective,
         settings=settings,
         eval_every=request.eval_every or max(1, settings.steps // EVALUATIONS),
-        eval_size=len(workload.splits.dev[: request.eval_size]),
+        eval_size=len(dev),
         runtime=request.runtime or default_runtime(),
         device=request.device or "cpu",
         threads=request.threads,
         versions=packages(),
+        select_by=selection(workload.task.kind, objective, dev, request.select_by),
     )
     plan.header  # noqa: B018  what is wrong with the settings shows here
     return Prepared(model, workload, plan, settings.steps)
+
+
+def _require_classes(workload: Workload, choice: TaskChoice) -> None:
+    """Balancing takes classes.
+
+    Raises:
+        UsageError: the examples share none.
+    """
+    if choice.balance and classes_of(workload.splits.train) is None:
+        raise UsageError(
+            f"--balance: the examples of task '{workload.task.name}' do not share one set of "
+            "candidates, so there are no classes to balance; leave it out"
+        )
 
 
 def _require_fit(manifest: Manifest, settings: Settings) -> None:
@@ -211,6 +247,7 @@ def _require_same(run: RunFolder, request: Request, workload: Workload) -> None:
         "objective": plan.objective,
         "eval_every": plan.eval_every,
         "eval_size": plan.eval_size,
+        "select_by": plan.select_by,
     }
     asked = {**vars(request), **request.settings, "steps": None}
     asked |= {name: _absolute(asked[name], has[name]) for name in ("task", "data")}

@@ -39,6 +39,7 @@ class Plan:
         device: of the runtime.
         threads: of the runtime; None lets it choose.
         versions: of the packages the run was started with.
+        select_by: what "best on dev" means, see `Evaluation.rank`; None in runs of an older zofx.
     """
 
     artifact: str
@@ -54,10 +55,12 @@ class Plan:
     device: str
     threads: int | None
     versions: Mapping[str, str]
+    select_by: str | None = None
 
     @property
     def header(self) -> Header:
         """The header of the run's journal."""
+        balanced = {"balance": "classes"} if self.choice.balance else {}
         return self.settings.recipe().header(
             self.artifact,
             self.choice.seed,
@@ -65,6 +68,7 @@ class Plan:
             examples=self.examples,
             objective=self.objective,
             batch_size=str(self.settings.batch_size),
+            **balanced,
         )
 
     def to_json(self) -> str:

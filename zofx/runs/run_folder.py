@@ -22,7 +22,7 @@ from zofx.artifact.manifest import Manifest
 from zofx.errors import ArtifactError, UsageError
 from zofx.files import new_folder
 from zofx.runs import jsonl, snapshot
-from zofx.runs.evaluate import Evaluation
+from zofx.runs.evaluation import Evaluation
 from zofx.runs.run_config import Plan
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
 from zofx.zo.journal.format import Journal
@@ -118,7 +118,8 @@ class RunFolder:
     def best(self) -> int | None:
         """The step whose θ did best on dev, the first of equals; None before any evaluation."""
         found = self.evaluations()
-        return max(found, key=lambda step: (*found[step].rank, -step), default=None)
+        by = self.plan.select_by
+        return max(found, key=lambda step: (*found[step].rank(by), -step), default=None)
 
     def step(self, at: StepSelector, steps: int) -> int:
         """A step number for "best", "last" or a number, in a run that has made so many steps.

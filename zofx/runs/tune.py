@@ -17,7 +17,8 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from zofx.errors import DivergenceError
-from zofx.runs.evaluate import Evaluation, evaluate
+from zofx.runs.evaluate import evaluate
+from zofx.runs.evaluation import Evaluation
 from zofx.runs.exact_gradient import ExactGradient
 from zofx.runs.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
 from zofx.runs.prepare import Prepared
@@ -221,7 +222,8 @@ class _Loop:
             return
         best = self.run.best()
         self.run.add_evaluation(step, found)
-        if best is None or found.rank > self.run.evaluations()[best].rank:
+        by = self.prepared.plan.select_by
+        if best is None or found.rank(by) > self.run.evaluations()[best].rank(by):
             self.run.save_snapshot("best", self.session.read(), step)
         for observer in self.observers:
             observer.evaluation(step, found)

@@ -21,10 +21,11 @@ class TaskChoice:
         name: a task, or the path of a .jsonl file of one's own.
         data: a folder of files in the task's schema, read instead of its own source.
         seed: of the draw of train and dev.
-        train: examples drawn; None keeps the task's size. So do dev and test.
-        dev: likewise.
-        test: likewise.
+        train: examples drawn to train on; None keeps the task's size.
+        dev: examples drawn to choose by; None keeps the task's size.
+        test: examples drawn to judge by; None keeps the task's size.
         truncate: cut prompts that are longer than the model's positions; else they are an error.
+        balance: whether training takes every class equally often, not as often as it occurs.
     """
 
     name: str
@@ -34,6 +35,7 @@ class TaskChoice:
     dev: int | None = None
     test: int | None = None
     truncate: bool = False
+    balance: bool = False
 
     def sizes(self, task: Task) -> Sizes:
         """The task's sizes under these."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zofx.tasks.data.order import Stream, batch_indices, permutation
+from zofx.tasks.data.order import Stream, balanced_indices, batch_indices, permutation
 
 
 @given(
@@ -73,3 +73,35 @@ def test_no_such_batch(cursor: int, size: int, n: int) -> None:
     """An empty training set, an empty batch and a negative cursor are refused."""
     with pytest.raises(ValueError, match=r"need n ≥ 1, size ≥ 1, cursor ≥ 0"):
         batch_indices(0, cursor, size, n)
+
+
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+)
+def test_balanced_rounds_hold_every_class_once(
+    seed: int, counts: list[int], sizes: list[int]
+) -> None:
+    """However cut: each round of K examples has K classes, each pass over a class all of it."""
+    classes = np.repeat(np.arange(len(counts)) * 3, counts)
+    total, K = sum(sizes), len(counts)
+    whole = balanced_indices(seed, 0, total, classes)
+    cursors = np.cumsum([0, *sizes[:-1]])
+    parts = [
+        balanced_indices(seed, int(c), size, classes)
+        for c, size in zip(cursors, sizes, strict=True)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    for start in range(0, total - K + 1, K):
+        assert len(set(classes[whole[start : start + K]])) == K
+    for c, n in enumerate(counts):
+        own = whole[classes[whole] == 3 * c]
+        for start in range(0, len(own) - n + 1, n):
+            assert len(set(own[start : start + n])) == n
+
+
+def test_the_balanced_order_is_pinned() -> None:
+    """It is part of the format of a run, too."""
+    classes = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1])
+    assert balanced_indices(7, 0, 12, classes).tolist() == [*(0, 9, 7, 2, 8, 1, 8, 3, 7, 4, 6, 9)]
