@@ -264,8 +264,8 @@ def _nibbles(codes: Tensor) -> Tensor:
 def sparse_linear(
     rounding: Note, x: Tensor, values: Tensor, index: Tensor, out: int, *_: int
 ) -> Tensor:
-    """A dense S per probe."""
-    width = x.shape[-1]
+    """A dense S, or one per probe."""
+    width, values = x.shape[-1], values.reshape(-1, len(index))
     dense = torch.zeros(len(values), out * width, dtype=torch.float64)
     dense = dense.index_copy(1, index.long(), values).view(-1, out, width).transpose(1, 2)
     parts = x.reshape(len(values), -1, width)

@@ -203,14 +203,6 @@ def _require_rows(pipeline: Pipeline) -> None:
             f"{ROUND} multiplies matrices in {INT8_ROW}, not {form}: "
             f"--set quantize-frozen.format={INT8_ROW}, or --activations none"
         )
-<<<<<<< HEAD
-=======
-    if _find(pipeline, "hybrid-first-order"):
-        raise PipelineError(
-            "hybrid-first-order takes exact gradients, and rounding has no derivative: "
-            "--activations none, or a method of probes alone"
-        )
->>>>>>> main
 
 
 def _without(pipeline: Pipeline, *names: str) -> Pipeline:
