@@ -45,7 +45,7 @@ def register(name: str, inputs: str, attributes: str, like: int = 0) -> None:
 
 
 register("FusedMatMul", "A B", "transA transB")
-register("MatMulBnb4", "A B absmax", "K N block_size quant_type training_mode transB")
+register("MatMulBnb4", "A B absmax", "K N block_size quant_type training_mode")
 register(
     "MatMulNBits", "A B scales zero_points? g_idx? bias?", "K N bits block_size accuracy_level"
 )

@@ -95,7 +95,7 @@ def to_onnx(
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # where it came from; ONNX Runtime holds that as it does codes
     frozen = {s.name: s for s in program.tensors.values() if s.role in FROZEN_ROLES}
-    scattered = set(_scattered(fed.graph))
+    scattered = {*_scattered(fed.graph), *transposes.unpacked_codes(fed.graph)}
     for value in list(model.graph.inputs):
         if value.name in frozen:
             spec = frozen[str(value.name)]

@@ -1,19 +1,27 @@
 """Transposed products in ONNX: what the backward graph multiplies cotangents by.
 
-linear_nf4_transpose        com.microsoft.MatMulBnb4, transB = 0
-linear_int8_transpose       DequantizeLinear · FusedMatMul    8 bits stay 8 bits: nothing is folded
+linear_nf4_transpose        Gather from a table of all bytes · MatMul
+linear_int_transpose        the same for 4 bits; for 8 DequantizeLinear · MatMul
+linear_int8_transpose       DequantizeLinear · FusedMatMul
 linear_rounded_transpose    com.microsoft.MatMulIntegerToFloat of the transposed codes
 sparse_linear_transpose     a dense block of the columns with entries, then Gather back to all
 sparse_linear_entries       a dense block of products, of which the entries are gathered
+
+No kernel of packed codes multiplies by the transposed matrix: that of MatMulBnb4 ignores transB. So
+a matrix is unpacked when it is needed, and dropped: ONNX Runtime folds no DequantizeLinear, and
+codes that are gathered from are no constants to it (`unpacked_codes`). Memory stays that of the
+codes, and one matrix in f32.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import onnx
 import torch
 from onnxscript import opset21 as op
+from torch import fx
 
+from zofx.ir import quant
 from zofx.ir.sparse_cost import as_block
 from zofx.runtimes.onnx_export import frozen
 from zofx.runtimes.onnx_export.contrib_ops import head, ints, ms
@@ -27,16 +35,43 @@ def product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
 
 
 def linear_nf4_transpose(dy: Any, codes: Any, absmax: Any, width: int, block: int) -> Any:
-    """The kernel unpacks the whole matrix in either case."""
-    return ms.MatMulBnb4(
-        dy, codes, absmax, K=width, N=dy.shape[-1], block_size=block, quant_type=frozen.NF4,
-        training_mode=0, transB=0,
-    )  # fmt: skip
+    """The first value is in the high nibble."""
+    levels = quant.nf4_levels()
+    table = torch.stack(torch.meshgrid(levels, levels, indexing="ij"), dim=-1)
+    blocks = op.Reshape(_looked_up(table, codes), ints(-1, block))
+    weight = op.Mul(blocks, op.Unsqueeze(absmax, ints(1)))
+    return op.MatMul(dy, op.Reshape(weight, ints(-1, width)))
 
 
 def linear_int_transpose(dy: Any, codes: Any, scales: Any, zeros: Any, bits: int) -> Any:
-    """No kernel of blocks multiplies by the transposed matrix."""
-    return op.MatMul(dy, frozen.dequantize_int(codes, scales, zeros, bits))
+    """Of two values in a byte the first is in the low nibble."""
+    out, blocks, stored = codes.shape
+    if bits == 8:
+        flat = op.Reshape(codes, ints(out, blocks * stored))
+        weight = op.DequantizeLinear(flat, scales, zeros, axis=1, block_size=stored)
+        return op.MatMul(dy, weight)
+    numbers = torch.arange(16, dtype=torch.float32)
+    table = torch.stack(torch.meshgrid(numbers, numbers, indexing="xy"), dim=-1)
+    levels = op.Reshape(_looked_up(table, codes), ints(out, blocks, 2 * stored))
+    offsets = op.Reshape(_looked_up(table, zeros), ints(out, -1))
+    offsets = op.Unsqueeze(op.Slice(offsets, ints(0), ints(blocks), ints(1)), ints(2))
+    weight = op.Mul(op.Sub(levels, offsets), op.Unsqueeze(scales, ints(2)))
+    return op.MatMul(dy, op.Reshape(weight, ints(out, -1)))
+
+
+def _looked_up(table: torch.Tensor, codes: Any) -> Any:
+    """Both values of every byte: f32[16, 16, 2], u8[…] → f32[…, 2]."""
+    pairs = op.Constant(value=onnx.numpy_helper.from_array(table.reshape(256, 2).numpy()))
+    return op.Gather(pairs, op.Cast(codes, to=onnx.TensorProto.INT32), axis=0)
+
+
+def unpacked_codes(graph: fx.Graph) -> Iterator[str]:
+    """Names of the codes that are gathered from."""
+    for node in graph.find_nodes(op="call_function", target=zofx.linear_nf4_transpose.default):
+        yield str(node.args[1].target)
+    for node in graph.find_nodes(op="call_function", target=zofx.linear_int_transpose.default):
+        if node.args[-1] == 4:
+            yield from (str(node.args[place].target) for place in (1, 3))
 
 
 def linear_int8_transpose(dy: Any, codes: Any, scales: Any) -> Any:

@@ -53,7 +53,7 @@ EXACT = {
     aten.type_as, aten.unsqueeze, aten.view, aten.where,
 }  # fmt: skip
 ROUNDED = {aten.add, aten.div, aten.mul, aten.pow, aten.rsqrt, aten.sub}
-FUNCTIONS = {aten.cos, aten.erf, aten.gelu, aten.sin, aten.silu, aten.tanh}
+FUNCTIONS = {aten.cos, aten.erf, aten.gelu, aten.sin, aten.tanh}
 
 
 Note: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
@@ -166,6 +166,12 @@ def linear(rounding: Note, x: Tensor, weight: Tensor, bias: Tensor | None = None
     """x·Wᵀ + b; one rounding more for a W that is a product itself."""
     size = functional.linear(x.abs(), weight.abs(), None if bias is None else bias.abs())
     return rounding(functional.linear(x, weight, bias), size, weight.shape[1] + 3)
+
+
+def silu(rounding: Note, x: Tensor) -> Tensor:
+    """x·σ(x)."""
+    share = rounding(x.sigmoid(), x.sigmoid(), FUNCTION)
+    return rounding(x * share, x.abs().clamp(min=1), FUNCTION)
 
 
 def matmul(rounding: Note, x: Tensor, y: Tensor) -> Tensor:
@@ -427,6 +433,7 @@ def score_targets(rounding: Note, logits: Tensor, targets: Tensor) -> Tensor:
 MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     aten.exp.default: exponential,
     aten.layer_norm.default: layer_norm,
+    aten.silu.default: silu,
     aten.linear.default: linear,
     aten.matmul.default: matmul,
     aten.mean.dim: mean,

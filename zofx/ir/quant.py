@@ -94,6 +94,12 @@ def dequantize_nf4(q: Nf4, out: int, block: int) -> Tensor:
     return weight
 
 
+def nf4_levels() -> Tensor:
+    """What the codes 0 to 15 stand for: f32[16]."""
+    every = Nf4(torch.arange(LEVELS, dtype=torch.uint8), torch.ones(1))  # each in a low nibble
+    return dequantize_nf4(every, 1, 2 * LEVELS)[0, 1::2]
+
+
 def quantize_int(weight: Tensor, bits: int, block: int) -> Affine:
     """Round to the nearest of 2^bits levels between min(W, 0) and max(W, 0) of the block.
 
