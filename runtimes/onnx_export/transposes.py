@@ -26,6 +26,7 @@ from zofx.ir.sparse_cost import as_block
 from zofx.runtimes.onnx_export import frozen
 from zofx.runtimes.onnx_export.contrib_ops import head, ints, ms
 
+aten = torch.ops.aten
 zofx = torch.ops.zofx
 
 
@@ -146,7 +147,14 @@ def select_positions_transpose(dy: Any, positions: Any, tokens: Any) -> Any:
     return op.ScatterND(zeros, at, dy, reduction="add")
 
 
+def rsub(x: Any, other: float, alpha: float = 1.0) -> Any:
+    """Other − alpha·x, which derivatives are written in and torch.onnx has no function for."""
+    scaled = x if alpha == 1 else op.Mul(x, op.Constant(value_float=float(alpha)))
+    return op.Sub(op.Constant(value_float=float(other)), scaled)
+
+
 TRANSLATIONS: Final[Mapping[Callable[..., Any], Callable[..., Any]]] = {
+    aten.rsub.Scalar: rsub,
     zofx.linear_codebook_transpose.default: linear_codebook_transpose,
     zofx.linear_int_transpose.default: linear_int_transpose,
     zofx.linear_int8_transpose.default: linear_int8_transpose,

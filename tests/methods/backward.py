@@ -185,6 +185,11 @@ def gelu_back(op: Any, value: Tensor, g: Tensor, x: Tensor, *_: Any) -> Tensor:
     return _gamma(2 * FUNCTION) * g.abs() * (1 + x.abs())
 
 
+def tanh_back(op: Any, value: Tensor, g: Tensor, y: Tensor) -> Tensor:
+    """g·(1 − y²), with y as it was off by units of 1."""
+    return _gamma(2 * FUNCTION) * g.abs() * (1 + y * y)
+
+
 def softmax_back(op: Any, value: Tensor, g: Tensor, p: Tensor, axis: int, *_: Any) -> Tensor:
     """p·(g − Σ p·g), with p as exp(x − log Σ exp x) again: off by units of 1 + |log p|."""
     again = SCORE + FUNCTION + p.shape[axis]
@@ -224,4 +229,5 @@ RULES: Mapping[Any, Rule] = {
     aten.sigmoid_backward: itself(ARITHMETIC),
     aten.sub: summed(few, torch.add),
     aten.sum: summed(terms),
+    aten.tanh_backward: tanh_back,
 }

@@ -19,7 +19,7 @@ from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import Loss, Objective
 from zofx.zo.types import FloatArray, Key, Losses
 
-POSITIONS: Final = 512
+POSITIONS: Final = 192
 """Of the tokens and padding of a part, unless a single example has more."""
 
 
