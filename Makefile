@@ -47,7 +47,7 @@ types: $(READY)
 	$(VENV)/bin/mypy -p zofx
 
 test: $(READY) $(LEAN_READY)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=2 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(THREADS) --dist loadfile $(PYTEST_ARGS)
 
 # --- environments -------------------------------------------------------------------------------
 

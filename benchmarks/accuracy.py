@@ -28,7 +28,6 @@ from zofx.compiler.options import Options, pipeline_for
 from zofx.errors import UsageError, ZofxError
 from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.runs.compiled_model import open_model
-from zofx.runs.prepare import Request
 from zofx.sensitivity.rank import measured
 from zofx.sensitivity.scores import Scores, load_scores
 
@@ -66,7 +65,7 @@ def run(given: argparse.Namespace) -> Results:
         artifact = _artifact(given, work, quant)
         _require_recorded(results, quant, artifact)
         if quant not in results["compiled"]:
-            results["compiled"][quant] = before(artifact, _request(given, given.seeds[0]), judge)
+            results["compiled"][quant] = before(artifact, _options(given, given.seeds[0]), judge)
             save(given.out, results)
         done = {row["seed"] for row in results["runs"] if row["quant"] == quant}
         for seed in given.seeds:
@@ -75,7 +74,7 @@ def run(given: argparse.Namespace) -> Results:
             say(f"{quant}, seed {seed}")
             folder = work / f"{quant}-seed{seed}"
             export_to = work / f"{quant}-exported" if seed == given.seeds[0] else None
-            row = trial(artifact, _request(given, seed), folder, judge, export_to)
+            row = trial(artifact, _options(given, seed), folder, judge, export_to)
             results["runs"].append({"quant": quant, "seed": seed, "commit": commit(), **row})
             save(given.out, results)
     return results
@@ -135,10 +134,9 @@ def _scores(given: argparse.Namespace, work: Path, checkpoint: Checkpoint) -> Sc
     return scores
 
 
-def _request(given: argparse.Namespace, seed: int) -> Request:
-    drawing = {name: getattr(given, name) for name in DRAWING}
-    settings = {name: getattr(given, name) for name in TUNING}
-    return Request(seed=seed, runtime=given.runtime, settings=settings, **drawing)
+def _options(given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    options = {name: getattr(given, name) for name in (*DRAWING, *TUNING)}
+    return {"seed": seed, "runtime": given.runtime, **options}
 
 
 def _begun(given: argparse.Namespace) -> Results:

@@ -31,7 +31,8 @@ from machine import describe, save
 from random_llama import SCATTERED, WIDTHS, Shape, make_checkpoint, make_scores
 
 FINGERPRINT: Final = (
-    "import sys; from pathlib import Path; from zofx.models.safetensors_folder import fingerprint, open_shards; "
+    "import sys; from pathlib import Path; from zofx.models.safetensors_folder import "
+    "fingerprint, open_shards; "
     "print(fingerprint(open_shards(Path(sys.argv[1]))[1]))"
 )
 

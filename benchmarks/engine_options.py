@@ -147,8 +147,8 @@ def _changed(option: str, artifact: Path, threads: int) -> Iterator[None]:
 
 
 def _shared(*conditions: Any) -> BatchingPolicy:
-    """In place of the pace that zofx has for a program: without lanes."""
-    return replace(cpu_batching_policy(*conditions), lanes=1)
+    """In place of the pace that zofx has for a program: without workers."""
+    return replace(cpu_batching_policy(*conditions), workers=1)
 
 
 def _bound(session: ort.OrtSession, inputs: dict[str, Any], feeds: dict[str, Any]) -> FloatArray:

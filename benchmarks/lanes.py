@@ -1,10 +1,10 @@
 """What a batch takes in so many forwards, one after the other on all threads, or a thread each.
 
-    workers of   rows/k rows, rows/k rows, …       k forwards, L at a time, on threads/L threads each
+    workers of   rows/k rows, rows/k rows, …   k forwards, L at a time, on threads/L threads each
 
-From these times are the cost_model of `runtimes/host/batching.py`: another forward, a position more in a
-forward, and when threads do forwards of their own. Scores have to be the same in every arrangement
-up to a number per row, as rows are relative.
+From these times are the cost_model of `runtimes/host/batching.py`: another forward, a position more
+in a forward, and when threads do forwards of their own. Scores have to be the same in every
+arrangement up to a number per row, as rows are relative.
 """
 
 import argparse

@@ -24,7 +24,7 @@ from zofx.errors import ArtifactError, UsageError
 from zofx.runs import jsonl
 from zofx.runs.compiled_model import open_session
 from zofx.runs.evaluate import evaluate
-from zofx.runs.prepare import Prepared, Request, prepare, prepare_resumed
+from zofx.runs.prepare import Prepared, prepare, prepare_resumed
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.task_data import Workload
 from zofx.runs.tune import start, train
@@ -62,7 +62,7 @@ class Judge:
         workload = prepared.workload
         found = evaluate(
             session, workload.encoder, workload.task, self.examples(workload),
-            workload.objective(prepared.plan.objective), batch_size=self.batch_size, step=step,
+            workload.objective(prepared.config.objective), batch_size=self.batch_size, step=step,
         )  # fmt: skip
         if found.accuracy is None:
             raise UsageError(f"task '{workload.task.name}' generates text: it has no accuracy")
@@ -77,9 +77,9 @@ class Judge:
         return np.concatenate(chosen)
 
 
-def before(artifact: Path, request: Request, judge: Judge) -> Row:
+def before(artifact: Path, options: Mapping[str, Any], judge: Judge) -> Row:
     """What the artifact is, and how well it does untrained."""
-    prepared = prepare(artifact, request)
+    prepared = prepare(artifact, options)
     manifest, session = prepared.model.manifest, prepared.session()
     found = judge.evaluate(prepared, session, 0)
     session.close()
@@ -93,13 +93,13 @@ def before(artifact: Path, request: Request, judge: Judge) -> Row:
 
 
 def trial(
-    artifact: Path, request: Request, folder: Path, judge: Judge, export_to: Path | None
+    artifact: Path, options: Mapping[str, Any], folder: Path, judge: Judge, export_to: Path | None
 ) -> Row:
     """Tune to the end, or go on with what is in the folder; then judge and check.
 
     Args:
         artifact: to tune.
-        request: the run.
+        options: of the run.
         folder: of the run.
         judge: on test.
         export_to: folder for the merged model, which transformers then scores; None leaves it out.
@@ -107,7 +107,7 @@ def trial(
     Raises:
         ArtifactError: replay on torch gave another θ.
     """
-    prepared = _prepared(artifact, request, folder)
+    prepared = _prepared(artifact, options, folder)
     run, session = prepared.run, prepared.session()
     assert run is not None
     with Progress("tune") as bar:
@@ -118,8 +118,8 @@ def trial(
     session.write(theta)
     row: Row = {
         "steps": outcome.steps,
-        "settings": asdict(prepared.plan.settings),
-        "drawn": dict(prepared.plan.drawn),
+        "settings": asdict(prepared.config.settings),
+        "drawn": dict(prepared.config.drawn),
         "dev": [{"step": at, **found.to_dict()} for at, found in outcome.evaluations.items()],
         "seconds_per_step": statistics.median(r["seconds"] for r in jsonl.read(run.metrics_path)),
         "best": {"step": step, **judge.evaluate(prepared, session, step)},
@@ -141,10 +141,10 @@ def theta_digest(theta: Mapping[str, FloatArray]) -> str:
     return said.hexdigest()
 
 
-def _prepared(artifact: Path, request: Request, folder: Path) -> Prepared:
+def _prepared(artifact: Path, options: Mapping[str, Any], folder: Path) -> Prepared:
     if folder.exists():
-        return prepare_resumed(artifact, folder, request)
-    return start(prepare(artifact, request), folder)
+        return prepare_resumed(artifact, folder, options)
+    return start(prepare(artifact, options), folder)
 
 
 def _require_bit_equal(prepared: Prepared, run: RunFolder, tuned: Session) -> dict[str, str]:
@@ -153,10 +153,10 @@ def _require_bit_equal(prepared: Prepared, run: RunFolder, tuned: Session) -> di
     Raises:
         ArtifactError: they differ: θ is not a function of artifact and journal.
     """
-    engine = prepared.plan.runtime
+    engine = prepared.config.engine.runtime
     name = "torch" if engine == "ort" else "ort"
-    other = open_session(prepared.model, name, "cpu", prepared.plan.threads)
-    replay(other, run.journal(), None, prepared.plan.settings.recipe().tensors)
+    other = open_session(prepared.model, name, "cpu", prepared.config.engine.threads)
+    replay(other, run.journal(), None, prepared.config.settings.recipe().tensors)
     found = {engine: theta_digest(tuned.read()), name: theta_digest(other.read())}
     other.close()
     if found[engine] != found[name]:

@@ -26,35 +26,16 @@ from zofx.ir.patterns import row_by_row
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec, is_call, shape_of
 from zofx.ir.rewrite import Editor, run_node, same_type
+from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
 
-ALWAYS_IDENTITY = (
-    aten.alias.default,
-    aten.contiguous.default,
-    aten.detach.default,
-    aten.detach_.default,
-    aten.dropout.default,
-    aten.lift_fresh_copy.default,
-)
-CASTS = (
-    aten.to.dtype,
-    aten.to.dtype_layout,
-    aten.to.device,
-    aten._to_copy.default,
-)
-RESHAPES = (
-    aten.expand.default,
-    aten.view.default,
-    aten.reshape.default,
-)
 # Python's operators on masks, in aten's own names.
 SPELLINGS = {
     aten.__and__.Tensor: aten.bitwise_and.Tensor,
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
 }
 PRODUCTS = (aten.addmm.default, aten.mm.default, aten.matmul.default)
-VIEWS = (aten.view.default, aten.reshape.default, aten.flatten.using_ints)
 TRANSPOSES = (aten.t.default, aten.numpy_T.default)
 
 
@@ -69,13 +50,13 @@ class Canonicalize(Pass):
         """Respell op by op, then undo the flattening."""
         edit = Editor(program)
         for node in edit.nodes:
-            if is_call(node, aten._assert_tensor_metadata.default, aten._assert_scalar.default):
+            if has(node, Trait.ASSERTION):
                 edit.graph.erase_node(node)
             elif _is_identity(node):
                 edit.replace(node, node.all_input_nodes[0])
             elif is_call(node, *PRODUCTS) and not node.kwargs:
                 _product(edit, program, node, remark)
-            elif is_call(node, *CASTS):
+            elif has(node, Trait.CAST):
                 dtype = node.meta["val"].dtype
                 _respell(edit, node, aten._to_copy.default, node.args[0], dtype=dtype)
             elif is_call(node, aten.scaled_dot_product_attention.default):
@@ -95,9 +76,9 @@ def _respell(edit: Editor, node: fx.Node, target: Any, *args: Any, **kwargs: Any
 
 
 def _is_identity(node: fx.Node) -> bool:
-    if is_call(node, *ALWAYS_IDENTITY):
+    if has(node, Trait.IDENTITY):
         return True
-    if is_call(node, *CASTS, *RESHAPES):
+    if has(node, Trait.CAST) or has(node, Trait.SIZED):
         return _keeps_type(node)
     addend = node.args[1] if is_call(node, aten.add.Tensor) else None
     return isinstance(addend, (int, float)) and addend == 0 and _keeps_type(node)
@@ -173,7 +154,7 @@ def _unflatten(edit: Editor) -> None:
     """Sink the views that flatten below ops on rows, until they meet their inverse."""
     source: dict[fx.Node, fx.Node] = {}  # [N·T, D] → the [N, T, D] it is the rows of
     for node in edit.nodes:
-        if is_call(node, *VIEWS):
+        if has(node, Trait.RESHAPE):
             of = node.all_input_nodes[0]
             if of in source and same_type(node.meta["val"], source[of].meta["val"]):
                 edit.replace(node, source[of])

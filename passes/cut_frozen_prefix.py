@@ -2,9 +2,9 @@
 
     f(θ, z, C; x)  =  g(θ, z, C; cut(h(x)), x)          h: [N, T] tokens → f32[N, T, H]
 
-h reads no trainable, key, coefficient or scored position, so h(x) is a constant of x: a run keeps it
-per row. The cut is the last value [N, T, H] through which everything above sees what matrices have
-made of the tokens. What else crosses (masks, rotary tables) is cheap and made again above.
+h reads no trainable, key, coefficient or scored position, so h(x) is a constant of x: a run keeps
+it per row. The cut is the last value [N, T, H] through which everything above sees what matrices
+have made of the tokens. What else crosses (masks, rotary tables) is cheap and made again above.
 Refuses a program where several values of matrices cross, or nothing is below the trainables.
 Exact: `zofx.cut` is the identity.
 Source: Liu et al. 2021, AutoFreeze, arXiv 2102.01386 (a cache of the activations below what
@@ -45,7 +45,8 @@ class CutFrozenPrefix(Pass):
             raise UnsupportedError(
                 "there is nothing to keep between steps",
                 [
-                    "no matrix is multiplied by before the first trainable; leave --train-from-layer out"
+                    "no matrix is multiplied by before the first trainable; leave "
+                    "--train-from-layer out"
                 ],
             )
         for node in reversed(edit.nodes):

@@ -4,13 +4,13 @@
     row 0       f(x, θ)
     row 1 + p   ∂f/∂θ · v_p,    v_p = Σ_q C[p, q]·z_q
 
-Every value v that depends on a trainable gets a tangent v̇: [P, *v.shape], made by the rule of its op
-(`zofx.ir.tangents`) from the tangents of its operands, right after it; a trainable θ has θ̇ = C·z. Zeros
-are not computed: what no trainable reaches has no tangent. An op that has no rule is refused, with all
-others like it.
+Every value v that depends on a trainable gets a tangent v̇: [P, *v.shape], made by the rule of its
+op (`zofx.ir.tangents`) from the tangents of its operands, right after it; a trainable θ has θ̇ =
+C·z. Zeros are not computed: what no trainable reaches has no tangent. An op that has no rule is
+refused, with all others like it.
 Row 0 is bit-equal to the program without perturbation. The derivatives are exact up to rounding:
-there is no ε, so nothing is cut off. FrozenPrefix the trainables a product becomes at most 1 + 2P of its size;
-nothing is kept for a backward pass.
+there is no ε, so nothing is cut off. Below the trainables a product becomes at most 1 + 2P of its
+size; nothing is kept for a backward pass.
 Source: Baydin et al. 2022, Gradients without Backpropagation, arXiv 2202.08587; the rules are those
 of Wengert 1964, A Simple Automatic Derivative Evaluation Program, CACM 7(8).
 """

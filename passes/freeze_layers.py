@@ -5,7 +5,8 @@
 A layer is what has one number in its name: the longest series of numbered modules counts. So the
 final norm and the head may train, embeddings may not, nor may a head that is tied to them. The
 graph is not touched, so the meaning is the same; passes that choose what trains leave out what is
-fixed. ActivationCache that no trainable reaches are the same in every step: `cut-frozen-prefix` is what uses that.
+fixed. ActivationCache that no trainable reaches are the same in every step: `cut-frozen-prefix` is
+what uses that.
 Source: Lee et al. 2019, What Would Elsa Do? Freezing Layers During Transformer Fine-Tuning, arXiv
 1911.03090 (the last fourth of the layers reaches 90 % of the quality).
 """
@@ -41,7 +42,9 @@ class FreezeLayers(Pass):
         parameters = [
             spec.name
             for spec in program.tensors.values()
-            if spec.role is Role.FROZEN and spec.form != "computed"
+            if spec.role is Role.FROZEN
+            and spec.form != "computed"
+            and spec.name not in program.fixed
         ]
         layer = layers_of(parameters)
         count = max(layer.values(), default=-1) + 1
@@ -56,7 +59,7 @@ class FreezeLayers(Pass):
         readers = {str(node.target): set(node.users) for node in placeholders(program.graph)}
         free |= {name for name in parameters if name not in layer and readers[name] <= above}
         remark("tensors", "applied", f"{len(parameters) - len(free)} of {len(parameters)} stay")
-        return program.with_(fixed=frozenset(parameters) - free)
+        return program.with_(fixed=program.fixed | (frozenset(parameters) - free))
 
 
 def layers_of(names: list[str]) -> dict[str, int]:

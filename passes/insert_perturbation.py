@@ -2,9 +2,9 @@
 
     θ   →   θ + Σ_q c_q·z(key_q)        inputs of the program: keys i64[Q, 2] and c: f32[Q]
 
-z is a function of (key, name of the trainable, element) and nothing else (`zofx.zo.random.noise`); the program
-holds no generator. With noise=gaussian the table of quantiles is a frozen tensor of the program, so
-that z is data, not a computation that differs between engines.
+z is a function of (key, name of the trainable, element) and nothing else (`zofx.zo.random.noise`);
+the program holds no generator. With noise=gaussian the table of quantiles is a frozen tensor of the
+program, so that z is data, not a computation that differs between engines.
 Exact: c = 0 is bit-equal to the program before; any c at Q = 1 equals moving θ by hand, f32 product
 then f32 sum.
 Source: Malladi et al. 2023, Fine-Tuning Language Models with Just Forward Passes, arXiv 2305.17333,

@@ -2,8 +2,8 @@
 
     z   →   z ⊙ m        m = [16 random bits < keep · 2¹⁶] of (seed, step // interval, slice)
 
-scope=trainable keeps the same share of every trainable. scope=global keeps of each the share of its weights
-that are among the `keep` largest magnitudes of all: which entries is random all the same.
+scope=trainable keeps the same share of every trainable. scope=global keeps of each the share of its
+weights that are among the `keep` largest magnitudes of all: which entries is random all the same.
 Exact: a product with 0 or 1. Each entry stays with probability keep, rounded to 2⁻¹⁶.
 Source: Zhang et al. 2024, Revisiting Zeroth-Order Optimization for Memory-Efficient LLM
 Fine-Tuning, arXiv 2402.11592, §5 (sparse gradients). Its public code draws the mask as normal <

@@ -22,11 +22,11 @@ import torch
 from torch import fx
 
 from zofx.ir.facts import NARROWED
-from zofx.ir.patterns import ELEMENTWISE
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import Role
+from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -89,7 +89,7 @@ def _head(
     """The product that makes the logits, or why there is none whose rows are free."""
     (scores,) = edit.graph.find_nodes(op="call_function", target=zofx.score_targets.default)
     logits = scores.all_input_nodes[0]
-    while logits.target in ELEMENTWISE and len(logits.all_input_nodes) == len(logits.users) == 1:
+    while has(logits, Trait.ELEMENTWISE) and len(logits.all_input_nodes) == len(logits.users) == 1:
         (logits,) = logits.all_input_nodes  # logit by logit
     if not is_call(logits, aten.linear.default) or len(logits.users) > 1:
         return None, f"{logits.target} makes the logits, not a product with a matrix as it is"

@@ -11,8 +11,8 @@ error of y_p − y_0 is relative to the difference itself: the network is a roun
 slopes survive (benchmarks/precision.py). They suffer most from the base of what becomes values:
 that has two terms, in that product alone.
 Products of 8-bit integers are several times faster than those of floats where the processor has
-instructions for them (VNNI). x meets the graph in f32, so trainables, norms and attention stay whole.
-Skips, with a remark: a product whose input has its probes elsewhere than in its first axis.
+instructions for them (VNNI). x meets the graph in f32, so trainables, norms and attention stay
+whole. Skips, with a remark: a product whose input has its probes elsewhere than in its first axis.
 Source: rounding by rows, Yao et al. 2022 (ZeroQuant), arXiv 2206.01861; differences between probes
 and the second term are zofx's own.
 """
@@ -57,7 +57,8 @@ class QuantizeActivations(Pass):
     def __post_init__(self) -> None:
         if self.values not in (1, 2):
             raise UsageError(
-                f"quantize-activations{{values={self.values}}}: what becomes values of an attention "
+                f"quantize-activations{{values={self.values}}}: what becomes values of an "
+                "attention "
                 "has 1 or 2 terms"
             )
 
@@ -123,7 +124,8 @@ class _Rounding:
     def products(self) -> Iterator[tuple[fx.Node, fx.Node | None]]:
         """Those of the first probe, or above the trainables, each with that of the other probes.
 
-        The other probes' product follows the first one's, with the same matrix (`split-base-probe`).
+        The other probes' product follows the first one's, with the same matrix
+        (`split-base-probe`).
         """
         calls = self._edit.graph.find_nodes(op="call_function", target=zofx.linear_int8.default)
         pairs: list[tuple[fx.Node, fx.Node | None]] = []

@@ -1,8 +1,8 @@
 """Derive the joint graph: the scores, and the gradient of every tensor that trains by it.
 
-    logprob f32[N, C]        →   logprob, g_1, g_2, …
-    inputs  …                →   …, cotangent f32[N, C]
-    g_i = Σ_nc cotangent[n, c] · ∂logprob[n, c]/∂θ_i
+logprob f32[N, C]        →   logprob, g_1, g_2, …
+inputs  …                →   …, cotangent f32[N, C]
+g_i = Σ_nc cotangent[n, c] · ∂logprob[n, c]/∂θ_i
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,11 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
-from zofx.errors import UnsupportedError
 from zofx.ir.facts import CANONICAL, HAS_TRAINABLES, NARROWED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders
-from zofx.ir.schema import COTANGENT, INPUTS, Role
 from zofx.ir.rewrite import Editor, same_type
+from zofx.ir.schema import COTANGENT, INPUTS, Role
 from zofx.ir.vjps import Call, pull_back
 
 aten = torch.ops.aten
@@ -66,7 +65,9 @@ class _Pullback:
     def join(self, scores: fx.Node, cotangent: fx.Node) -> list[fx.Node]:
         """Append the pullback to the graph; returns the gradients."""
         values = [n for n in self._edit.nodes if isinstance(n.meta.get("val"), Tensor)]
-        values.sort(key=lambda n: n.op != "placeholder")  # sizes are read off the first that has one
+        values.sort(
+            key=lambda n: n.op != "placeholder"
+        )  # sizes are read off the first that has one
         path = [n for n in self._edit.nodes if n in self._moves and n.op == "call_function"]
 
         def pullback(*given: Tensor) -> list[Tensor]:
@@ -170,7 +171,9 @@ def _downstream(sources: Sequence[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def _operands(values: Any, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], fx.Node]]:
+def _operands(
+    values: Any, place: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[int, ...], fx.Node]]:
     for number, value in enumerate(values):
         if isinstance(value, fx.Node):
             yield (*place, number), value

@@ -9,9 +9,9 @@ position. The graph is not touched, so the meaning is the same. Memory: one matr
 twice the fraction of all of them; every matrix is read once.
 cover < 1 leaves out what is not worth its cost, as a column with one entry costs what a full one
 does, and a matrix with ten entries nearly what one with ten thousand does: kept are the columns
-that hold this share of the choice's Σ F at the least cost (`zofx.ir.sparse_cost`); then as many entries are
-chosen once more, among these, which reads the scores again. On SmolLM2-135M cover=0.95 keeps 71 of
-180 matrices and 448 of 3,670 columns, with 96.5 % of Σ F.
+that hold this share of the choice's Σ F at the least cost (`zofx.ir.sparse_cost`); then as many
+entries are chosen once more, among these, which reads the scores again. On SmolLM2-135M cover=0.95
+keeps 71 of 180 matrices and 448 of 3,670 columns, with 96.5 % of Σ F.
 Skips, each with a remark: a weight without scores, a weight that is also used outside a linear (a
 tied embedding), a matrix that is not worth its cost.
 Source: Guo et al. 2024, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity,

@@ -5,11 +5,12 @@
     x: [N, …] → [P·N, …], one copy per probe
 
 Frozen weights are read once for all probes; embeddings, masks, rotary tables and layers before the
-first trainable run once, too. A trainable that is a whole weight multiplies by P weights in one batched
-product; one that meets activations element by element is given to each of its rows. Downstream of a
-slice every value has P·N rows: what it meets there is replicated when it has rows of its own, and a
-size that counts rows is multiplied by P. A model that addresses rows by number downstream of a
-slice gets its inputs replicated instead (at=input): always right, only slower.
+first trainable run once, too. A trainable that is a whole weight multiplies by P weights in one
+batched product; one that meets activations element by element is given to each of its rows.
+Downstream of a trainable every value has P·N rows: what it meets there is replicated when it has
+rows of its own, and a size that counts rows is multiplied by P. A model that addresses rows by
+number downstream of a trainable gets its inputs replicated instead (at=input): always right, only
+slower.
 Exact: row (p, n) sees the operands it would see alone; engines may sum a product of another shape
 in another order.
 """
@@ -25,31 +26,21 @@ from torch.fx.node import map_arg
 
 from zofx.errors import UnsupportedError
 from zofx.ir.facts import PERTURBED, STACKED
-from zofx.ir.patterns import ELEMENTWISE
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import COEFFICIENTS, INPUTS
+from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
 
-# Ops that may tell rows apart by number; harmless above the trainables, not below.
-ADDRESSES_ROWS = frozenset(
-    {
-        aten.index.Tensor, aten.index_add.default, aten.index_put.default,
-        aten.index_select.default, aten.scatter.src,
-    }
-)  # fmt: skip
 # What reads a trainable, and where → the op that reads one with probes.
 PROBE_FORMS = {
     (zofx.sparse_linear.default, 1): zofx.sparse_linear.default,
     (aten.linear.default, 1): zofx.probe_linear.default,
     (aten.embedding.default, 0): zofx.probe_embedding.default,
 }
-
-# What makes a weight of a trainable: an axis of probes in front changes nothing.
-BETWEEN_WEIGHTS = (aten.t.default, zofx.dequantize_int.default)
 
 
 @dataclass(frozen=True)
@@ -107,7 +98,7 @@ class _Stacking:
         for node in self.edit.nodes:
             if any(a in below or a in self.with_probes for a in node.all_input_nodes):
                 below.add(node)
-                if is_call(node, *ADDRESSES_ROWS) or not self.turned.isdisjoint(
+                if has(node, Trait.ADDRESSES) or not self.turned.isdisjoint(
                     (node, *node.all_input_nodes)
                 ):
                     return node
@@ -161,11 +152,11 @@ class _Stacking:
             self._to_probe_form(node)
         elif is_call(node, aten.unsqueeze.default) and node.args[1] == 0:
             self._to_rows(node)
-        elif node.target in ELEMENTWISE and any(map(self._has_rows, node.all_input_nodes)):
+        elif has(node, Trait.ELEMENTWISE) and any(map(self._has_rows, node.all_input_nodes)):
             for place in places:
                 rows = self._rows_of(node.args[place], node)
                 node.update_arg(place, rows)
-        elif is_call(node, *BETWEEN_WEIGHTS) or node.target in ELEMENTWISE:
+        elif _makes_a_weight(node):
             self._between_weights(node, places)
             return False
         else:
@@ -184,7 +175,7 @@ class _Stacking:
             node.args, node.target = node.args[:2], zofx.probe_embedding.default
 
     def _between_weights(self, node: fx.Node, places: list[int]) -> None:
-        """SharedLoader per probe, and no rows; an operand of fewer axes gets axes of 1 after the probes."""
+        """A weight per probe, no rows; an operand of fewer axes gets axes of 1 after the probes."""
         axes = node.meta.pop("val").dim()
         self.with_probes[node] = axes
         if is_call(node, aten.t.default):
@@ -257,3 +248,9 @@ class _Stacking:
         if isinstance(value, torch.Tensor):
             return value.dim() > 0 and self._counts_rows(value.shape[0])
         return isinstance(value, torch.SymInt) and self.rows in value.node.expr.free_symbols
+
+
+def _makes_a_weight(node: fx.Node) -> bool:
+    """Whether an op on trainables alone makes a weight, with or without an axis of probes."""
+    batched = has(node, Trait.BATCHED) or has(node, Trait.ELEMENTWISE)
+    return batched or is_call(node, aten.t.default)

@@ -2,9 +2,9 @@
 
     graph.onnx   batch, C f32[P, Q], and per trainable θ and z f32[Q, …]   →   logprob f32[P, N, C]
 
-θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.random.noise`), once per step, and
-shared by the forward and the move. CPU provider; the CUDA provider is chosen by device="cuda" where
-the wheel has it. CUDA was never run on the machine this was written on.
+θ lives here as numpy arrays; a direction is made on the host (`zofx.zo.random.noise`), once per
+step, and shared by the forward and the move. CPU provider; the CUDA provider is chosen by
+device="cuda" where the wheel has it. CUDA was never run on the machine this was written on.
 """
 
 import ctypes
@@ -21,21 +21,23 @@ from numpy.typing import NDArray
 from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, read_manifest
 from zofx.errors import UnsupportedError
-from zofx.ir.schema import HIDDEN
+from zofx.ir.schema import HIDDEN, Products
 from zofx.runtimes import ort_integers
-from zofx.runtimes.host.batching import BatchingPolicy, Products, cpu_batching_policy
+from zofx.runtimes.host.batching import BatchingPolicy, cpu_batching_policy
+from zofx.runtimes.host.engine_errors import engine_errors
 from zofx.runtimes.host.engine_session import Arrays, EngineSession
 from zofx.runtimes.host.gradient import Feeds, GradientEngine
 from zofx.runtimes.host.prefix import Compute
+from zofx.runtimes.onnx_check import check_models
 from zofx.runtimes.ort_gradient import OrtGradient, reads_of
 from zofx.session import Support
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
+MODELS = (
+    layout.ONNX, layout.PREFIX_ONNX, layout.NOISE, layout.FORWARD_ONNX, layout.BACKWARD_ONNX,
+)  # fmt: skip
 BFLOAT16 = 16  # ONNX's number for it
-ROUNDED = b"MatMulIntegerToFloat"
-BLOCKWISE = b"MatMulNBits"
-FOUR_BITS = "int4"  # form of a matrix
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Products also add probes and move weights, by factors of 1 and ε: TF32 would round both.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
@@ -57,16 +59,15 @@ class OrtSession(EngineSession):
     ) -> None:
         import onnxruntime
 
-        products = _products(folder, manifest)
         on_cpu = device == "cpu"
         batching = (
-            cpu_batching_policy(products, manifest.cut, rows, threads)
+            cpu_batching_policy(manifest.products, manifest.cut, rows, threads)
             if on_cpu
             else BatchingPolicy()
         )
         self._folder, self._device = folder, device
         self._threads = threads if batching.workers == 1 else 1
-        integers = products is Products.INTEGERS
+        integers = manifest.products is Products.INTEGERS
         self._kernels = (ort_integers.kernels() or ()) if integers else ()
         # Without probes, the forward graph of the gradient serves: its weights are there anyway.
         self._engine = self._open(layout.ONNX if manifest.trainables else layout.FORWARD_ONNX)
@@ -147,7 +148,15 @@ class OrtRuntime:
             )
         if not (folder / layout.ONNX).is_file():
             reasons.append(f"{folder} has no {layout.ONNX}")
-        elif not reasons and _has(folder, ROUNDED) and ort_integers.kernels() is None:
+            return Support(tuple(reasons))
+        manifest = read_manifest(folder, check=False)
+        if (folder / layout.WEIGHTS).is_symlink():
+            reasons.append(
+                f"{layout.WEIGHTS} is a symbolic link, and ONNX Runtime reads tensors from files "
+                f"inside the folder alone: copy the file there, or link the folder {folder.name}"
+            )
+        integers = manifest.products is Products.INTEGERS
+        if not reasons and integers and ort_integers.kernels() is None:
             reasons.append(ort_integers.SATURATED)
         return Support(tuple(reasons))
 
@@ -163,7 +172,10 @@ class OrtRuntime:
         reasons = list(self.support(folder).reasons) or _provider_missing(device)
         if reasons:
             raise UnsupportedError(f"the ort runtime cannot load {folder}", reasons)
-        return OrtSession(folder, read_manifest(folder), device, threads, rows)
+        manifest = read_manifest(folder)
+        check_models(folder, [name for name in MODELS if name in manifest.files])
+        with engine_errors(self.name, folder):
+            return OrtSession(folder, manifest, device, threads, rows)
 
 
 def _give_back() -> None:
@@ -175,22 +187,6 @@ def _give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
         if trim is not None:
             trim(0)
-
-
-def _products(folder: Path, manifest: Manifest) -> Products:
-    """As the names of ops tell, which are in a graph's bytes: to read it otherwise takes onnx.
-
-    `zofx plan` has no file yet and reads the program (`plan.products_of`).
-    """
-    if _has(folder, ROUNDED):
-        return Products.INTEGERS
-    four = any(row.form == FOUR_BITS for row in manifest.tensors)
-    return Products.NIBBLES if four and _has(folder, BLOCKWISE) else Products.FLOATS
-
-
-def _has(folder: Path, op: bytes) -> bool:
-    models = (folder / layout.ONNX, folder / layout.PREFIX_ONNX)
-    return any(op in model.read_bytes() for model in models if model.is_file())
 
 
 def _provider_missing(device: str) -> list[str]:

@@ -3,12 +3,12 @@
     graph.json + weights.safetensors + θ, keys, C   →   logprob f32[P, N, C]
 
 Weights are mapped, not read; every value is dropped after its last use. On the CPU θ is shared with
-numpy, and the one piece of arithmetic that must be bit-equal everywhere (`zofx.zo.random.apply`) moves
-it. On CUDA z is computed on the device (`torch_noise`) from the same bits. CUDA is chosen by
+numpy, and the one piece of arithmetic that must be bit-equal everywhere (`zofx.zo.random.apply`)
+moves it. On CUDA z is computed on the device (`torch_noise`) from the same bits. CUDA is chosen by
 device="cuda" where torch has it; it was never run on the machine this was written on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from torch import Tensor
 from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, read_manifest
 from zofx.errors import UnsupportedError
+from zofx.ir.formats import FORMATS
 from zofx.ir.ops import directions
 from zofx.ir.schema import COEFFICIENTS, KEYS
+from zofx.runtimes.host.engine_errors import engine_errors
 from zofx.runtimes.host.engine_session import Arrays, EngineSession
 from zofx.runtimes.host.gradient import Feeds, GradientEngine
 from zofx.runtimes.host.prefix import Compute
@@ -33,8 +35,6 @@ from zofx.runtimes.torch_noise import sample_torch
 from zofx.session import Support
 from zofx.zo.random.noise import Kind
 from zofx.zo.types import FloatArray, Key, key_words
-
-NF4 = b'"zofx.linear_nf4.default"'
 
 
 @directions.direction.register_kernel("cuda")
@@ -106,6 +106,14 @@ class TorchSession(EngineSession):
         super().close()
 
 
+def _missing_modules(manifest: Manifest) -> Iterator[str]:
+    """Why codes cannot be read, per format that takes a package which is not installed."""
+    for name in sorted({row.form for row in manifest.tensors if row.form in FORMATS}):
+        module = FORMATS[name].notes("torch").module
+        if module is not None and find_spec(module) is None:
+            yield f"its {name} weights need {module}: pip install 'zofx[torch]'"
+
+
 class TorchRuntime:
     """See the module."""
 
@@ -114,13 +122,10 @@ class TorchRuntime:
     def support(self, folder: Path) -> Support:
         """Whether what the graph needs is here."""
         reasons = []
-        graph, below = folder / layout.GRAPH, folder / layout.PREFIX_GRAPH
-        if not graph.is_file():
+        if not (folder / layout.GRAPH).is_file():
             reasons.append(f"{folder} has no {layout.GRAPH}")
-        elif find_spec("bitsandbytes") is None and any(
-            NF4 in part.read_bytes() for part in (graph, below) if part.is_file()
-        ):
-            reasons.append("its nf4 weights need bitsandbytes: pip install 'zofx[torch]'")
+        else:
+            reasons += _missing_modules(read_manifest(folder, check=False))
         return Support(tuple(reasons))
 
     def load(
@@ -142,7 +147,8 @@ class TorchRuntime:
         manifest = read_manifest(folder)
         if threads:
             torch.set_num_threads(threads)
-        return TorchSession(folder, manifest, device)
+        with engine_errors(self.name, folder):
+            return TorchSession(folder, manifest, device)
 
 
 RUNTIME = TorchRuntime()

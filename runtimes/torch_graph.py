@@ -1,7 +1,7 @@
 """A program's graph on PyTorch, op by op; every value is dropped after its last use.
 
-    graph.json                    inputs   →   results
-    forward.json, backward.json   the exact gradient, as on any engine (`host.gradient`)
+graph.json                    inputs   →   results
+forward.json, backward.json   the exact gradient, as on any engine (`host.gradient`)
 """
 
 from collections.abc import Mapping, Sequence

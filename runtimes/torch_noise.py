@@ -93,7 +93,7 @@ def philox_torch(blocks: Tensor, slice_word: int, keys: Tensor, stream: int = St
 
 
 def _multiply_high(a: int, b: Tensor) -> Tensor:
-    """The high words of a · b: the four products of `zofx.zo.random.philox.multiply_high`, on bits."""
+    """The high words of a · b: the products of `zofx.zo.random.philox.multiply_high`, on bits."""
     a_low, a_high = a & _LOW, a >> 32
     b_low, b_high = b & _LOW, _high_half(b)
     middle = b_low * a_high + _high_half(b_low * a_low)

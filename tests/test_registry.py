@@ -6,7 +6,6 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
-from zofx import registry
 from zofx.errors import UsageError
 from zofx.registry import Table, lazy
 
@@ -22,7 +21,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             EntryPoint(name.replace("__", ":"), value, "zofx.plugins")
             for name, value in rows.items()
         )
-        monkeypatch.setattr(registry, "entry_points", lambda group: found.select(group=group))
+        monkeypatch.setattr(
+            "importlib.metadata.entry_points", lambda group: found.select(group=group)
+        )
 
     points()
     return points
@@ -87,7 +88,7 @@ def test_two_plugins_that_clash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are named, however often the table is asked."""
     values = ("math:tau", "paint.shop:tau")
     points = EntryPoints(EntryPoint("colour:tau", value, "zofx.plugins") for value in values)
-    monkeypatch.setattr(registry, "entry_points", lambda group: points.select(group=group))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.select(group=group))
     colours = table()
     for _ in range(2):
         with pytest.raises(UsageError, match=r"'tau': math:tau and paint\.shop:tau; uninstall"):

@@ -6,6 +6,7 @@
     ├── CaptureError          1   the model cannot be traced
     ├── InvariantError        1   a pass broke a fact: our bug
     ├── ArtifactError         1   an artifact or run folder is damaged, or of another version
+    ├── WriteError            1   the disk takes no more
     ├── UnsupportedError      1   a runtime or a method cannot do this: carries every reason
     └── DivergenceError       1   the loss is not finite or has collapsed: carries the step
 
@@ -41,6 +42,10 @@ class InvariantError(ZofxError):
 
 class ArtifactError(ZofxError):
     """An artifact or run folder is damaged or of another version."""
+
+
+class WriteError(ZofxError):
+    """The disk takes no more: it is full, or read-only."""
 
 
 class UnsupportedError(ZofxError):

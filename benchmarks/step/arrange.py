@@ -134,7 +134,7 @@ def batch_of(job: Job, steps: int) -> tuple[dict[str, Any], Shapes]:
     largest = max((encoded.batch for encoded in batches), key=lambda b: b.input_ids.size)
     words = {
         "batch": job.batch,
-        "objective": run.plan.objective,
+        "objective": run.config.objective,
         "candidates": _most(first.counts.astype(bool).sum(axis=1)),
         "scored_tokens": _most(scored),
         "rows": len(first.batch.input_ids),
@@ -181,7 +181,7 @@ def fitting(
 
 
 def needed(job: Job, shape: Mapping[str, Any]) -> tuple[int, int]:
-    """Provenance how many bytes a contestant keeps, and how many more it takes while it works.
+    """About how many bytes a contestant keeps, and how many more it takes while it works.
 
     zofx and inference keep the artifact's tensors twice, for an engine may repack them. A peer
     keeps weights in float32. In a step it has the largest of them three times more, and four times

@@ -24,7 +24,7 @@ from zofx.artifact.layout import WEIGHTS
 from zofx.compiler.methods import METHODS
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.metrics_log import JsonlLog, StepMetrics
-from zofx.runs.prepare import Prepared, Request, prepare
+from zofx.runs.prepare import Prepared, prepare
 from zofx.runs.tune import start, train
 from zofx.runtimes.host.theta import HostTheta
 from zofx.runtimes.host.vocabulary import Vocabulary
@@ -42,12 +42,12 @@ ENDLESS: Final = 1_000_000
 
 def prepared(job: Job, runtime: str = "torch") -> Prepared:
     """The run of a job; nothing is loaded."""
-    settings = {"steps": ENDLESS, "batch_size": job.batch, "schedule": "constant"}
-    request = Request(
-        task=job.task, data=job.data or None, seed=job.seed, dev=0, truncate=True,
-        settings=settings, runtime=runtime, threads=job.threads,
-    )  # fmt: skip
-    return prepare(Path(job.artifact), request)
+    options = {
+        "task": job.task, "data": job.data or None, "seed": job.seed, "dev": 0, "truncate": True,
+        "steps": ENDLESS, "batch_size": job.batch, "schedule": "constant",
+        "runtime": runtime, "threads": job.threads,
+    }  # fmt: skip
+    return prepare(Path(job.artifact), options)
 
 
 # --- zofx -----------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def bare(job: Job, turns: Turns) -> None:
         turns.wait()
         (logprob,) = engine.run(["logprob"], feeds)
         half = logprob[None, : len(logprob) // 2]
-        objective: Any = run.workload.objective(run.plan.objective)
+        objective: Any = run.workload.objective(run.config.objective)
         turns.done(objective.loss(half, encoded).mean)
 
 
@@ -161,7 +161,7 @@ def peer(job: Job, turns: Turns) -> None:
     torch.set_num_threads(job.threads)
     run = prepared(job)
     encoder, examples = run.workload.encoder, run.workload.examples("train")
-    gold_only = run.workload.objective(run.plan.objective).gold_only
+    gold_only = run.workload.objective(run.config.objective).gold_only
     rows = [rows_of(example, encoder, gold_only=gold_only) for example in examples]
     before = status_bytes("VmRSS")
     step, made_by = _step(job, encoder.pad_id)
@@ -193,7 +193,7 @@ def _step(job: Job, pad_id: int) -> tuple[Callable[[Any], Any], str]:
     model = AutoModelForCausalLM.from_pretrained(job.weights, dtype=torch.float32)
     if kind == "lora":
         model, made_by = lora.adapted(model)
-        return lora.HybridFirstOrder(model).step, made_by
+        return lora.FirstOrder(model).step, made_by
     loops = {"mezo": standin.Mezo, "lozo": standin.Lozo, "zobench": standin.ZoSgd}
     return loops[kind](model, settings.lr, settings.eps).step, ""
 

@@ -60,7 +60,7 @@ def adapted(model: nn.Module) -> tuple[nn.Module, str]:
     return model, ""
 
 
-class HybridFirstOrder:
+class FirstOrder:
     """AdamW on what trains.
 
     Args:

@@ -1,8 +1,8 @@
 """What contestants need on disk; made once, kept in --work, by folder of the model.
 
     MODEL ─rank─▶ scores.safetensors ─compile─▶ METHOD-QUANT/       zofx
-          ─frozen, quantized, no trainables──────▶ plain-QUANT/         inference; integers are rounded
-                                                                    as the default method does
+          ─frozen, quantized, no trainables──▶ plain-QUANT/         inference; integers are
+                                                                    rounded as by default
           ─f32───────────────────────────────▶ float32/             peers on PyTorch
 
 torch and transformers are imported only where something is missing.

@@ -18,7 +18,8 @@ from typing import Final
 
 import numpy as np
 
-from zofx.errors import UsageError
+from zofx.errors import UsageError, WriteError
+from zofx.files import anything, new_file
 from zofx.zo.types import FloatArray, IntArray
 
 SPARE: Final = 1 << 30
@@ -83,15 +84,10 @@ class ActivationCache:
     def _written(self, name: bytes, data: bytes) -> str | None:
         """Write beside, then rename; returns what went wrong."""
         try:
-            descriptor, beside = tempfile.mkstemp(prefix=".", dir=self.folder)
-            try:
-                with open(descriptor, "wb") as file:
-                    file.write(data + _digest(name, data))
-                os.replace(beside, self._path(name))
-            finally:
-                Path(beside).unlink(missing_ok=True)
-        except OSError as error:
-            return f"writing to {self.folder} failed: {error.strerror}"
+            with new_file(self._path(name), anything, cache=True) as beside:
+                beside.write_bytes(data + _digest(name, data))
+        except (OSError, WriteError) as error:
+            return f"writing to {self.folder} failed: {getattr(error, 'strerror', None) or error}"
         self._size += len(data) + DIGEST
         return None
 

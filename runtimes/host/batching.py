@@ -17,13 +17,13 @@ forwards: it waits for no other, and has all it made itself in its own caches.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from heapq import heapreplace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zofx.ir.schema import Products
 from zofx.session import IGNORED, Batch
 from zofx.zo.types import IntArray
 
@@ -39,18 +39,6 @@ PERTURBING = 160
 CACHE_PENALTY = 3.5e-5
 # With so many rows for each, threads do forwards of their own (docs/speed.md).
 ROWS_PER_WORKER = 4
-
-
-class Products(Enum):
-    """What the products with frozen matrices are of, as far as it matters for an engine's batching.
-
-    Integers are so fast that threads which share an op wait for each other's values; 4-bit codes
-    are unpacked within the product, which two threads do in more than half the time of one.
-    """
-
-    FLOATS = "floats"
-    NIBBLES = "floats with 4-bit codes"
-    INTEGERS = "8-bit integers"
 
 
 @dataclass(frozen=True)
@@ -75,7 +63,8 @@ class BatchingPolicy:
     """How an engine gets through a batch.
 
     Attributes:
-        cache_penalty: what a position costs more for every other one that is in work, under every probe.
+        cache_penalty: what a position costs more for every other one that is in work, under every
+        probe.
         workers: how many forwards it does at a time, each on a thread of its own.
     """
 
@@ -104,6 +93,9 @@ def cpu_batching_policy(
     products: Products, cut: bool, rows: int, threads: int | None
 ) -> BatchingPolicy:
     """Of ONNX Runtime on a CPU.
+
+    Integers are so fast that threads which share an op wait for each other's values; 4-bit codes
+    are unpacked within the product, which two threads do in more than half the time of one.
 
     Args:
         products: of the program.

@@ -21,6 +21,7 @@ from zofx.artifact.manifest import Manifest
 from zofx.ir.schema import HIDDEN
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.batching import BatchingPolicy, by_length
+from zofx.runtimes.host.engine_errors import engine_errors
 from zofx.runtimes.host.gradient import Feeds, GradientEngine, Gradients, Map, gradient
 from zofx.runtimes.host.prefix import Compute, FrozenPrefix, processor
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
@@ -56,6 +57,8 @@ class EngineSession(HostThetaSession):
         self._vocabulary = Vocabulary(folder / layout.WEIGHTS, roles)
         # A product takes time as its matrix takes bytes: integers are smaller, and faster.
         self._head = self._vocabulary.head / max(1, self._frozen - self._vocabulary.head)
+        self._closed = False
+        self._artifact, self._engine_name = folder, engine.partition(" ")[0]
         self.batching = batching or BatchingPolicy()
         workers = self.batching.workers
         self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
@@ -73,7 +76,8 @@ class EngineSession(HostThetaSession):
         """Score a batch under P probes; rows of about the same length share a forward."""
         probes = len(coefficients)
         groups = self._groups(batch, keys, coefficients)
-        scores = list(self._map(lambda group: self._forward(group[1]), groups))
+        with engine_errors(self._engine_name, self._artifact):
+            scores = list(self._map(lambda group: self._forward(group[1]), groups))
         back = np.argsort(np.concatenate([rows for rows, _ in groups]))
         if self._probed:
             return np.concatenate(scores, axis=1)[:, back]
@@ -82,15 +86,18 @@ class EngineSession(HostThetaSession):
 
     def gradient(self, batch: Batch, weigh: Weigh) -> Gradients:
         """The exact gradient of a loss at θ, for the tensors that train by it."""
-        if self._gradient_engine is None:
-            self._gradient_engine = self._open_gradient()
         groups = self._groups(batch, (), unperturbed())
-        return gradient(self._gradient_engine, groups, weigh, self._map)
+        with engine_errors(self._engine_name, self._artifact):
+            if self._gradient_engine is None:
+                self._gradient_engine = self._open_gradient()
+            return gradient(self._gradient_engine, groups, weigh, self._map)
 
     def _groups(
         self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray
     ) -> list[tuple[IntArray, Feeds]]:
         """Rows of about the same length, and all that the engine is fed for them."""
+        if self._closed:
+            raise RuntimeError("this session is closed; open another one")
         head = 0.0 if batch.relative else self._head
         cost_model = self.batching.cost_model(
             self._slices.bytes, self._frozen, len(coefficients), head
@@ -116,6 +123,7 @@ class EngineSession(HostThetaSession):
 
     def close(self) -> None:
         """Release what is below the cut, and the workers; engines release the rest."""
+        self._closed = True
         if self._pool is not None:
             self._pool.shutdown()
         if self.below is not None:

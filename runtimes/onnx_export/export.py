@@ -45,6 +45,7 @@ from torch.onnx._internal.exporter._fx_passes import (
 )
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+from zofx import __version__
 from zofx.ir.directions import directions_of, draw_of
 from zofx.ir.facts import PARTED
 from zofx.ir.program import Program, TensorSpec, output_node, placeholders, shape_of
@@ -54,7 +55,7 @@ from zofx.ir.sparse_cost import as_block
 from zofx.runtimes.onnx_export import transposes
 from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.fusions import fuse, share
-from zofx.runtimes.onnx_export.guards import guard_attention
+from zofx.runtimes.onnx_export.guards import guard_attention, name_outputs
 from zofx.runtimes.onnx_export.lowerings import TRANSLATIONS
 
 zofx = torch.ops.zofx
@@ -77,8 +78,8 @@ def to_onnx(
         results: names of the outputs.
 
     Returns:
-        A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per trainable
-        θ (`NAME.slice`) and its directions (`NAME.slice.z`), and the state
+        A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per
+        trainable θ (`NAME.slice`) and its directions (`NAME.slice.z`), and the state
         beside them; output `logprob` f32[P, N, C]. What is below a cut has the tokens as inputs
         and `hidden` f32[N, T, H] as output.
     """
@@ -88,6 +89,7 @@ def to_onnx(
     if PARTED.name in program.facts:
         guard_attention(model)
     share(model)
+    name_outputs(model)
     names = [str(node.target) for node in placeholders(fed.graph)]
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
@@ -108,6 +110,8 @@ def to_onnx(
                 model.graph.inputs.remove(value)
             model.graph.register_initializer(value)
     model.opset_imports.update({"": OPSET, ms.domain: ms.version})
+    # Of torch it is only made: the same program is the same bytes under any version of it.
+    model.producer_name, model.producer_version = "zofx", __version__
     return ir.to_proto(model)
 
 
@@ -122,6 +126,14 @@ def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
             model.graph.extend(tape.nodes)
             outputs[place] = value = copy
         value.name = name
+
+
+def onnx_op_types(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the ops a model calls, in order, each once: "Add", "com.microsoft.MatMulNBits"."""
+    names = set()
+    for node in ir.from_proto(model).graph.all_nodes():
+        names.add(f"{node.domain}.{node.op_type}" if node.domain else node.op_type)
+    return tuple(sorted(names))
 
 
 def _scattered(graph: fx.Graph) -> Iterator[str]:

@@ -1,8 +1,11 @@
-"""What ONNX Runtime refuses to do for no rows, which one probe leaves for the others.
+"""Guard the model against what some versions of ONNX Runtime cannot run.
 
     Attention(q, k, v, …)   →   If(rows of q > 0) then Attention(q, k, v, …) else no rows
+    y, , inverse = Unique(x)   →   y, indices, inverse = Unique(x)
 
-All its other ops have nothing to do then. Nothing is copied: a branch reads values outside it.
+Attention refuses zero rows, which P = 1 leaves for the other probes; all other ops have nothing to
+do then. Nothing is copied: a branch reads values outside it. An unnamed output before a named one
+is valid ONNX, and stops versions 1.24 and 1.25 at an assertion when they fold constants.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +23,13 @@ def guard_attention(model: ir.Model) -> None:
     for node in [node for node in model.graph if node.op_type == "Attention"]:
         if sizes(node.inputs[0])[0] not in given:
             _ask_first(model.graph, node)
+
+
+def name_outputs(model: ir.Model) -> None:
+    """Name the second output of every Unique, which nothing reads."""
+    for number, node in enumerate(n for n in model.graph.all_nodes() if n.op_type == "Unique"):
+        for value in node.outputs:
+            value.name = value.name or f"unique_{number}.indices"
 
 
 def _ask_first(graph: ir.Graph, node: ir.Node) -> None:

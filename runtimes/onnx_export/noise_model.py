@@ -1,8 +1,10 @@
 """Directions as a stock ONNX model: z(key) where no Python is around.
 
-    keys: i64[Q, 2] → {slice}.z: f32[Q, *shape] of every trainable, bit-equal to `zofx.zo.random.noise.sample`
+    keys: i64[Q, 2] → {slice}.z: f32[Q, *shape] of every trainable, bit-equal to
+    `zofx.zo.random.noise.sample`
 
-    blocks, slice after slice ──Scan, B at a time──▶ counters ▶ Philox ▶ lanes ▶ table ──▶ trainables
+    blocks, slice after slice ──Scan, B at a time──▶ counters ▶ Philox ▶ lanes ▶ table ──▶
+    trainables
 
 Philox4x64-10 on two words at once, x = (c0, c2) and y = (c3, c1) under the key (k1, k0): a round is
 
@@ -24,6 +26,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from zofx import __version__
 from zofx.errors import ArtifactError, UsageError
 from zofx.runtimes.onnx_export.emitter import Emitter
 from zofx.zo.random.noise import (
@@ -44,7 +47,7 @@ TABLE_BYTES: Final = 4 * TABLE_SIZE
 MAX_BLOCKS: Final = 1 << 14
 """Blocks per iteration: 128 KiB per word and key. More are not faster; with few the loop shows."""
 
-HostTheta: TypeAlias = Mapping[str, tuple[int, ...]]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 _LANE_BITS: Final[dict[Kind, int]] = {"gaussian": 16, "rademacher": 8}
 _MULTIPLIERS: Final = np.array(MULTIPLIERS, dtype=np.uint64).reshape(2, 1, 1)
@@ -54,7 +57,7 @@ _SWAP: Final = [1, 0]
 
 
 def build_noise_model(
-    trainables: HostTheta,
+    trainables: Shapes,
     kind: Kind,
     *,
     table_file: tuple[str, int, int] | None = None,
@@ -104,10 +107,11 @@ def build_noise_model(
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="zofx",
+        producer_version=__version__,
     )
 
 
-def _check(trainables: HostTheta, kind: Kind, max_blocks: int) -> None:
+def _check(trainables: Shapes, kind: Kind, max_blocks: int) -> None:
     """Refuse what has no model."""
     if kind not in VALUES_PER_BLOCK:
         known = ", ".join(VALUES_PER_BLOCK)
@@ -135,14 +139,14 @@ class _Layout:
         width: blocks per iteration, B; chunks · B is at least the number of blocks.
     """
 
-    trainables: HostTheta
+    trainables: Shapes
     per_block: int
     firsts: tuple[int, ...]
     chunks: int
     width: int
 
     @classmethod
-    def of(cls, trainables: HostTheta, per_block: int, max_blocks: int) -> "_Layout":
+    def of(cls, trainables: Shapes, per_block: int, max_blocks: int) -> "_Layout":
         """Chunks of about equal size, so that little is computed in vain."""
         blocks = [-(-prod(shape) // per_block) for shape in trainables.values()]
         *firsts, total = accumulate(blocks, initial=0)
@@ -223,8 +227,8 @@ def _chunk(
 def _counters(emit: Emitter, layout: _Layout, start: str) -> tuple[str, str]:
     """The counters of B blocks: x = (c0, c2) and y = (c3, c1), u64[2, 1, B] each.
 
-    A block's slice is the number of trainables that begin at or before it, less one: mark where they
-    begin, those before the chunk at its first block, and sum.
+    A block's slice is the number of trainables that begin at or before it, less one: mark where
+    they begin, those before the chunk at its first block, and sum.
     """
     width, firsts = np.int64(layout.width), np.array(layout.firsts, dtype=np.int64)
     zero = numpy_helper.from_array(np.zeros(1, dtype=np.int64))

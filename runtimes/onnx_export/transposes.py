@@ -21,7 +21,7 @@ import torch
 from onnxscript import opset21 as op
 from torch import fx
 
-from zofx.ir import quant
+from zofx.ir.formats import nf4
 from zofx.ir.sparse_cost import as_block
 from zofx.runtimes.onnx_export import frozen
 from zofx.runtimes.onnx_export.contrib_ops import head, ints, ms
@@ -37,7 +37,7 @@ def product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
 
 def linear_nf4_transpose(dy: Any, codes: Any, absmax: Any, width: int, block: int) -> Any:
     """The first value is in the high nibble."""
-    levels = quant.nf4_levels()
+    levels = nf4.levels()
     table = torch.stack(torch.meshgrid(levels, levels, indexing="ij"), dim=-1)
     blocks = op.Reshape(_looked_up(table, codes), ints(-1, block))
     weight = op.Mul(blocks, op.Unsqueeze(absmax, ints(1)))
@@ -107,7 +107,9 @@ def sparse_linear_transpose(dy: Any, values: Any, index: Any, width: int, column
     count = op.Shape(touched)
     at = op.Add(op.Mul(row, count), place)
     zeros = op.ConstantOfShape(op.Mul(count, ints(out)))
-    block = op.Reshape(op.ScatterElements(zeros, at, values, axis=0), op.Concat(ints(out), count, axis=0))
+    block = op.Reshape(
+        op.ScatterElements(zeros, at, values, axis=0), op.Concat(ints(out), count, axis=0)
+    )
     few = op.MatMul(dy, block)
     rank = len(dy.shape)
     padded = op.Pad(few, ints(*[0] * (2 * rank - 1), 1))

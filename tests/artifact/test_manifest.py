@@ -2,19 +2,27 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from safetensors.numpy import load_file
 
 from tests.artifacts import CASES, Case, Family
-from zofx.artifact.layout import MANIFEST, TRAINABLES, WEIGHTS
-from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_trainables
+from zofx.artifact.layout import MANIFEST, STAGES, TRAINABLES, WEIGHTS
+from zofx.artifact.manifest import (
+    Manifest,
+    TensorRow,
+    is_only_an_artifact,
+    read_manifest,
+    read_trainables,
+)
 from zofx.errors import ArtifactError, UsageError
-from zofx.files import file_digest, new_folder
+from zofx.files import file_digest
+from zofx.ir.schema import Result
 from zofx.zo.random.direction_spec import Noise
 
 Change = Callable[[dict[str, Any]], Any]
@@ -56,6 +64,40 @@ def test_the_manifest_describes_the_folder(family: Family, case: Case) -> None:
         assert f"{value.dtype.kind.upper()}{8 * value.itemsize}" == row.dtype
 
 
+def test_the_manifest_tells_what_an_engine_needs(family: Family, case: Case) -> None:
+    """The ops of every graph, as the files themselves have them; and whether it is in two parts."""
+    folder = family.artifact(case)
+    manifest = read_manifest(folder)
+    graphs = {file for file in manifest.files if file.endswith((".onnx", "x.json", "h.json"))}
+    assert manifest.ops.keys() == graphs
+    for file, ops in manifest.ops.items():
+        assert list(ops) == sorted(called(folder / file))
+    assert manifest.result is Result.LOGPROB
+    assert manifest.cut == (case.from_layer is not None) == ("prefix.json" in graphs)
+    assert manifest.calls("zofx.linear_nf4.default") == (case.quant == "nf4")
+    assert manifest.calls("com.microsoft.MatMulBnb4") == (case.quant == "nf4")
+
+
+def called(graph: Path) -> set[str]:
+    """The ops of a file."""
+    if graph.suffix == ".json":
+        nodes = json.loads(graph.read_text())
+        return {node["target"] for node in nodes if node["op"] == "call"}
+    return {
+        f"{n.domain}.{n.op_type}".lstrip(".")
+        for n in nodes_of(onnx.load(graph, load_external_data=False).graph)
+    }
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Those of its branches and loops, too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from nodes_of(attribute.g)
+
+
 def test_tensors_lie_on_multiples_of_their_elements(family: Family, case: Case) -> None:
     """An engine may use the mapped bytes in place."""
     data = (family.artifact(case) / WEIGHTS).read_bytes()
@@ -90,6 +132,8 @@ def test_the_report_is_not_part_of_the_identity(family: Family) -> None:
         (lambda said: said.pop("version"), r"not a zofx manifest \(KeyError: 'version'\)"),
         (lambda said: said.pop("noise"), "not a zofx manifest"),
         (lambda said: said["tensors"][0].pop("form"), "not a zofx manifest"),
+        (lambda said: said.update(result="loss"), "not a zofx manifest"),
+        (lambda said: said["ops"].clear(), "was changed after it was written"),
         (lambda said: said["tensors"].pop(), "was changed after it was written"),
         (lambda said: said["noise"].update(kind="rademacher"), "was changed after it was written"),
         (lambda said: said["files"].clear(), "was changed after it was written"),
@@ -162,34 +206,35 @@ def test_slices_are_writable_copies(copied: Path) -> None:
         read_trainables(copied)
 
 
-def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
-    """Not before the block ends, not if it fails, and nothing is left beside it."""
-    target = tmp_path / "deep" / "art"
-    with new_folder(target) as folder:
-        (folder / "file").write_text("one")
-        assert not target.exists()
-    assert (target / "file").read_text() == "one"
-    with (
-        pytest.raises(ZeroDivisionError),
-        new_folder(target, replace=True) as folder,
-        (folder / "file").open("w") as file,
-    ):
-        file.write(str(1 / 0))
-    assert (target / "file").read_text() == "one"
-    assert list(target.parent.iterdir()) == [target]
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda files: files.pop(WEIGHTS), f"does not list {WEIGHTS}"),
+        (lambda files: files.pop("graph.json"), "does not list graph.json"),
+        (lambda files: files.update({"../../etc/passwd": ""}), "lists '../../etc/passwd'"),
+        (lambda files: files.update({"notes.txt": ""}), "lists 'notes.txt'"),
+    ],
+)
+def test_the_list_of_files_is_closed(copied: Path, change: Change, message: str) -> None:
+    """Also where the manifest's own hash was made again: nothing is outside, nothing unchecked."""
+    manifest = read_manifest(copied)
+    files = dict(manifest.files)
+    change(files)
+    (copied / MANIFEST).write_text(replace(manifest, files=files).to_json())
+    with pytest.raises(ArtifactError, match=message):
+        read_manifest(copied)
 
 
-def test_a_taken_name_is_refused_unless_told_to_replace(tmp_path: Path) -> None:
-    """A file, or a folder with something in it; an empty folder is free."""
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "old").write_text("mine")
-    (tmp_path / "empty").mkdir()
-    for name in ("file", "full"):
-        with pytest.raises(UsageError, match="exists already; choose another -o, or pass --force"):
-            new_folder(tmp_path / name).__enter__()
-    for name, replacing in (("empty", False), ("full", True)):
-        with new_folder(tmp_path / name, replace=replacing) as folder:
-            (folder / "new").write_text("")
-        assert [path.name for path in (tmp_path / name).iterdir()] == ["new"]
-    assert (tmp_path / "file").read_text() == "mine"
+def test_only_an_artifact_and_nothing_else_is_replaced(copied: Path) -> None:
+    """Of any version, with or without printed stages; not with a file of the user's in it."""
+    assert is_only_an_artifact(copied)
+    (copied / STAGES).mkdir()
+    changed(copied, lambda fields: fields.update(version=1))
+    assert is_only_an_artifact(copied)
+    (copied / "run").mkdir()
+    assert not is_only_an_artifact(copied)
+    for text in ("", "[]", "{}", '{"format": "zip", "files": {}}', "[" * 100_000):
+        (copied / "run").rmdir() if (copied / "run").exists() else None
+        (copied / MANIFEST).write_text(text)
+        assert not is_only_an_artifact(copied)
+    assert not is_only_an_artifact(copied / "absent")

@@ -126,7 +126,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def test_points_differ_in_what_their_sweep_says(bench: Bench) -> None:
-    """One quantity grows and the rest stays; artifacts have the trainables and weights asked for."""
+    """One quantity grows and the rest stays; artifacts have the trainables and weights asked
+    for."""
     given = script._parser().parse_args([])
     fixed = {
         "rows": "rows", "length": "length", "layers": "layers sliced", "trainables": "sliced",

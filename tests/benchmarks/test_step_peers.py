@@ -178,7 +178,7 @@ def test_lora_starts_at_the_model_and_trains_adapters_alone(
     own = candidate_loss(model, inputs).detach()
     adapted, made_by = lora.adapted(model)
     assert made_by == ""
-    peer = lora.HybridFirstOrder(adapted)
+    peer = lora.FirstOrder(adapted)
     losses = [float(peer.step(inputs)[0]) for _ in range(8)]
     assert losses[0] == float(own)
     assert losses[-1] < losses[0]

@@ -10,7 +10,7 @@ import pytest
 from tests import tiny
 from tests.compiled import run_zofx
 from zofx.cli import main
-from zofx.runs.prepare import Request, prepare
+from zofx.runs.prepare import prepare
 from zofx.runs.tune import start
 
 REWARD = """
@@ -82,10 +82,10 @@ def test_the_file_of_a_reward_runs_for_who_names_it(
     here: Path, artifact: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`eval --run` does not run code that a run folder names; `--objective` does."""
-    asked = Request(task="say.jsonl", objective="reward:mine.py:brief", settings={"steps": 1})
+    asked = {"task": "say.jsonl", "objective": "reward:mine.py:brief", "steps": 1}
     prepared = start(prepare(artifact, asked), here / "run")
     identity = f"reward:{here / 'mine.py'}:brief"
-    assert prepared.plan.objective == identity
+    assert prepared.config.objective == identity
     (here / "was-run").unlink()
     words = ("eval", "art", "--run", "run", "--step", "0", "--limit", "2", "--json")
     assert json.loads(said(capsys, *words))["objective"] == "likelihood"

@@ -23,7 +23,7 @@ from zofx.ir.program import Program
 from zofx.ir.schema import UPDATED_ROLES
 from zofx.models.checkpoint import open_checkpoint
 from zofx.passes import PASSES
-from zofx.runs.prepare import Prepared, Request, prepare, prepare_resumed
+from zofx.runs.prepare import Prepared, prepare, prepare_resumed
 from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.host.activation_cache import ActivationCache
@@ -59,11 +59,11 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return captured(open_checkpoint(str(folder)), Options())
 
 
-def request(mood: Path, runtime: str = "ort") -> Request:
-    return Request(
-        task=str(mood), runtime=runtime, threads=1, settings=SETTINGS, train=TRAIN, dev=DEV,
-        eval_every=4,
-    )  # fmt: skip
+def options(mood: Path, runtime: str = "ort") -> dict[str, Any]:
+    return {
+        "task": mood, "runtime": runtime, "threads": 1, **SETTINGS, "train": TRAIN, "dev": DEV,
+        "eval_every": 4,
+    }  # fmt: skip
 
 
 def finish(
@@ -94,7 +94,7 @@ def test_a_run_that_keeps_activations_is_bit_equal(
     cut: Path, mood: Path, tmp_path: Path, runtime: str
 ) -> None:
     """Same journal, same θ; each row is computed once however often it is seen, or not at all."""
-    asked = request(mood, runtime)
+    asked = options(mood, runtime)
     journal, theta, every_time = finish(start(prepare(cut, asked), tmp_path / "plain"), None)
     runs = []
     for name in ("first", "second"):
@@ -112,9 +112,9 @@ def test_a_run_that_keeps_activations_is_bit_equal(
 
 def test_a_full_folder_changes_no_bit(cut: Path, mood: Path, tmp_path: Path) -> None:
     """Some rows are kept, the others computed every time."""
-    whole = finish(start(prepare(cut, request(mood)), tmp_path / "plain"), None)
+    whole = finish(start(prepare(cut, options(mood)), tmp_path / "plain"), None)
     small = ActivationCache(tmp_path / "kept", 6_000)
-    part = finish(start(prepare(cut, request(mood)), tmp_path / "part"), small)
+    part = finish(start(prepare(cut, options(mood)), tmp_path / "part"), small)
     assert small.disabled_reason is not None
     assert part[0] == whole[0]
     assert ROWS < part[2] < whole[2]
@@ -135,7 +135,7 @@ def test_tune_keeps_them_in_the_run(cut: Path, mood: Path, tmp_path: Path) -> No
     journals = {(tmp_path / out / "journal.bin").read_bytes() for out in ("run", "off")}
     assert len(journals) == 1
     going_on = finish(
-        prepare_resumed(cut, tmp_path / "run", Request(settings={})),
+        prepare_resumed(cut, tmp_path / "run", {}),
         ActivationCache(tmp_path / "run" / "activations"),
     )
     assert going_on[2] == 0

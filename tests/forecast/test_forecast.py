@@ -27,12 +27,13 @@ from zofx.compiler.options import Options, pipeline_for
 from zofx.errors import UsageError
 from zofx.forecast import machine_speed
 from zofx.forecast.forecast import Forecast, forecast
-from zofx.forecast.liveness import RESHAPES, VIEWS, peak
+from zofx.forecast.liveness import peak
 from zofx.forecast.machine_speed import Rates
 from zofx.forecast.op_costs import Axes, Shapes, ort_scratch, products, torch_scratch
 from zofx.forecast.select_evenly import without_scores
 from zofx.ir.program import Program, output_node
 from zofx.ir.schema import FROZEN_ROLES, VOCABULARY
+from zofx.ir.traits import Trait, has
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.host import batching
@@ -137,12 +138,12 @@ def test_bytes_of_every_kind_of_slice_are_those_compiled(
     assert found["trainables"] == data_bytes(tmp_path / "art" / layout.TRAINABLES)
 
 
-def recount(made: Program, shapes: Shapes, views: frozenset[object]) -> int:
+def recount(made: Program, shapes: Shapes, views: Trait) -> int:
     """By definition: at every op, all memory that something made so far and read later is in."""
     nodes = list(made.graph.nodes)
 
     def owner(node: fx.Node) -> fx.Node:
-        while node.op == "call_function" and node.target in views:
+        while has(node, views):
             node = node.all_input_nodes[0]
         return node
 
@@ -157,9 +158,9 @@ def recount(made: Program, shapes: Shapes, views: frozenset[object]) -> int:
     return most
 
 
-@pytest.mark.parametrize("views", [RESHAPES, VIEWS], ids=["reshapes", "views"])
+@pytest.mark.parametrize("views", [Trait.FLAT, Trait.VIEW], ids=["flat", "view"])
 @pytest.mark.parametrize("method", ["senszoq", "mezo"])
-def test_the_peak_is_that_of_a_recount(llama: Path, method: str, views: frozenset[object]) -> None:
+def test_the_peak_is_that_of_a_recount(llama: Path, method: str, views: Trait) -> None:
     """One walk finds what going through all values at every op finds."""
     made = program(llama, method, OTHERS.get(method, Options("int4", fraction=FRACTION)))
     shapes = Shapes(made, AXES)

@@ -14,7 +14,8 @@ from tests.artifacts import Case, Family
 from tests.golden import apply, batch, captured, run, with_scores
 from tests.passes.toys import Broadcasts, Masked, Toy, TwoLinears
 from zofx.artifact import layout
-from zofx.errors import ArtifactError
+from zofx.errors import ArtifactError, UnsupportedError
+from zofx.ir.admitted_ops import admitted_ops, overload
 from zofx.ir.graph_json import dump_graph, load_graph
 from zofx.ir.program import Program
 
@@ -106,6 +107,15 @@ def test_a_program_of_one_call_is_read(tmp_path: Path) -> None:
         "aten.add.NoSuchOverload",
         "aten.name.upper",
         "aten.add",
+        "aten._print.default",
+        "aten.manual_seed.default",
+        "aten.max_pool2d_with_indices_backward.default",
+        "aten.max_unpool2d.default",
+        "aten._embedding_bag_dense_backward.default",
+        "aten._no_grad_embedding_renorm_.default",
+        "aten.as_strided.default",
+        "aten.empty.memory_format",
+        "aten.sparse_coo_tensor.indices",
         "operator.methodcaller",
         "operator.setitem",
         "torch.load",
@@ -130,6 +140,23 @@ def test_only_ops_can_be_named(target: Any, tmp_path: Path) -> None:
         [None],
         [{}],
         call("aten.neg.default", {"node": 9}),
+        call("aten.neg.default", {"node": -1}),
+        call("aten.neg.default", {"node": True}),
+        call("aten.neg.default"),
+        call("aten.neg.default", X, X),
+        call("aten.neg.default", X, kwargs={"self": X}),
+        call("aten.neg.default", X, kwargs={"out": X}),
+        call("aten.neg.default", "text"),
+        call("aten.add.Tensor", X, None),
+        call("aten.cat.default", [X, "text"]),
+        call("aten.view.default", X, [1.5]),
+        call("aten.new_zeros.default", X, [1 << 20, 1 << 20]),
+        call("aten.repeat.default", X, [1 << 33]),
+        call("aten.arange.default", 10**15),
+        call("operator.mul", X, "text"),
+        call("operator.mul", [X], 10**9),
+        call("operator.neg", X, X),
+        call("aten._to_copy.default", X, kwargs={"device": {"device": "meta"}}),
         call("aten.neg.default", {"tensor": 0}),
         call("aten.neg.default", {"node": 0, "dtype": "float32"}),
         call("aten.neg.default", X, kwargs=[1]),
@@ -147,6 +174,38 @@ def test_damage_is_told(rows: Any, tmp_path: Path) -> None:
     path.write_text(json.dumps(rows))
     with pytest.raises(ArtifactError, match=r"graph\.json is damaged"):
         load_graph(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '[{"op": "placeholder", "target": "\\ud800"}]', f"[{'9' * 5000}]", "NaN", ""],
+    ids=["deep", "half a character", "5000 digits", "NaN", "empty"],
+)
+def test_json_that_readers_choke_on_is_told(text: str, tmp_path: Path) -> None:
+    """As damage of that file, never as a fault of the reader."""
+    path = tmp_path / "graph.json"
+    path.write_text(text)
+    with pytest.raises(ArtifactError, match=r"graph\.json is damaged"):
+        load_graph(path)
+    with pytest.raises(ArtifactError, match=r"absent cannot be read: No such file"):
+        load_graph(tmp_path / "absent")
+
+
+def test_every_admitted_op_is_a_function(tmp_path: Path) -> None:
+    """It exists, writes to none of its arguments, opens no file; each name is listed once."""
+    for name in admitted_ops():
+        schema = overload(name)._schema
+        assert not schema.is_mutable, name
+        assert not any(a.name in ("filename", "generator") for a in schema.arguments), name
+
+
+def test_an_op_that_readers_refuse_is_not_written() -> None:
+    """The refusal says where it is to be listed."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(graph.call_function(torch.ops.aten.digamma.default, (x,)))
+    with pytest.raises(UnsupportedError, match=r"aten\.digamma\.default: list it in"):
+        dump_graph(graph)
 
 
 def test_a_file_cut_anywhere_is_told(tmp_path: Path) -> None:

@@ -171,7 +171,8 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
-        """The numbers of the run, as the artifact has them: where trainables take turns it counts."""
+        """The numbers of the run, as the artifact has them: where trainables take turns it
+        counts."""
         return self.row.run.fitted(self.session.noise)
 
     def subject(self) -> Subject:

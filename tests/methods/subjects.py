@@ -1,7 +1,8 @@
 """How each method's paper is run on what an artifact holds: Start → Subject.
 
-A function here says how the artifact's trainables are read as the method's θ, and where its directions
-come from; the textbooks (`tests.methods.reference`, `tests.methods.shaped`) compute every step.
+A function here says how the artifact's trainables are read as the method's θ, and where its
+directions come from; the textbooks (`tests.methods.reference`, `tests.methods.shaped`) compute
+every step.
 """
 
 import math

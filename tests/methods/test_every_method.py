@@ -22,7 +22,7 @@ from zofx.ir.program import Program
 from zofx.ir.schema import FROZEN_ROLES, Role
 from zofx.models.capture import capture
 from zofx.models.checkpoint import Checkpoint, build_on_meta, open_checkpoint
-from zofx.runs.prepare import Request, prepare
+from zofx.runs.prepare import prepare
 from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
 
@@ -68,11 +68,11 @@ def artifact(root: Path, method: str) -> Path:
 def test_twenty_steps(root: Path, tmp_path: Path, method: str, engine: str) -> None:
     """A run ends, and has moved θ, with finite losses on both sides."""
     folder = artifact(root, method)
-    request = Request(
-        task=str(root / "task.jsonl"), train=16, dev=8, eval_every=STEPS, runtime=engine,
-        threads=1, settings=SMALL,
-    )  # fmt: skip
-    prepared = prepare(folder, request)
+    options = {
+        "task": root / "task.jsonl", "train": 16, "dev": 8, "eval_every": STEPS, "runtime": engine,
+        "threads": 1, **SMALL,
+    }  # fmt: skip
+    prepared = prepare(folder, options)
     session = prepared.session()
     before = session.read()
     outcome = train(start(prepared, tmp_path / "run"), session)

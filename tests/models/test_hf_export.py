@@ -158,8 +158,11 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     """Nothing is overwritten, and an unknown dtype is refused before anything is written."""
     model = auto("llama").from_config(CONFIGS["llama"])
     config = model.config.to_dict()
-    with pytest.raises(UsageError, match="exists; name a folder that does not"):
-        export_hf(config, None, parameters(model), tmp_path, None)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").write_text("")
+    with pytest.raises(UsageError, match="exists already; choose another -o, or remove it first"):
+        export_hf(config, None, parameters(model), tmp_path / "taken", None)
     with pytest.raises(UsageError, match="there is no export dtype 'int4'"):
         export_hf(config, None, parameters(model), tmp_path / "out", None, "int4")
-    assert files(tmp_path) == set()
+    assert files(tmp_path) == {"taken"}
+    assert files(tmp_path / "taken") == {"mine"}

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tests.golden import KEY, apply, assert_same_meaning, batch, run, values
 from tests.passes.toys import canonical
-from zofx.ir import quant
 from zofx.ir.directions import directions_of, noise_of
+from zofx.ir.formats import row_int8
 from zofx.ir.program import Program
 from zofx.zo.random.apply import apply_rays
 from zofx.zo.types import FloatArray, Key, Ray, key_words
@@ -56,7 +56,7 @@ def assert_a_probe_is_a_move(before: Program, after: Program, coefficient: float
 def frozen_rows(program: Program, name: str = "fc.weight") -> Tensor:
     """Ŵ of a matrix in int8-row: f32[out, in]."""
     stored = (program.load(f"{name}.{part}") for part in ("codes", "scales"))
-    return quant.dequantize_rows(quant.Rows(*stored))
+    return row_int8.dequantize(row_int8.Rows(*stored))
 
 
 def never() -> Tensor:

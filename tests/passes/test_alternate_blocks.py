@@ -144,7 +144,8 @@ def test_is_lazy_and_pure() -> None:
         ),
         (
             "alternate-blocks",
-            "pass 0 (alternate-blocks) needs a program that is 'perturbed', and nothing before it makes "
+            "pass 0 (alternate-blocks) needs a program that is 'perturbed', and nothing before it "
+            "makes "
             "it so; add a pass that makes it so",
         ),
     ],

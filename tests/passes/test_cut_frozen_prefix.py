@@ -1,4 +1,5 @@
-"""cut-frozen-prefix: the graph is marked where activations stop being a function of the tokens alone."""
+"""cut-frozen-prefix: the graph is marked where activations stop being a function of the tokens
+alone."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -255,7 +256,8 @@ def test_probes_at_the_input_leave_nothing_below() -> None:
 
 
 def test_the_fact_is_checked() -> None:
-    """No cut, and one that has something below it that moves; without a trainable there is no order."""
+    """No cut, and one that has something below it that moves; without a trainable there is no
+    order."""
     program = trained(Blocks)
     assert CUT.check(program) == "there are 0 cuts"
     edit = Editor(program)

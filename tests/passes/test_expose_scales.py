@@ -12,7 +12,7 @@ from tests.golden import summation_bound as summation
 from tests.passes.probing import PERTURB, assert_a_probe_is_a_move
 from tests.passes.toys import OneLinear, Tied, TwoLinears
 from zofx.errors import PipelineError
-from zofx.ir import quant
+from zofx.ir.formats import FORMATS
 from zofx.ir.printer import show
 from zofx.ir.program import Program
 from zofx.ir.schema import Role
@@ -64,7 +64,7 @@ def test_means_the_same(form: str) -> None:
     before = quantized(form)
     after, _ = apply("expose-scales", before)
     parts = [before.load(f"fc.weight.{part}") for part in ("codes", "scales", "zeros")]
-    weight = quant.dequantize_int(quant.Affine(*parts), int(form[3:]))
+    weight = FORMATS[form].dequantize(tuple(parts), (7, WIDTH))
     x = values(before, batch())[_reader(before, zofx.linear_int.default).args[0]]  # type: ignore[index]
     bound = summation(x, weight, before.load("fc.bias"))
     apart = _read(after) - _read(before)

@@ -7,8 +7,8 @@ from tests.passes.probing import PERTURB, assert_a_probe_is_a_move, dense
 from tests.passes.toys import Blocks, OneLinear
 from zofx.errors import PipelineError
 from zofx.ir.printer import show
-from zofx.passes.hybrid_first_order import HybridFirstOrder
 from zofx.ir.schema import Role
+from zofx.passes.hybrid_first_order import HybridFirstOrder
 
 
 def test_from_the_last_block_on() -> None:

@@ -23,13 +23,12 @@ from tests.golden import (
 )
 from tests.passes.toys import Gpt2Linear, OneLinear, Tied, TwoLinears
 from zofx.errors import PipelineError, UsageError
-from zofx.ir import quant
 from zofx.ir.facts import QUANTIZED
+from zofx.ir.formats import FORMATS
 from zofx.ir.printer import show
 from zofx.ir.program import Program
 
 FC = "fc.weight"
-FORMATS = ["nf4", "int4", "int8", "int8-row", "codebook"]
 WIDTH = 128
 
 
@@ -47,30 +46,20 @@ def sliced(dense: Program) -> Program:
     return after
 
 
-def dequantized(
-    program: Program, form: str, block: int = 0, name: str = FC, rows: int = 7
-) -> Tensor:
+def dequantized(program: Program, name: str = FC) -> Tensor:
     """Ŵ from a quantized program's tensors."""
-    parts = [
-        program.load(part)
-        for part in program.tensors
-        if part.startswith(f"{name}.") and not part.endswith((".slice", ".index"))
-    ]
-    if form == "nf4":
-        return quant.dequantize_nf4(quant.Nf4(*parts), rows, block or 64)
-    if form == "codebook":
-        return quant.dequantize_codebook(quant.Codebook(*parts))
-    if form == "int8-row":
-        return quant.dequantize_rows(quant.Rows(*parts))
-    return quant.dequantize_int(quant.Affine(*parts), int(form[3:]))
+    parts = [s for s in program.tensors.values() if s.origin == name and s.form in FORMATS]
+    out, width = parts[0].origin_shape or ()
+    data = tuple(program.load(spec.name) for spec in parts)
+    return FORMATS[parts[0].form].dequantize(data, (out, width))
 
 
-def spelled_out(before: Program, after: Program, form: str) -> Program:
+def spelled_out(before: Program, after: Program) -> Program:
     """The program before, with the weights and trainables that the one after stands for."""
     quantized = {name.removesuffix(".codes") for name in after.tensors if name.endswith(".codes")}
     data = dict(before.data) | {s.name: after.data[s.name] for s in after.trainables}
     for name in quantized:
-        weight = dequantized(after, form, name=name, rows=before.tensors[name].shape[0])
+        weight = dequantized(after, name)
         data[name] = partial(torch.clone, weight)
     return before.with_(data=data)
 
@@ -112,7 +101,7 @@ def test_stays_within_the_stated_bound(dense: Program, form: str, block: int) ->
     """Elementwise on the weight (up to rounding of Ŵ), and through the product."""
     after, _ = apply(f"quantize-frozen{{format={form} block={block}}}", dense)
     weight, bias = dense.load(FC), dense.load("fc.bias")
-    approximate = dequantized(after, form, block)
+    approximate = dequantized(after)
     error = (weight.double() - approximate.double()).abs()
     stated = stated_bound(after, weight, form, block)
     rounding = 4 * UNIT * (weight.abs() + approximate.abs())
@@ -125,13 +114,13 @@ def test_stays_within_the_stated_bound(dense: Program, form: str, block: int) ->
     assert_same_meaning(dense, after, inputs, bound)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", tuple(FORMATS))
 def test_is_exact_where_a_slice_was_cut(sliced: Program, form: str) -> None:
     """Ŵ + slice gives W back at every trained coordinate; int and nf4 hold a zero there."""
     after, _ = apply(f"quantize-frozen{{format={form}}}", sliced)
     index = sliced.load(f"{FC}.index").long()
     whole = sliced.load(f"{FC}.slice")
-    rest = dequantized(after, form).flatten()[index]
+    rest = dequantized(after).flatten()[index]
     values = after.load(f"{FC}.slice")
     if form == "codebook":
         assert rest.count_nonzero() > 0
@@ -142,13 +131,13 @@ def test_is_exact_where_a_slice_was_cut(sliced: Program, form: str) -> None:
         assert torch.equal(values, whole)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", tuple(FORMATS))
 def test_the_slice_still_adds_what_was_cut(sliced: Program, form: str) -> None:
     """With a trainable beside it, the product stays within the error of the frozen half."""
     after, _ = apply(f"quantize-frozen{{format={form}}}", sliced)
     inputs = batch()
     x = sliced.load("embed.weight")[inputs["input_ids"].gather(1, inputs["positions"])]
-    approximate = dequantized(after, form)
+    approximate = dequantized(after)
     index = sliced.load(f"{FC}.index").long()
     whole = sliced.load(FC).flatten().scatter(0, index, sliced.load(f"{FC}.slice")).view(7, WIDTH)
     mine = approximate.flatten().scatter_add(0, index, after.load(f"{FC}.slice")).view(7, WIDTH)
@@ -191,7 +180,7 @@ remarks
   applied  fc.weight   int4, 5.25 bits per weight
 """,
     )
-    assert_same_meaning(spelled_out(before, after, "int4"), after, batch())
+    assert_same_meaning(spelled_out(before, after), after, batch())
 
 
 def test_nf4_of_two_layers_without_bias() -> None:
@@ -224,7 +213,7 @@ remarks
   applied  head.weight   nf4, 4.50 bits per weight
 """,
     )
-    assert_same_meaning(spelled_out(before, after, "nf4"), after, batch())
+    assert_same_meaning(spelled_out(before, after), after, batch())
 
 
 def test_codebook_with_slice() -> None:
@@ -258,7 +247,7 @@ remarks
   applied  fc.weight   codebook, 132.00 bits per weight
 """,
     )
-    assert_same_meaning(spelled_out(before, after, "codebook"), after, batch())
+    assert_same_meaning(spelled_out(before, after), after, batch())
 
 
 def test_int8_row_with_bias_and_slice() -> None:
@@ -292,7 +281,7 @@ remarks
   applied  fc.weight   int8-row, 13.33 bits per weight
 """,
     )
-    assert_same_meaning(spelled_out(before, after, "int8-row"), after, batch())
+    assert_same_meaning(spelled_out(before, after), after, batch())
 
 
 def test_a_turned_weight_is_quantized_as_out_in() -> None:
@@ -348,7 +337,7 @@ remarks
     )
     assert before.tensors["embed.weight"].dtype is torch.float32
     assert torch.equal(after.load("embed.weight").float(), before.load("embed.weight"))
-    assert_same_meaning(spelled_out(before, after, "int4"), after, batch())
+    assert_same_meaning(spelled_out(before, after), after, batch())
 
 
 @pytest.mark.parametrize(
@@ -381,7 +370,7 @@ def test_leaves_the_program_it_started_from_alone(sliced: Program) -> None:
     assert not torch.equal(after.load(f"{FC}.slice"), values)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", tuple(FORMATS))
 def test_parts_can_be_read_in_any_order_and_again(sliced: Program, form: str) -> None:
     """Codes and scales come from one computation, yet each recipe stands alone."""
     after, _ = apply(f"quantize-frozen{{format={form}}}", sliced)

@@ -14,7 +14,8 @@ from zofx.zo.random.direction_spec import DirectionSpec
 
 
 def test_a_scale_beside_every_slice() -> None:
-    """State of the trainable's shape, one at first: the same program, bit for bit, under any probe."""
+    """State of the trainable's shape, one at first: the same program, bit for bit, under any
+    probe."""
     before, _ = apply(PERTURB, dense(OneLinear, "fc"))
     after, remarks = apply("scale-directions", before)
     assert_golden(

@@ -51,7 +51,8 @@ remarks
 
 
 def test_slice_and_rest_make_the_weight() -> None:
-    """The trainable is W at the index in f32, the rest is W with zeros there; together they are W."""
+    """The trainable is W at the index in f32, the rest is W with zeros there; together they are
+    W."""
     before = selected(captured(OneLinear(), integers=False), fc_weight=[0, 5, 6, 27])
     after, _ = apply("split-sparse", before)
     weight, rest = before.load("fc.weight"), after.load("fc.weight")

@@ -18,8 +18,8 @@ from zofx.runs import jsonl
 from zofx.runs.compiled_model import open_model
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.metrics_log import JsonlLog, StepMetrics, TensorBoardLog
-from zofx.runs.prepare import Request, prepare
-from zofx.runs.run_config import Plan
+from zofx.runs.prepare import prepare
+from zofx.runs.run_config import RunConfig
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.tune import start, train
 from zofx.tasks.metrics import Accuracy
@@ -33,11 +33,11 @@ def judged(correct: int, loss: float) -> Evaluation:
 @pytest.fixture
 def run(artifact: Path, mood: Path, tmp_path: Path) -> RunFolder:
     """Six steps, evaluated at 0, 3 and 6."""
-    asked = Request(
-        task=str(mood), runtime="ort", threads=1, eval_every=3,
-        settings={"steps": 6, "batch_size": 4, "lr": 0.03, "eps": 0.01},
-    )  # fmt: skip
-    prepared = start(prepare(artifact, asked), tmp_path / "run")
+    options = {
+        "task": mood, "runtime": "ort", "threads": 1, "eval_every": 3,
+        "steps": 6, "batch_size": 4, "lr": 0.03, "eps": 0.01,
+    }  # fmt: skip
+    prepared = start(prepare(artifact, options), tmp_path / "run")
     return train(prepared, prepared.session()).run
 
 
@@ -46,11 +46,11 @@ def manifest(artifact: Path) -> Manifest:
     return open_model(artifact).manifest
 
 
-def test_a_plan_reads_back(run: RunFolder) -> None:
-    """run.json ⇄ Plan, exactly."""
+def test_a_run_config_reads_back(run: RunFolder) -> None:
+    """run.json ⇄ RunConfig, exactly."""
     text = (run.path / "run.json").read_text()
-    assert Plan.from_json(text, run.path) == run.plan
-    assert run.plan.to_json() == text
+    assert RunConfig.from_json(text, run.path) == run.config
+    assert run.config.to_json() == text
     assert RunFolder.open(run.path) == run
 
 
@@ -59,30 +59,30 @@ def test_a_plan_reads_back(run: RunFolder) -> None:
     [
         ("{", "JSONDecodeError"),
         ("[]", "does not describe a run"),
-        ('{"format": "zofx-run", "version": 1}', "KeyError"),
+        ('{"format": "zofx-run", "version": 2}', "missing 4 required"),
         ("{é}", "UnicodeDecodeError"),
     ],
 )
-def test_a_damaged_plan_is_told(run: RunFolder, text: str, message: str) -> None:
+def test_a_damaged_run_config_is_told(run: RunFolder, text: str, message: str) -> None:
     """Whatever is wrong with run.json is one ArtifactError that names the file."""
     (run.path / "run.json").write_text(text, encoding="latin-1")
     with pytest.raises(ArtifactError, match=message):
         RunFolder.open(run.path)
 
 
-def test_a_plan_of_another_version_is_told(run: RunFolder) -> None:
+def test_a_run_config_of_another_version_is_told(run: RunFolder) -> None:
     """It names both versions."""
     said = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps({**said, "version": 9}))
-    with pytest.raises(ArtifactError, match="version 9, this zofx reads version 1"):
+    with pytest.raises(ArtifactError, match="version 9, this zofx reads version 2"):
         RunFolder.open(run.path)
 
 
 def test_a_journal_of_another_run_is_told(run: RunFolder) -> None:
     """run.json and journal.bin name the same run, or neither is used."""
-    plan = replace(run.plan, choice=replace(run.plan.choice, seed=1))
+    config = replace(run.config, task=replace(run.config.task, seed=1))
     with pytest.raises(ArtifactError, match="does not belong to"):
-        RunFolder(run.path, plan).journal()
+        RunFolder(run.path, config).journal()
     run.journal_path.unlink()
     with pytest.raises(ArtifactError, match=r"lost its journal\.bin"):
         run.journal()
@@ -91,10 +91,10 @@ def test_a_journal_of_another_run_is_told(run: RunFolder) -> None:
 def test_a_taken_name_is_refused(run: RunFolder, tmp_path: Path) -> None:
     """A run says how to go on with it; anything else is left alone too."""
     with pytest.raises(UsageError, match="--resume"):
-        RunFolder.create(run.path, run.plan)
+        RunFolder.create(run.path, run.config)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match="choose another folder"):
-        RunFolder.create(tmp_path / "file", run.plan)
+        RunFolder.create(tmp_path / "file", run.config)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -107,8 +107,9 @@ def test_one_process_writes_at_a_time(run: RunFolder) -> None:
 
 
 def test_the_best_step_is_the_first_of_the_highest_rank(run: RunFolder) -> None:
-    """The metric of the plan decides, then the loss, then the earlier step."""
-    run = replace(run, plan=replace(run.plan, select_by="accuracy"))
+    """The metric of the run decides, then the loss, then the earlier step."""
+    by_accuracy = replace(run.config.evaluation, select_by="accuracy")
+    run = replace(run, config=replace(run.config, evaluation=by_accuracy))
     (run.path / "evals.jsonl").unlink()
     assert run.best() is None
     for step, found in ((1, judged(5, 0.9)), (2, judged(7, 0.8)), (3, judged(7, 0.7))):
@@ -119,14 +120,16 @@ def test_the_best_step_is_the_first_of_the_highest_rank(run: RunFolder) -> None:
 
 
 def test_a_run_of_an_older_zofx_keeps_its_choice(run: RunFolder) -> None:
-    """run.json without a metric, evaluations without classes: the accuracy chooses, as it did."""
+    """A flat run.json without a metric, evaluations without classes: the accuracy chooses."""
     fields = json.loads((run.path / "run.json").read_text())
-    assert fields.pop("select_by") == "macro-f1"
-    assert fields["choice"].pop("balance") is False
-    (run.path / "run.json").write_text(json.dumps(fields))
+    evaluation, engine, choice = (fields.pop(key) for key in ("evaluation", "engine", "task"))
+    assert evaluation.pop("select_by") == "macro-f1"
+    assert choice.pop("balance") is False
+    older = {**fields, **evaluation, **engine, "choice": choice, "version": 1}
+    (run.path / "run.json").write_text(json.dumps(older))
     (run.path / "evals.jsonl").unlink()
     old = RunFolder.open(run.path)
-    assert old.plan.select_by is None
+    assert old.config.evaluation.select_by is None
     assert old.journal().next_step == 6  # the journal's header is the same
     for step, found in ((0, judged(5, 0.1)), (3, judged(7, 0.8))):
         old.add_evaluation(step, found)

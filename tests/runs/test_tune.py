@@ -1,5 +1,6 @@
 """Training: stopped anywhere, a run goes on bit-equal; a request that cannot work is refused."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +13,22 @@ from tests import tiny
 from zofx.errors import ArtifactError, DivergenceError, UsageError
 from zofx.runs import jsonl
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.guard import Finding
 from zofx.runs.metrics_log import StepMetrics
-from zofx.runs.prepare import Prepared, Request, prepare, prepare_resumed
+from zofx.runs.preflight import measure, recall, remember
+from zofx.runs.prepare import Prepared, prepare, prepare_resumed
 from zofx.runs.run_folder import RunFolder
-from zofx.runs.tune import Outcome, measure, start, train
+from zofx.runs.tune import Outcome, start, train
+from zofx.tasks.class_report import ClassReport
+from zofx.zo.journal.format import Journal
 from zofx.zo.types import FloatArray
 
 SETTINGS: Mapping[str, Any] = {"steps": 12, "batch_size": 4, "lr": 0.03, "eps": 0.01}
 RUNTIMES = ["ort", "torch"]
 
 
-def request(mood: Path, runtime: str = "ort", **settings: Any) -> Request:
-    return Request(
-        task=str(mood), runtime=runtime, threads=1, settings={**SETTINGS, **settings}, eval_every=5
-    )
+def options(mood: Path, runtime: str = "ort", **given: Any) -> dict[str, Any]:
+    return {"task": mood, "runtime": runtime, "threads": 1, **SETTINGS, "eval_every": 5, **given}
 
 
 class After:
@@ -75,7 +78,7 @@ def test_an_interrupted_run_goes_on_bit_equal(
     artifact: Path, mood: Path, tmp_path: Path, runtime: str
 ) -> None:
     """Stopped between steps, then with a torn record and torn lines: same journal, same θ."""
-    asked = request(mood, runtime)
+    asked = options(mood, runtime)
     whole, theta = finish(start(prepare(artifact, asked), tmp_path / "whole"))
     assert whole.steps == 12
     assert not whole.interrupted
@@ -102,14 +105,14 @@ def test_evaluations_are_made_on_time_and_the_best_is_kept(
 ) -> None:
     """Dev is evaluated at the start, every five steps and at the end; the best has a snapshot."""
     watch = After(10**6)
-    outcome, theta = finish(start(prepare(artifact, request(mood)), tmp_path / "run"), watch)
+    outcome, theta = finish(start(prepare(artifact, options(mood)), tmp_path / "run"), watch)
     assert list(outcome.evaluations) == [0, 5, 10, 12]
     ranks = {step: found.rank("macro-f1") for step, found in outcome.evaluations.items()}
     assert outcome.best is not None
     assert ranks[outcome.best] == max(ranks.values())
     assert (tmp_path / "run" / "best.safetensors").is_file()
     step, last = outcome.run.theta(
-        artifact, prepare(artifact, request(mood)).model.manifest, "last"
+        artifact, prepare(artifact, options(mood)).model.manifest, "last"
     )
     assert step == 12
     for name, values in theta.items():
@@ -121,7 +124,7 @@ def test_evaluations_are_made_on_time_and_the_best_is_kept(
 
 def test_training_descends(artifact: Path, mood: Path, tmp_path: Path) -> None:
     """Sixteen directions a step on all examples: the loss falls below 0.6 of where it began."""
-    asked = request(mood, steps=60, queries=16, batch_size=30, lr=0.1)
+    asked = options(mood, steps=60, queries=16, batch_size=30, lr=0.1)
     outcome, _ = finish(start(prepare(artifact, asked), tmp_path / "run"))
     losses = [float(record.losses.mean()) for record in outcome.run.journal()]
     assert np.mean(losses[-5:]) < 0.6 * losses[0]
@@ -130,7 +133,7 @@ def test_training_descends(artifact: Path, mood: Path, tmp_path: Path) -> None:
 def test_a_stop_within_an_evaluation_drops_it(artifact: Path, mood: Path, tmp_path: Path) -> None:
     """Told to stop between two batches of an evaluation, nothing of it is recorded."""
     calls = iter([False, True, True, True])
-    prepared = start(prepare(artifact, request(mood)), tmp_path / "run")
+    prepared = start(prepare(artifact, options(mood)), tmp_path / "run")
     outcome = train(prepared, prepared.session(), stop=lambda: next(calls))
     assert (outcome.steps, outcome.evaluations, outcome.best) == (0, {}, None)
 
@@ -139,20 +142,35 @@ def test_a_constant_schedule_can_go_on_for_longer(
     artifact: Path, mood: Path, tmp_path: Path
 ) -> None:
     """--steps may be raised on resuming, and without it a finished run makes no more steps."""
-    asked = request(mood, steps=4, schedule="constant")
+    asked = options(mood, steps=4, schedule="constant")
     finish(start(prepare(artifact, asked), tmp_path / "run"))
-    idle, _ = finish(prepare_resumed(artifact, tmp_path / "run", Request()))
+    idle, _ = finish(prepare_resumed(artifact, tmp_path / "run", {}))
     assert idle.steps == 4
-    longer, _ = finish(prepare_resumed(artifact, tmp_path / "run", Request(settings={"steps": 6})))
+    longer, _ = finish(prepare_resumed(artifact, tmp_path / "run", {"steps": 6}))
     assert (longer.steps, longer.interrupted) == (6, False)
-    idle, _ = finish(prepare_resumed(artifact, tmp_path / "run", Request()))
+    idle, _ = finish(prepare_resumed(artifact, tmp_path / "run", {}))
     assert idle.steps == 6
+
+
+def test_resuming_reads_the_journal_once(
+    artifact: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the check of the options to the last snapshot; a journal of a long run is large."""
+    finish(start(prepare(artifact, options(mood)), tmp_path / "run"), After(6))
+    decoded: list[Path] = []
+    decode = Journal.decode
+    monkeypatch.setattr(
+        Journal, "decode", lambda path, data: decoded.append(path) or decode(path, data)
+    )
+    outcome, _ = finish(prepare_resumed(artifact, tmp_path / "run", {}))
+    assert outcome.steps == 12
+    assert decoded == [tmp_path / "run" / "journal.bin"]
 
 
 def test_another_runtime_can_take_over(artifact: Path, mood: Path, tmp_path: Path) -> None:
     """θ does not depend on the runtime, so a run started on one goes on from it on another."""
-    finish(start(prepare(artifact, request(mood)), tmp_path / "run"), After(6))
-    on_torch = prepare_resumed(artifact, tmp_path / "run", Request(runtime="torch"))
+    finish(start(prepare(artifact, options(mood)), tmp_path / "run"), After(6))
+    on_torch = prepare_resumed(artifact, tmp_path / "run", {"runtime": "torch"})
     outcome, theta = finish(on_torch)
     assert outcome.steps == 12
     replayed = outcome.run.theta(artifact, on_torch.model.manifest, "last")[1]
@@ -161,15 +179,15 @@ def test_another_runtime_can_take_over(artifact: Path, mood: Path, tmp_path: Pat
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"settings": {"lr": 0.5}}, r"--lr 0.5 \(the run has 0.03\)"),
-    ({"settings": {"eps": 0.5, "batch_size": 2}}, r"--eps 0.5 .*--batch-size 2"),
+    ({"lr": 0.5}, r"--lr 0.5 \(the run has 0.03\)"),
+    ({"eps": 0.5, "batch_size": 2}, r"--eps 0.5 .*--batch-size 2"),
     ({"seed": 3}, r"--seed 3 \(the run has 0\)"),
     ({"train": 5}, r"--train 5 \(the run has 1000\)"),
     ({"eval_size": 2}, r"--eval-size 2 \(the run has 9\)"),
     ({"objective": "likelihood"}, r"--objective likelihood"),
     ({"task": "trec"}, r"--task .*trec"),
     ({"truncate": True}, r"--truncate True"),
-    ({"settings": {"steps": 1}}, r"has made 2 steps already"),
+    ({"steps": 1}, r"has made 2 steps already"),
 ]
 
 
@@ -177,7 +195,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def short_run(artifact: Path, mood: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps."""
     folder = tmp_path_factory.mktemp("short") / "run"
-    finish(start(prepare(artifact, request(mood, steps=2)), folder))
+    finish(start(prepare(artifact, options(mood, steps=2)), folder))
     return folder
 
 
@@ -188,7 +206,7 @@ def test_a_resumed_run_is_the_same_run(
     """What is asked again and differs is refused, by name, and nothing is written."""
     before = (short_run / "journal.bin").read_bytes()
     with pytest.raises(UsageError, match=message):
-        prepare_resumed(artifact, short_run, Request(**asked))
+        prepare_resumed(artifact, short_run, asked)
     assert (short_run / "journal.bin").read_bytes() == before
 
 
@@ -196,39 +214,43 @@ def test_the_command_that_started_a_run_also_resumes_it(
     artifact: Path, short_run: Path, mood: Path
 ) -> None:
     """Values that come to the same are no difference: --dev 9 of 9, --eval-size 500 of 9."""
-    asked = replace(request(mood, steps=2), train=1000, dev=9, eval_size=500)
+    asked = options(mood, steps=2, train=1000, dev=9, eval_size=500)
     assert prepare_resumed(artifact, short_run, asked).steps == 2
 
 
 def test_a_decaying_schedule_has_an_end(artifact: Path, mood: Path, tmp_path: Path) -> None:
     """Its steps cannot be raised: the learning rate is 0 there."""
-    start(prepare(artifact, request(mood, schedule="linear")), tmp_path / "run")
+    start(prepare(artifact, options(mood, schedule="linear")), tmp_path / "run")
     with pytest.raises(UsageError, match="linear schedule ends at step 12"):
-        prepare_resumed(artifact, tmp_path / "run", Request(settings={"steps": 20}))
+        prepare_resumed(artifact, tmp_path / "run", {"steps": 20})
 
 
 def test_changed_examples_are_noticed(artifact: Path, tmp_path: Path) -> None:
     """A task file that was edited between start and resume would change the run."""
     task = tiny.task_file(tmp_path / "task.jsonl")
-    start(prepare(artifact, request(task)), tmp_path / "run")
+    start(prepare(artifact, options(task)), tmp_path / "run")
     tiny.task_file(task, ask=" and it was")
     with pytest.raises(ArtifactError, match="have changed since"):
-        prepare_resumed(artifact, tmp_path / "run", Request())
+        prepare_resumed(artifact, tmp_path / "run", {})
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"task": None}, "name a task"),
     ({"task": "trek"}, "did you mean trec"),
     ({"objective": "perplexity"}, "there is no objective 'perplexity'"),
-    ({"settings": {"schedule": "cosin"}}, "did you mean cosine"),
-    ({"settings": {"lr": -1.0}}, "must be positive"),
-    ({"settings": {"lr": float("nan")}}, "must be positive"),
-    ({"settings": {"eps": 0.0}}, "eps"),
+    ({"schedule": "cosin"}, "did you mean cosine"),
+    ({"lr": -1.0}, "must be positive"),
+    ({"lr": float("nan")}, "must be positive"),
+    ({"eps": 0.0}, "eps"),
     (
-        {"settings": {"estimator": "forward-gradient"}},
-        "--estimator forward-gradient: this artifact was compiled for probes, not forward mode; leave",
+        {"estimator": "forward-gradient"},
+        "--estimator forward-gradient: this artifact was compiled for probes, not forward mode",
     ),
-    ({"train": 0}, "draw some with --train N"),
+    ({"train": 0}, "at least 1"),
+    ({"stepz": 3}, "no option 'stepz'; did you mean steps"),
+    ({"steps": "many"}, "--steps 'many': give a whole number, not str"),
+    ({"steps": True}, "give a whole number, not bool"),
+    ({"threads": 5000}, "from 1 to 1024"),
     ({"data": "nowhere"}, "there is no such folder"),
 ]
 
@@ -239,7 +261,7 @@ def test_a_wrong_request_is_refused_before_anything_runs(
 ) -> None:
     """One clear error per mistake."""
     with pytest.raises(UsageError, match=message):
-        prepare(artifact, Request(**{"task": str(mood), **asked}))
+        prepare(artifact, {"task": str(mood), **asked})
 
 
 def test_a_prompt_longer_than_the_model_is_an_error_unless_truncated(
@@ -248,15 +270,15 @@ def test_a_prompt_longer_than_the_model_is_an_error_unless_truncated(
     """48 positions do not hold 60 words; --truncate keeps the last ones."""
     task = tiny.task_file(tmp_path / "long.jsonl", ask=" and" * 60)
     with pytest.raises(UsageError, match="do not fit the 48 positions"):
-        prepare(artifact, Request(task=str(task)))
-    cut = prepare(artifact, Request(task=str(task), truncate=True))
+        prepare(artifact, {"task": str(task)})
+    cut = prepare(artifact, {"task": str(task), "truncate": True})
     assert cut.batch(0).batch.input_ids.shape[1] <= 48
 
 
 @pytest.mark.parametrize("objective", ["cross-entropy", "likelihood", "error-rate"])
 def test_every_objective_trains(artifact: Path, mood: Path, tmp_path: Path, objective: str) -> None:
     """Each objective of the tasks drives a run; recorded losses are what it computes."""
-    asked = replace(request(mood, steps=2, eps=0.5), objective=objective)
+    asked = options(mood, steps=2, eps=0.5, objective=objective)
     outcome, _ = finish(start(prepare(artifact, asked), tmp_path / "run"))
     assert outcome.steps == 2
     assert all(np.isfinite(record.losses).all() for record in outcome.run.journal())
@@ -266,7 +288,7 @@ def test_divergence_leaves_the_journal_and_says_the_way_back(
     artifact: Path, mood: Path, tmp_path: Path
 ) -> None:
     """A learning rate of 1e30 destroys θ; every step before is still there."""
-    prepared = start(prepare(artifact, request(mood, lr=1e30)), tmp_path / "run")
+    prepared = start(prepare(artifact, options(mood, lr=1e30)), tmp_path / "run")
     with pytest.raises(DivergenceError, match="keeps every step before") as caught:
         finish(prepared)
     assert "lower --lr" in str(caught.value)
@@ -275,12 +297,104 @@ def test_divergence_leaves_the_journal_and_says_the_way_back(
     assert run.best() == 0
 
 
+FATAL = [
+    ("stop", 6, r"keeps every step before 6; the best on dev is step 3"),
+    ("rewind", 3, r"ends at step 3 now.* steps after it are in .*journal-of-6-steps.bin"),
+]
+
+
+def collapsing(monkeypatch: pytest.MonkeyPatch, prepared: Prepared) -> None:
+    """Evaluations that are best at step 3 and answer one class at step 6."""
+    tables = {0: ((3, 2), (2, 2)), 3: ((4, 1), (1, 3)), 6: ((5, 0), (4, 0))}
+
+    def judged(session: Any, *args: Any, step: int, **rest: Any) -> Evaluation:
+        classes = ClassReport((" bad", " good"), tables[step])
+        return Evaluation(classes.accuracy, 0.5, "cross-entropy", 9, 0.0, None, classes)
+
+    monkeypatch.setattr("zofx.runs.tune.evaluate", judged)
+
+
+@pytest.mark.parametrize(("way", "end", "message"), FATAL)
+def test_a_collapse_ends_a_run_where_that_is_asked_for(
+    artifact: Path,
+    mood: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    end: int,
+    message: str,
+) -> None:
+    """At once, or back at its best step with the rest kept aside; by default it goes on."""
+    prepared = start(prepare(artifact, options(mood, eval_every=3)), tmp_path / "run")
+    collapsing(monkeypatch, prepared)
+    findings: list[Finding] = []
+    with pytest.raises(DivergenceError, match=message):
+        train(prepared, prepared.session(), on_collapse=way, report=findings.append)
+    assert [(finding.step, finding.kind) for finding in findings] == [(6, "collapse")]
+    run = RunFolder.open(tmp_path / "run")
+    assert run.journal().next_step == end
+    assert max(run.evaluations()) == end
+    assert run.best() == 3
+    step, _ = run.theta(artifact, prepared.model.manifest, "best")
+    assert step == 3
+
+
+def test_the_guard_changes_no_bit_and_a_resumed_run_reports_nothing_twice(
+    artifact: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default a collapse is reported and the run goes on; what was found before stays found."""
+    asked = options(mood, steps=9, schedule="constant", eval_every=3)
+    prepared = start(prepare(artifact, asked), tmp_path / "run")
+    whole, _ = finish(prepared)
+    other = start(prepare(artifact, asked), tmp_path / "other")
+    collapsing(monkeypatch, other)
+    findings: list[Finding] = []
+    first = train(other, other.session(), [stop := After(7)], stop, report=findings.append)
+    assert (first.steps, len(findings)) == (7, 1)
+    again: list[Finding] = []
+    monkeypatch.undo()
+    resumed = prepare_resumed(artifact, tmp_path / "other", asked)
+    train(resumed, resumed.session(), report=again.append)
+    assert [f for f in again if f.step <= 7] == []
+    assert other.run is not None
+    assert other.run.journal_path.read_bytes() == whole.run.journal_path.read_bytes()
+
+
+def test_an_unknown_way_is_refused(artifact: Path, mood: Path, tmp_path: Path) -> None:
+    """--on-collapse has three."""
+    prepared = start(prepare(artifact, options(mood)), tmp_path / "run")
+    with pytest.raises(UsageError, match="--on-collapse halt: there are go, stop, rewind"):
+        train(prepared, prepared.session(), on_collapse="halt")
+
+
+def test_a_preflight_is_remembered_for_the_same_run_alone(
+    artifact: Path, assets: Path, mood: Path, tmp_path: Path
+) -> None:
+    """Beside the artifact; another eps, seed or batch is measured anew, damage is passed over."""
+    copy = tmp_path / "art"
+    shutil.copytree(artifact, copy)
+    prepared = prepare(copy, options(mood))
+    assert recall(prepared) is None
+    reports: list[tuple[int, int]] = []
+    measured = measure(
+        prepared, prepared.session(), lambda done, total: reports.append((done, total))
+    )
+    assert measured is not None
+    assert reports[-1][0] == reports[-1][1] == len(reports)
+    with (tmp_path / "art.preflight.jsonl").open("w") as file:
+        file.write('{"key": 3\n[1]\n')
+    remember(prepared, measured)
+    assert recall(prepare(copy, options(mood))) == measured
+    assert recall(prepare(copy, options(mood, eps=0.02))) is None
+    assert recall(prepare(copy, options(mood, seed=1))) is None
+
+
 def test_the_preflight_measures_and_refuses_losses_that_are_not_finite(
     artifact: Path, mood: Path
 ) -> None:
-    """At eps 0.01 the gap is clear; at 1e30 the losses overflow, and no folder is made."""
-    good = prepare(artifact, request(mood))
+    """At eps 0.01 the gap is clear; at 1e30 the losses overflow, and no folder is made for it."""
+    good = prepare(artifact, options(mood))
     assert measure(good, good.session()).verdict == "good"
-    wild = prepare(artifact, request(mood, eps=1e30))
+    wild = prepare(artifact, options(mood, eps=1e30))
     with pytest.raises(DivergenceError, match="lower --eps"):
         measure(wild, wild.session())

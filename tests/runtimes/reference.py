@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from zofx.artifact import layout
 from zofx.artifact.manifest import read_trainables
-from zofx.ir import quant
+from zofx.ir.formats import nf4
 from zofx.ir.graph_json import load_graph
 from zofx.ir.ops.rounding import SMALLEST
 from zofx.ir.program import output_node
@@ -184,9 +184,9 @@ def linear_nf4(
     out: int, block: int,
 ) -> Tensor:  # fmt: skip
     """bitsandbytes' high nibble comes first."""
-    levels = quant.dequantize_nf4(
-        quant.Nf4(torch.arange(16, dtype=torch.uint8), torch.ones(1)), 1, 32
-    )[0, 1::2]
+    levels = nf4.dequantize(nf4.Nf4(torch.arange(16, dtype=torch.uint8), torch.ones(1)), 1, 32)[
+        0, 1::2
+    ]
     nibbles = torch.stack((codes >> 4, codes & 0xF), -1).view(-1, block)
     weight = levels.double()[nibbles.long()] * absmax[:, None]
     return linear(rounding, x, weight.view(out, -1), bias)

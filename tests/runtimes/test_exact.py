@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from tests import tiny
 from tests.artifacts import made_up_scores
@@ -27,14 +26,10 @@ from zofx.artifact import layout
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
-from zofx.errors import UsageError
 from zofx.ir.graph_json import load_graph
 from zofx.ir.schema import HIDDEN
 from zofx.models.checkpoint import open_checkpoint
-from zofx.runs.prepare import Request, prepare, prepare_resumed
-from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
-from zofx.session import Batch, unperturbed
 from zofx.zo.types import FloatArray
 
 ROWS = batch(3, 9, 2, 3, "right")
@@ -76,7 +71,9 @@ class Case:
         return f"{self.model}-{self.quant}-{options.get('train', options['method'])}-{self.layers}{cut}"
 
 
-def case(model: str, quant: str, options: Mapping[str, object], *rest: object, **more: object) -> Case:
+def case(
+    model: str, quant: str, options: Mapping[str, object], *rest: object, **more: object
+) -> Case:
     """A row of the table."""
     return Case(model, quant, tuple({**options, **more}.items()), *rest)  # type: ignore[arg-type]
 
@@ -94,7 +91,10 @@ CASES = (
     case("llama", "int4", SPARSE),
     case("llama", "int8", SPARSE, fraction=0.004, settings=("select-sensitive.cover=1",)),
     *(case(model, "int8-row", LORA) for model in ("gpt2", "opt", "falcon", "roberta")),
-    *(case(model, "none", {"method": "mezo", "train": "."}) for model in ("gpt2", "opt", "falcon", "roberta")),
+    *(
+        case(model, "none", {"method": "mezo", "train": "."})
+        for model in ("gpt2", "opt", "falcon", "roberta")
+    ),
 )
 
 

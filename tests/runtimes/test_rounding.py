@@ -41,7 +41,7 @@ from zofx.ir.ops.rounding import FINER, SMALLEST
 from zofx.ir.program import is_call
 from zofx.models.checkpoint import open_checkpoint
 from zofx.models.hf_export import export_hf
-from zofx.runs.prepare import Request, prepare
+from zofx.runs.prepare import prepare
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES, ort_integers
@@ -134,7 +134,7 @@ def test_codes_have_the_same_bits() -> None:
 
 
 def test_what_is_left_has_the_same_bits() -> None:
-    """StepSelector most half a step, after a second rounding 1/254 of it; a row of zeros leaves none."""
+    """At most half a step, after a second rounding 1/254 of it; a row of zeros leaves none."""
     x = normal(50, 64)
     x[0] = 0
     steps = zofx.row_scales(x)
@@ -394,11 +394,11 @@ def test_no_perturbation_is_no_difference(folder: Path, engine: str) -> None:
 @pytest.mark.parametrize("engine", list(RUNTIMES))
 def test_a_run_is_replayed_and_exported(folder: Path, tmp_path: Path, engine: str) -> None:
     """θ of the journal has the bits of the session's, and the merged checkpoint holds it."""
-    request = Request(
-        task=str(folder / "task.jsonl"), runtime=engine, threads=1, eval_every=5,
-        settings={"steps": 5, "batch_size": 4, "lr": 0.03, "eps": 0.01},
-    )  # fmt: skip
-    prepared = start(prepare(folder / "art", request), tmp_path / "run")
+    options = {
+        "task": folder / "task.jsonl", "runtime": engine, "threads": 1, "eval_every": 5,
+        "steps": 5, "batch_size": 4, "lr": 0.03, "eps": 0.01,
+    }  # fmt: skip
+    prepared = start(prepare(folder / "art", options), tmp_path / "run")
     session = prepared.session()
     assert train(prepared, session).steps == 5
     theta = session.read()

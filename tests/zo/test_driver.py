@@ -311,7 +311,7 @@ def test_a_journal_that_contradicts_its_recipe(tmp_path: Path) -> None:
     journal = Journal.read(tmp_path / "j")
     rows_ = journal.rows.copy()
     rows_["coefficients"][1] *= 1.001
-    bent = Journal(journal.header, rows_, journal.end, 0)
+    bent = Journal(journal.header, rows_, journal.data, 0)
     with pytest.raises(ArtifactError, match="disagree at step 1"):
         Driver(recipe, Bowl(), SEED).resume(bent)
 

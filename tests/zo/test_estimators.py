@@ -50,7 +50,7 @@ def test_one_sided_probes() -> None:
 
 
 def test_spsa_estimate() -> None:
-    """ForwardGradient over 2 ε, averaged over the queries; the loss is the mean of the probes."""
+    """Slopes over 2 ε, averaged over the queries; the loss is the mean of the probes."""
     estimator = Spsa(eps=0.5, queries=2)
     losses = np.array([3, 1, 2, 6], dtype=np.float32)
     estimate = estimator.estimate(estimator.probes(0, 0).keys, losses, None)
@@ -59,7 +59,7 @@ def test_spsa_estimate() -> None:
 
 
 def test_one_sided_estimate() -> None:
-    """ForwardGradient over ε from θ, averaged over the queries; the loss is that of θ."""
+    """Slopes over ε from θ, averaged over the queries; the loss is that of θ."""
     estimator = OneSided(eps=0.5, queries=2)
     losses = np.array([3, 4, 1], dtype=np.float32)
     estimate = estimator.estimate(estimator.probes(0, 0).keys, losses, None)

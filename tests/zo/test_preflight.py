@@ -17,13 +17,17 @@ from zofx.zo.types import FloatArray, IntArray, Key
 BATCH = rows(1, 2, 3, 2)
 
 
-def checked(bowl: Bowl, batch: Batch, objective: Any, eps: float, directions: int = 4) -> Preflight:
+MANY = 3 + 9 * 64
+"""A budget of 64 lines."""
+
+
+def checked(bowl: Bowl, batch: Batch, objective: Any, eps: float, probes: int = 16) -> Preflight:
     """The pre-flight of a batch on a bowl."""
 
     def scores(rows: IntArray, keys: Sequence[Key], matrix: FloatArray) -> FloatArray:
         return bowl.evaluate(batch.rows(rows), keys, matrix)
 
-    return preflight(scores, len(batch.input_ids), objective, eps, directions=directions)
+    return preflight(scores, len(batch.input_ids), objective, eps, probes=probes)
 
 
 def test_a_clear_gap_is_good() -> None:
@@ -32,15 +36,15 @@ def test_a_clear_gap_is_good() -> None:
     report = checked(bowl, BATCH, mean_loss, eps=1e-2)
     assert report.verdict == "good"
     assert report.ratio > 1000
-    assert bowl.calls == 8
+    assert bowl.probes == 16  # eight steps of two
     np.testing.assert_array_equal(bowl.theta["layer.bias"], Bowl().theta["layer.bias"])
 
 
 def test_gap_is_that_of_a_two_point_step() -> None:
     """The gap is the root mean square of f₊ − f₋ over the directions that were tried."""
     gaps = []
-    for query in range(4):
-        keys, matrix = Spsa(1e-2, queries=4).probes(seed=0, step=0)
+    for query in range(3):
+        keys, matrix = Spsa(1e-2, queries=3).probes(seed=0, step=0)
         pair = matrix[2 * query : 2 * query + 2]
         up, down = mean_loss(Bowl().evaluate(BATCH, keys, pair))
         gaps.append(up - down)
@@ -51,7 +55,7 @@ def test_gap_is_that_of_a_two_point_step() -> None:
 def test_noise_is_the_engines_round_off() -> None:
     """Scores in steps of r have errors of variance r²/12; the measured noise is near that."""
     resolution = 1e-4
-    report = checked(Bowl(resolution=resolution), rows(1), mean_loss, eps=0.1, directions=64)
+    report = checked(Bowl(resolution=resolution), rows(1), mean_loss, eps=0.1, probes=MANY)
     assert report.noise == pytest.approx(resolution / np.sqrt(12), rel=0.35)
 
 
@@ -61,7 +65,7 @@ def test_noise_is_the_engines_round_off() -> None:
 )
 def test_verdict_falls_with_eps(eps: float, verdict: str) -> None:
     """The same engine goes from good to lost as eps sinks into its resolution."""
-    report = checked(Bowl(resolution=0.01), rows(1), mean_loss, eps, directions=64)
+    report = checked(Bowl(resolution=0.01), rows(1), mean_loss, eps, probes=MANY)
     assert report.verdict == verdict
     assert str(report).startswith(f"{verdict}: at eps {eps:g} the ± gap is")
 
@@ -95,17 +99,19 @@ def test_a_large_batch_is_scored_in_parts() -> None:
     class Counted(Bowl):
         most = 0
 
-        def evaluate(self, batch: Batch, *args: object) -> FloatArray:
-            self.most = max(self.most, len(batch.input_ids))
-            return super().evaluate(batch, *args)  # type: ignore[arg-type]
+        def evaluate(
+            self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray
+        ) -> FloatArray:
+            self.most = max(self.most, len(batch.input_ids) * len(coefficients))
+            return super().evaluate(batch, keys, coefficients)
 
     weights = np.random.default_rng(0).integers(1, 5, 32).tolist()
     bowl = Counted()
     found = checked(bowl, rows(*weights), mean_loss, eps=1e-2)
-    assert bowl.most == 8
-    assert bowl.calls == 8 * 4
+    assert bowl.most == 9 * 8  # a step: 2 probes of 32 rows
+    assert bowl.calls == 4 + 2 * 1 + 2
     gaps = []
-    for query in range(4):
+    for query in range(3):
         matrix = np.array([[1e-2], [-1e-2]], np.float32)
         up, down = mean_loss(Bowl().evaluate(rows(*weights), [Key(0, 0, query)], matrix))
         gaps.append(up - down)
@@ -132,8 +138,39 @@ def test_a_flat_objective_is_lost() -> None:
     assert (report.verdict, report.gap, report.nonlinearity) == ("below-noise", 0.0, 0.0)
 
 
-@pytest.mark.parametrize(("eps", "directions"), [(0.0, 4), (1e-3, 0)])
-def test_errors(eps: float, directions: int) -> None:
+@pytest.mark.parametrize("probes", [12, 16, 24, 72])
+def test_the_budget_is_kept_and_progress_told(probes: int) -> None:
+    """At most so many probes, nearly all of them used, and a report after every forward."""
+    bowl, reports = Bowl(), []
+
+    def scores(rows: IntArray, keys: Sequence[Key], matrix: FloatArray) -> FloatArray:
+        return bowl.evaluate(BATCH.rows(rows), keys, matrix)
+
+    def progress(done: int, total: int) -> None:
+        reports.append((done, total))
+
+    preflight(scores, 4, mean_loss, 1e-2, probes=probes, progress=progress)
+    assert probes - 1 <= bowl.probes <= probes
+    assert reports == [(i + 1, bowl.calls) for i in range(bowl.calls)]
+
+
+def test_curvature_says_where_a_step_overshoots() -> None:
+    """zᵀHz of a bowl whose Hessian is known: a mean of 64 directions, and 2 / it as the limit."""
+    bowl = Bowl()
+    report = checked(bowl, rows(1), mean_loss, eps=1e-1, probes=MANY)
+    expected = np.mean([
+        sum(float((bowl.curvature[n] * bowl.direction(Key(0, 0, q), n) ** 2).sum())
+            for n in bowl.trainables)
+        for q in range(64)
+    ])  # fmt: skip
+    # Losses near 1 in float32: 64 second differences, each off by √6 · 2⁻²⁵ / ε² at most.
+    assert report.curvature == pytest.approx(expected, abs=np.sqrt(6) * 2**-24 / 1e-2 * 10)
+    assert report.overshoot(3) == 6 / report.curvature
+    assert checked(bowl, rows(1), mean_loss, eps=1e-5).overshoot(1) == np.inf  # below the noise
+
+
+@pytest.mark.parametrize(("eps", "probes"), [(0.0, 16), (1e-3, 11)])
+def test_errors(eps: float, probes: int) -> None:
     """What could not measure anything is refused."""
-    with pytest.raises(UsageError, match="preflight needs eps > 0 and directions >= 1"):
-        checked(Bowl(), BATCH, mean_loss, eps, directions=directions)
+    with pytest.raises(UsageError, match="preflight needs eps > 0 and probes >= 12"):
+        checked(Bowl(), BATCH, mean_loss, eps, probes=probes)

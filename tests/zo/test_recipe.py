@@ -126,7 +126,8 @@ def test_the_text_has_every_part() -> None:
         ),
         (
             lambda: Recipe(SpsaWithCurvature(), constant(1.0)),
-            "SpsaWithCurvature(eps=0.001) with tensors='': the estimator `SpsaWithCurvature` tells a curvature beside "
+            "SpsaWithCurvature(eps=0.001) with tensors='': the estimator `SpsaWithCurvature` "
+            "tells a curvature beside "
             "the slope, and the rule diagonal_hessian() takes it; one does not go without the "
             "other",
         ),

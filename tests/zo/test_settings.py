@@ -99,7 +99,9 @@ def test_a_round_by_queries_takes_two_points(estimator: str) -> None:
 
 def test_curved_looks_along_one_direction() -> None:
     """More would be ignored."""
-    with pytest.raises(UsageError, match="queries=4: the estimator 'curved' looks along one"):
+    with pytest.raises(
+        UsageError, match="queries=4: the estimator 'two-point-curvature' looks along one"
+    ):
         Settings(estimator="two-point-curvature", queries=4)
 
 

@@ -20,10 +20,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from zofx.artifact.layout import FORMAT, MANIFEST, PREFIX_GRAPH, TRAINABLES, VERSION
+from zofx.artifact.layout import (
+    FORMAT,
+    GRADIENT,
+    MANIFEST,
+    OPTIONAL,
+    PREFIX_GRAPH,
+    PREFIX_ONNX,
+    REQUIRED,
+    STAGES,
+    TRAINABLES,
+    VERSION,
+)
 from zofx.artifact.safetensors_writer import read_tensors
 from zofx.errors import ArtifactError, UsageError
 from zofx.files import file_digest
+from zofx.ir.schema import Products, Result
 from zofx.zo.random.direction_spec import Noise
 from zofx.zo.types import FloatArray
 
@@ -63,8 +75,12 @@ class Manifest:
         config: the transformers configuration.
         noise: how a trainable's direction follows from a key.
         tensors: the table.
+        result: what the program computes of a batch.
+        products: what its frozen matrices are multiplied by.
+        cut: whether the program is in two parts, the first of which depends on tokens alone.
+        ops: graph file → names of the ops it calls: "aten.add.Tensor", "com.microsoft.MatMulNBits".
         files: name → SHA-256 of every other file.
-        report: what the compiler said and how long it took; not part of the identity.
+        report: remarks of the passes and how long each took; not part of the identity.
     """
 
     method: str
@@ -74,14 +90,18 @@ class Manifest:
     config: Mapping[str, Any]
     noise: Noise
     tensors: tuple[TensorRow, ...]
+    result: Result
+    products: Products
+    cut: bool
+    ops: Mapping[str, tuple[str, ...]]
     files: Mapping[str, str]
     report: Mapping[str, Any]
 
     @property
     def hash(self) -> str:
         """Identity of the artifact: SHA-256 of everything but the report."""
-        said = {key: value for key, value in self._said().items() if key != "report"}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        fields = {key: value for key, value in self._fields().items() if key != "report"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     @property
     def trainables(self) -> dict[str, tuple[int, ...]]:
@@ -93,18 +113,17 @@ class Manifest:
         """Names of the tensors that train by exact gradients."""
         return tuple(row.name for row in self.tensors if row.role == "exact")
 
-    @property
-    def cut(self) -> bool:
-        """Whether the program is in two parts."""
-        return PREFIX_GRAPH in self.files
+    def calls(self, op: str) -> bool:
+        """Whether any of the graphs calls an op."""
+        return any(op in names for names in self.ops.values())
 
-    def _said(self) -> dict[str, Any]:
+    def _fields(self) -> dict[str, Any]:
         return {**asdict(self), "noise": self.noise.to_dict()}
 
     def to_json(self) -> str:
         """The file's text."""
-        said = {"format": FORMAT, "version": VERSION, "hash": self.hash, **self._said()}
-        return json.dumps(said, indent=1) + "\n"
+        fields = {"format": FORMAT, "version": VERSION, "hash": self.hash, **self._fields()}
+        return json.dumps(fields, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, where: Path) -> Self:
@@ -114,12 +133,12 @@ class Manifest:
             ArtifactError: not a manifest, another version, or edited by hand.
         """
         try:
-            said = json.loads(text)
-            if said.pop("format") != FORMAT:
+            fields = json.loads(text)
+            if fields.pop("format") != FORMAT:
                 raise KeyError("format")  # noqa: TRY301  one message for all that is not a manifest
-            version, stored = said.pop("version"), said.pop("hash")
-            # Another version may say anything else: nothing more is read of it.
-            manifest = cls._of(**said) if version == VERSION else None
+            version, stored = fields.pop("version"), fields.pop("hash")
+            # Another version may have any other fields: nothing more is read of it.
+            manifest = cls._of(**fields) if version == VERSION else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{where} is not a zofx manifest ({type(error).__name__}: {error}); "
@@ -138,14 +157,41 @@ class Manifest:
         return manifest
 
     @classmethod
-    def _of(cls, tensors: list[dict[str, Any]], noise: Mapping[str, Any], **said: Any) -> Self:
-        rows = tuple(_row(**row) for row in tensors)
-        return cls(tensors=rows, noise=Noise.from_dict(noise), **said)
+    def _of(
+        cls,
+        tensors: list[dict[str, Any]],
+        noise: Mapping[str, Any],
+        result: str,
+        products: str,
+        ops: Mapping[str, list[str]],
+        **fields: Any,
+    ) -> Self:
+        return cls(
+            tensors=tuple(_row(**row) for row in tensors),
+            noise=Noise.from_dict(noise),
+            result=Result(result),
+            products=Products(products),
+            ops={file: tuple(names) for file, names in ops.items()},
+            **fields,
+        )
 
 
-def _row(shape: list[int], origin_shape: list[int] | None, **said: Any) -> TensorRow:
+def _row(shape: list[int], origin_shape: list[int] | None, **fields: Any) -> TensorRow:
     whole = None if origin_shape is None else tuple(origin_shape)
-    return TensorRow(shape=tuple(shape), origin_shape=whole, **said)
+    return TensorRow(shape=tuple(shape), origin_shape=whole, **fields)
+
+
+def is_only_an_artifact(folder: Path) -> bool:
+    """Whether a folder is an artifact of any version, and holds nothing that was put there later.
+
+    `zofx compile --force` replaces such a folder and no other.
+    """
+    try:
+        fields = json.loads((folder / MANIFEST).read_bytes())
+        known = {MANIFEST, STAGES, *fields["files"]}
+        return fields["format"] == FORMAT and all(p.name in known for p in folder.iterdir())
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
@@ -166,15 +212,30 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
             f"make one with `zofx compile MODEL -o {folder}`"
         )
     manifest = Manifest.from_json(path.read_bytes(), path)
+    _require_known_files(manifest, path)
     for name, digest in manifest.files.items():
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder} lacks {name}; compile the model again")
-        if check and (found := file_digest(folder / name)) != digest:
+        if check and (actual := file_digest(folder / name)) != digest:
             raise ArtifactError(
-                f"{folder / name} is damaged: its SHA-256 is {found[:12]}…, recorded is "
+                f"{folder / name} is damaged: its SHA-256 is {actual[:12]}…, recorded is "
                 f"{digest[:12]}…; copy the artifact again or compile the model again"
             )
     return manifest
+
+
+def _require_known_files(manifest: Manifest, where: Path) -> None:
+    """A closed list: nothing outside the folder is named, and nothing is left unchecked."""
+    prefix = {PREFIX_GRAPH, PREFIX_ONNX} if manifest.cut else set()
+    gradient = GRADIENT if manifest.exact else frozenset()
+    absent = (REQUIRED | prefix | gradient) - manifest.files.keys()
+    unknown = manifest.files.keys() - REQUIRED - OPTIONAL
+    if absent or unknown:
+        which = f"does not list {min(absent)}" if absent else f"lists {min(unknown)[:80]!r}"
+        raise ArtifactError(
+            f"{where} {which}: every file of an artifact has a digest there, and it has no others; "
+            "compile the model again"
+        )
 
 
 def read_trainables(folder: Path) -> dict[str, FloatArray]:

@@ -18,11 +18,9 @@ from torch import Tensor
 from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_trainables
 from zofx.errors import UnsupportedError
-from zofx.ir import quant
+from zofx.ir.formats import FORMATS
 from zofx.zo.random.direction_spec import Basis, Noise
 from zofx.zo.types import FloatArray
-
-FORMATS = frozenset({"nf4", "int4", "int8", "int8-row", "codebook"})
 
 
 def merged_tensors(
@@ -106,15 +104,8 @@ def _product(thin: Tensor, basis: Basis, load: Callable[[str], Tensor]) -> Tenso
 
 
 def _dequantized(parts: list[TensorRow], load: Callable[[str], Tensor]) -> Tensor:
-    """f32[out, in]; the parts are in the order of the format's tuple."""
-    form, shape = parts[0].form, parts[0].origin_shape
-    tensors = [load(row.name) for row in parts]
-    if form == "nf4":
-        assert shape is not None
-        out, width = shape
-        return quant.dequantize_nf4(quant.Nf4(*tensors), out, out * width // tensors[1].numel())
-    if form == "codebook":
-        return quant.dequantize_codebook(quant.Codebook(*tensors))
-    if form == "int8-row":
-        return quant.dequantize_rows(quant.Rows(*tensors))
-    return quant.dequantize_int(quant.Affine(*tensors), int(form.removeprefix("int")))
+    """f32[out, in]; the parts are in the order of the format's."""
+    first = parts[0]
+    assert first.origin_shape is not None  # every matrix stored as codes has one
+    out, width = first.origin_shape
+    return FORMATS[first.form].dequantize(tuple(load(row.name) for row in parts), (out, width))

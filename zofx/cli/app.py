@@ -30,6 +30,7 @@ A first session:
 
 app = typer.Typer(
     name="zofx",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help=unwrapped(HELP),
     no_args_is_help=True,
     add_completion=False,

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zofx.artifact.layout import STAGES
 from zofx.cli.console import Progress, columns, say, size
 from zofx.cli.options import ModelName, add_command
 from zofx.cli.sensitivity import C4
 from zofx.errors import PipelineError, UsageError
+from zofx.ir.formats import FORMATS
 
 if TYPE_CHECKING:
     from zofx.artifact.manifest import Manifest
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from zofx.ir.program import Program
     from zofx.models.checkpoint import Checkpoint
     from zofx.sensitivity.scores import Scores
-
-STAGES = "stages"
 
 
 def register(app: typer.Typer) -> None:
@@ -74,9 +74,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
     ] = None,
     quant: Annotated[
         str | None,
-        typer.Option(
-            "--quant", metavar="FORMAT", help="nf4, int4, int8, int8-row, codebook or none."
-        ),
+        typer.Option("--quant", metavar="FORMAT", help=f"{', '.join(FORMATS)} or none."),
     ] = None,
     activations: Annotated[
         str | None,
@@ -221,6 +219,11 @@ def _require_one_source(calibration: str | None, scores_file: Path | None) -> No
 
 def _require_free(target: Path, force: bool) -> None:
     """What the writer would find out only after the weights were ranked."""
+    if force:
+        from zofx.artifact.manifest import is_only_an_artifact
+        from zofx.files import require_free
+
+        require_free(target, is_only_an_artifact)
     if not force and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(
             f"{target} exists already; choose another -o, or pass --force to replace it"

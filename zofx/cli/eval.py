@@ -119,7 +119,7 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     examples = workload.examples(chosen)[:limit]
     named = objective or (_own_objective(folder) if folder and task is None else None)
     judged = workload.objective(named)
-    engine = runtime or (folder.plan.runtime if folder else default_runtime())
+    engine = runtime or (folder.config.engine.runtime if folder else default_runtime())
     say(f"loading {artifact} on {engine}, every file checked")
     session = open_session(model, engine, device or "cpu", threads, workload.rows(batch_size))
     try:
@@ -167,7 +167,7 @@ def _choice(
         return TaskChoice(task, data, seed or 0, truncate=truncate)
     if folder is None:
         raise UsageError("name a task: `--task NAME` or `--task FILE.jsonl` (`zofx list tasks`)")
-    own = folder.plan.choice
+    own = folder.config.task
     return replace(own, data=data or own.data, truncate=truncate or own.truncate)
 
 
@@ -175,7 +175,7 @@ def _own_objective(folder: "RunFolder") -> str | None:
     """A run's objective; a file of code that a run folder names is not run for that."""
     from zofx.tasks.reward import PREFIX
 
-    own = folder.plan.objective
+    own = folder.config.objective
     if not own.startswith(PREFIX):
         return own
     say(f"the run minimised {own}: name it with --objective to run that file")

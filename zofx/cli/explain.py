@@ -13,7 +13,7 @@ from zofx.cli.console import columns
 from zofx.cli.options import Json, add_command
 from zofx.errors import UsageError
 
-KINDS = ("methods", "passes", "runtimes", "tasks")
+KINDS = ("formats", "methods", "passes", "runtimes", "tasks")
 CLASS_NAME: Final = re.compile(r'^    name(?:: .+)? = "(.+)"$', re.MULTILINE)
 """The string that a class assigns to `name`."""
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="methods|passes|runtimes|tasks")],
+    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS))],
     json_: Json = False,
 ) -> None:
     """List what there is of a kind, with a line about each.
@@ -68,6 +68,10 @@ def _rows(kind: str) -> list[dict[str, Any]]:
         from zofx.compiler.methods import METHODS
 
         return [{"name": name, "summary": METHODS[name].summary} for name in METHODS]
+    if kind == "formats":
+        from zofx.ir.formats import FORMATS
+
+        return [{"name": name, "summary": FORMATS[name].summary} for name in FORMATS]
     if kind == "tasks":
         from zofx.tasks import TASKS
 
@@ -90,7 +94,7 @@ def _rows(kind: str) -> list[dict[str, Any]]:
 def _documented(names: list[str], folders: Any) -> list[dict[str, Any]]:
     """Names with the first line of the module whose class has that name; nothing is imported."""
     lines: dict[str, str] = {}
-    for module in pkgutil.iter_modules(folders):
+    for module in (item for item in pkgutil.iter_modules(folders) if not item.ispkg):
         finder: Any = module.module_finder
         source = Path(finder.path, f"{module.name}.py").read_text(encoding="utf-8")
         about = source.partition("\n")[0].strip('"')
@@ -144,8 +148,6 @@ def _pass(kind: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    from typing import Literal, get_args, get_origin
+    from zofx.ir.pipeline import words_of
 
-    if get_origin(annotation) is Literal:
-        return " | ".join(map(str, get_args(annotation)))
-    return getattr(annotation, "__name__", str(annotation))
+    return " | ".join(words_of(annotation)) or getattr(annotation, "__name__", str(annotation))

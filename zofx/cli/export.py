@@ -41,8 +41,8 @@ def export(
 ) -> None:
     """Write a merged checkpoint that transformers loads.
 
-    The trainables are added into the weights they were cut from, and what was quantized is written as
-    what it stands for, so the exported model answers as the artifact does.
+    The trainables are added into the weights they were cut from, and what was quantized is written
+    as what it stands for, so the exported model answers as the artifact does.
 
     Example:
         zofx export art --run run --to hf -o tuned
@@ -50,12 +50,12 @@ def export(
     """
     from zofx.artifact import layout
     from zofx.artifact.manifest import read_manifest
+    from zofx.files import require_free
     from zofx.runs.run_folder import RunFolder
 
     if to != "hf":
         raise UsageError(f"--to {to}: there is no such format; there is: hf")
-    if out.exists():
-        raise UsageError(f"{out} exists; name a folder that does not, or remove it first")
+    require_free(out)
     manifest = read_manifest(artifact)
     theta = None
     if run is not None:

@@ -82,7 +82,7 @@ def generate(  # noqa: PLR0913  a verb has many options
     decoder = model.decoder(model.encoder(None, truncate), "\n" if line else None, max_new_tokens)
     for example in examples:
         decoder.encoder.prompt(example)
-    engine = runtime or (folder.plan.runtime if folder else default_runtime())
+    engine = runtime or (folder.config.engine.runtime if folder else default_runtime())
     say(f"loading {artifact} on {engine}, every file checked")
     session = open_session(model, engine, device or "cpu", threads)
     try:

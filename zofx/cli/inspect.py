@@ -165,7 +165,7 @@ def _run(folder: Path) -> dict[str, Any]:
     tail = losses[-(len(losses) // 10 or 1) :]
     return {
         "run": str(folder),
-        **asdict(run.plan),
+        **asdict(run.config),
         "steps_made": journal.next_step,
         "torn_bytes": journal.torn,
         "first_loss": losses[0] if losses else None,
@@ -182,11 +182,11 @@ def _run_text(said: dict[str, Any]) -> str:
 
     settings = ", ".join(f"{key}={value}" for key, value in said["settings"].items())
     rows: list[tuple[str, ...]] = [
-        ("task", f"{said['choice']['name']} (seed {said['choice']['seed']})"),
+        ("task", f"{said['task']['name']} (seed {said['task']['seed']})"),
         ("artifact", f"{said['folder']} ({said['artifact'][:12]})"),
         ("settings", settings),
         ("objective", said["objective"]),
-        ("runtime", f"{said['runtime']} on {said['device']}"),
+        ("runtime", f"{said['engine']['runtime']} on {said['engine']['device']}"),
         ("steps", f"{said['steps_made']} of {said['settings']['steps']}"),
     ]
     if said["first_loss"] is not None:

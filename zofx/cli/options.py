@@ -1,23 +1,22 @@
 """What several verbs share: options, and how a docstring becomes a help text."""
 
-from typing import TYPE_CHECKING, Literal
-
-from zofx.errors import UsageError
-
-if TYPE_CHECKING:
-    from zofx.runs.run_folder import StepSelector
-
-
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-MOST_THREADS: Final = 1024
-"""An engine makes as many as it is told to, until there is no memory left for another."""
+from zofx.cli.config_file import keys_of, printed_config, reader
+from zofx.errors import UsageError
+from zofx.options import Option
+from zofx.runs.run_config import OPTIONS
+
+if TYPE_CHECKING:
+    from zofx.runs.run_folder import StepSelector
 
 ModelName: TypeAlias = Annotated[
     str,
@@ -29,36 +28,22 @@ ModelName: TypeAlias = Annotated[
 Artifact: TypeAlias = Annotated[
     Path, typer.Argument(metavar="DIR", help="A compiled artifact: what `zofx compile` made.")
 ]
-Data: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--data", metavar="DIR", help="Read the task's records from files in DIR."),
-]
-Runtime: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--runtime", metavar="NAME", help="torch or ort; ort where onnxruntime is installed."
-    ),
-]
-Device: TypeAlias = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="cpu (the default) or cuda.")
-]
-Threads: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        max=MOST_THREADS,
-        metavar="N",
-        help="Of the runtime; its own choice if absent.",
-    ),
-]
-Seed: TypeAlias = Annotated[
-    int | None, typer.Option("--seed", min=0, metavar="N", help="Of data and directions; 0.")
-]
-Truncate: TypeAlias = Annotated[
-    bool,
-    typer.Option("--truncate", help="Cut prompts longer than the model's positions, on the left."),
-]
+
+
+def parameter(option: Option) -> Any:
+    """What typer takes an option of a run for."""
+    names = (option.flag, option.short) if option.short else (option.flag,)
+    return typer.Option(
+        *names, metavar=option.metavar, min=option.minimum, max=option.maximum, help=option.help
+    )
+
+
+Data: TypeAlias = Annotated[str | None, parameter(OPTIONS["data"])]
+Runtime: TypeAlias = Annotated[str | None, parameter(OPTIONS["runtime"])]
+Device: TypeAlias = Annotated[str | None, parameter(OPTIONS["device"])]
+Threads: TypeAlias = Annotated[int | None, parameter(OPTIONS["threads"])]
+Seed: TypeAlias = Annotated[int | None, parameter(OPTIONS["seed"])]
+Truncate: TypeAlias = Annotated[bool, parameter(OPTIONS["truncate"])]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 INDENTED = re.compile(r"\n+((?: {4}.*\n?)+)")
@@ -66,7 +51,87 @@ INDENTED = re.compile(r"\n+((?: {4}.*\n?)+)")
 
 def add_command(app: typer.Typer, name: str, verb: Callable[..., None]) -> None:
     """Add a verb; its docstring is its help, where indented blocks keep their lines."""
-    app.command(name, help=unwrapped(inspect.getdoc(verb) or ""))(verb)
+    app.command(name, help=unwrapped(inspect.getdoc(verb) or ""))(configurable(verb))
+
+
+def configurable(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb that takes `--config` and `--print-config` too."""
+    own = inspect.signature(verb, eval_str=True).parameters.values()
+    keys = keys_of(own)
+    more = {
+        "config": Annotated[
+            Path | None,
+            typer.Option(
+                "--config",
+                metavar="FILE.yaml",
+                callback=reader(keys),
+                is_eager=True,
+                help="Read options from a file; the command line wins.",
+            ),
+        ],
+        "print_config": Annotated[
+            bool, typer.Option("--print-config", help="Print the options as such a file, and stop.")
+        ],
+    }
+    defaults = {"config": None, "print_config": False}
+    parameters = [
+        Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own),
+        *(
+            Parameter(n, Parameter.KEYWORD_ONLY, default=defaults[n], annotation=annotation)
+            for n, annotation in more.items()
+        ),
+    ]
+
+    @wraps(verb)
+    def configured(
+        *, context: typer.Context, config: Path | None, print_config: bool, **given: Any
+    ) -> None:
+        if print_config:
+            print(printed_config(context, keys))
+        else:
+            verb(**given)
+
+    return _with_parameters(configured, parameters)
+
+
+def _with_parameters(
+    verb: Callable[..., None], parameters: Sequence[Parameter]
+) -> Callable[..., None]:
+    """Let typer see these."""
+    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {p.name: p.annotation for p in parameters}
+    return verb
+
+
+def takes(options: Mapping[str, Option]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let the `**options` of a verb be these; one that is not given is None.
+
+    On the command line they stand between the verb's positional and its keyword-only parameters.
+    """
+    made = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[option.type | None, parameter(option)],
+        )
+        for name, option in options.items()
+    ]
+
+    def change(verb: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(verb, eval_str=True).parameters.values()
+        first = [p for p in own if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+        last = [p for p in own if p.kind is Parameter.KEYWORD_ONLY]
+        whole = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in (*first, *made, *last)]
+
+        @wraps(verb)
+        def taking(**given: Any) -> None:
+            verb(**given)
+
+        return _with_parameters(taking, whole)
+
+    return change
 
 
 def unwrapped(text: str) -> str:

@@ -89,8 +89,8 @@ def plan(  # noqa: PLR0913  a verb has many options
     """Predict the memory and the time of a training step, part by part.
 
     No weight is read: the model is captured from its configuration, and the passes run on shapes.
-    Bytes of weights and trainables are those that `zofx compile` writes. Memory is the largest resident
-    set of `zofx tune`; time is a rough figure, for rows that all have T tokens.
+    Bytes of weights and trainables are those that `zofx compile` writes. Memory is the largest
+    resident set of `zofx tune`; time is a rough figure, for rows that all have T tokens.
 
     Examples:
         zofx plan HuggingFaceTB/SmolLM2-135M-Instruct --quant int4 --tokens 64 --batch-size 16

@@ -75,6 +75,11 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
     _require_one_source(task, text, examples)
     if out.exists() and not force:
         raise UsageError(f"{out} exists already; choose another -o, or pass --force to replace it")
+    if force:
+        from zofx.files import require_free
+        from zofx.sensitivity.scores import is_scores
+
+        require_free(out, is_scores)
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent} to write {out.name} in; create it")
     if task is not None:
@@ -90,7 +95,8 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
     if task is None:
         text_name = calibration or C4
         say(
-            f"ranking the weights of {checkpoint.source} on {text_name}: one backward pass per batch"
+            f"ranking the weights of {checkpoint.source} on {text_name}: one backward pass per "
+            "batch"
         )
         with Progress("sensitivity") as bar:
             made = rank_on_text(checkpoint, text_name, tokens, batches, length, bar)
@@ -101,7 +107,7 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
         with Progress("sensitivity") as bar:
             made = rank_on_task(checkpoint, choice, batches, bar)
         following = f"zofx coverage DIR --sensitivity {out}"
-    made.save(out)
+    made.save(out, replace=force)
     about = made.about
     print(
         f"{out}: scores of {len(made)} matrices from {about.tokens:,} tokens of {about.text} "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zofx.artifact import layout
-from zofx.artifact.manifest import Manifest
+from zofx.artifact.manifest import Manifest, is_only_an_artifact
 from zofx.compiler.exact import EXACT, joint_pipeline, settings_for
 from zofx.compiler.frontend import captured
 from zofx.compiler.methods import Method
@@ -19,19 +19,21 @@ from zofx.compiler.options import Options, pipeline_for
 from zofx.compiler.write import Progress, _rows, no_progress, write_program
 from zofx.files import file_digest, new_folder
 from zofx.ir.directions import noise_of
+from zofx.ir.facts import CUT
 from zofx.ir.pipeline import After, Pass, Pipeline, Remark
 from zofx.ir.program import Loader, Program
+from zofx.ir.requirements import products_of, result_of
 from zofx.models.checkpoint import Checkpoint
+from zofx.models.lengths import usable_tokens
 from zofx.models.soft_prompts import adapter_for
 
 
 @dataclass
 class Report:
-    """What the compiler said, collected through the pipeline's callback."""
+    """Times and remarks of the passes, collected through the pipeline's callback."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(default_factory=dict)
-    stages: dict[str, str] = field(default_factory=dict)
 
     def after(self, also: After) -> After:
         """The callback, chained with another one."""
@@ -73,29 +75,34 @@ def compile_model(
     options = options or Options()
     pipeline = pipeline_for(method, options)
     report = Report()
-    with new_folder(out, replace=options.force) as folder:
+    with new_folder(out, is_only_an_artifact if options.force else None) as folder:
         start = time.perf_counter()
         progress("capture", 0, 1)
         program = captured(checkpoint, options).with_(scores=scores or {})
+        positions = usable_tokens(program, checkpoint.max_positions)
         report.seconds["capture"] = round(time.perf_counter() - start, 3)
         progress("passes", 0, len(pipeline.passes))
         program, joint = _run(pipeline, program, report.after(after))
         start = time.perf_counter()
-        files = write_program(program, folder, progress, joint)
-        (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer.to_str())
+        written = write_program(program, folder, progress, joint)
+        (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer.to_str(), encoding="utf-8")
         report.seconds["write"] = round(time.perf_counter() - start, 3)
         manifest = Manifest(
             method=method.name,
             pipeline=", ".join(program.history),
             recipe=asdict(settings_for(method.settings, options.exact_layers)),
-            model=_model_description(checkpoint, options),
+            model=_model_description(checkpoint, options, positions),
             config=checkpoint.config.to_dict(),
             noise=noise_of(program),
             tensors=_rows(program),
-            files={name: file_digest(folder / name) for name in (*files, layout.TOKENIZER)},
+            result=result_of(program),
+            products=products_of(program.graph),
+            cut=CUT.name in program.facts,
+            ops=written.ops,
+            files={n: file_digest(folder / n) for n in (*written.files, layout.TOKENIZER)},
             report={"seconds": report.seconds, "remarks": report.remarks},
         )
-        (folder / layout.MANIFEST).write_text(manifest.to_json())
+        (folder / layout.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 
@@ -112,8 +119,9 @@ def _run(pipeline: Pipeline, program: Program, after: After) -> tuple[Program, P
     return program, joint and joint.run(base, after)
 
 
-def _model_description(checkpoint: Checkpoint, options: Options) -> dict[str, Any]:
-    """What the manifest says of the model; an adapter takes some of its positions."""
+def _model_description(
+    checkpoint: Checkpoint, options: Options, positions: int | None
+) -> dict[str, Any]:
+    """The manifest's fields on the model; an adapter takes some of its positions."""
     before = adapter_for(options.adapter).tokens if options.adapter else 0
-    positions = checkpoint.max_positions
     return checkpoint.description | {"max_positions": positions and positions - before}

@@ -49,7 +49,8 @@ PROBED = "insert-perturbation{noise=gaussian}, stack-probes, narrow-vocabulary"
 ROWS: Final = (
     Method(
         "senszoq",
-        "train the 0.1 % most sensitive weights as a sparse trainable by two probes in one forward; "
+        "train the 0.1 % most sensitive weights as a sparse trainable by two probes in one "
+        "forward; "
         "the rest is frozen and quantized",
         "Guo et al. 2025, Zeroth-Order Fine-Tuning of LLMs with Transferable Static Sparsity, "
         "ICLR, arXiv 2406.02913",

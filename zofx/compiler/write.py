@@ -1,6 +1,7 @@
 """Write a program as the files of an artifact, tensor by tensor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,15 +11,17 @@ import torch
 from zofx.artifact import layout
 from zofx.artifact.manifest import TensorRow
 from zofx.artifact.safetensors_writer import TensorFile
+from zofx.errors import UnsupportedError
 from zofx.ir.directions import noise_of
-from zofx.ir.graph_json import dump_graph
+from zofx.ir.graph_json import dump_graph, op_types
 from zofx.ir.partition import split
 from zofx.ir.printer import show
 from zofx.ir.program import Program, results_of
 from zofx.ir.residuals import partition
 from zofx.ir.schema import FROZEN_ROLES, HIDDEN, RESIDUAL, UPDATED_ROLES, Role
 from zofx.models.safetensors_folder import DTYPES
-from zofx.runtimes.onnx_export.export import to_onnx
+from zofx.runtimes.onnx_check import NOISE_OPS, OPS
+from zofx.runtimes.onnx_export.export import onnx_op_types, to_onnx
 from zofx.runtimes.onnx_export.noise_model import build_noise_model
 from zofx.zo.random.direction_spec import Noise
 
@@ -31,13 +34,26 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """The files of a program.
+
+    Attributes:
+        files: their names.
+        ops: those that hold a graph → the ops it calls.
+    """
+
+    files: tuple[str, ...]
+    ops: Mapping[str, tuple[str, ...]]
+
+
 def write_program(
     program: Program,
     folder: Path,
     progress: Progress = no_progress,
     joint: Program | None = None,
-) -> list[str]:
-    """Write a compiled program's tensors and graphs; returns the names of the files.
+) -> Written:
+    """Write a compiled program's tensors and graphs.
 
     Args:
         program: what is evaluated.
@@ -52,43 +68,57 @@ def write_program(
         target = trainables if spec.role in UPDATED_ROLES else weights
         target.write(spec.name, tensor_bytes(program, spec.name))
     progress("graphs", 0, 2)
-    (folder / layout.PROGRAM).write_text(show(program))
+    (folder / layout.PROGRAM).write_text(show(program), encoding="utf-8")
     below, above = split(program)
-    written = [layout.WEIGHTS, layout.TRAINABLES, layout.PROGRAM]
+    ops: dict[str, tuple[str, ...]] = {}
     for part, graph, model, result in (
         (above, layout.GRAPH, layout.ONNX, "logprob"),
         (below, layout.PREFIX_GRAPH, layout.PREFIX_ONNX, HIDDEN),
     ):
         if part is not None:
-            (folder / graph).write_text(dump_graph(part.graph))
-            onnx.save(to_onnx(part, weights.span, layout.WEIGHTS, (result,)), folder / model)
-            written += [graph, model]
+            (folder / graph).write_text(dump_graph(part.graph), encoding="utf-8")
+            ops[graph] = op_types(part.graph)
+            exported = to_onnx(part, weights.span, layout.WEIGHTS, (result,))
+            ops[model] = _save(exported, folder / model)
     if joint is not None:
-        written += _write_joint(joint, folder, weights)
+        ops |= _write_joint(joint, folder, weights)
     progress("graphs", 1, 2)
     noise = noise_of(program)
     if program.trainables and not any(s.mask or s.turn for s in noise.specs.values()):
-        onnx.save(_noise_model(program, noise, weights), folder / layout.NOISE)
-        written.append(layout.NOISE)
-    return written
+        ops[layout.NOISE] = _save(_noise_model(program, noise, weights), folder / layout.NOISE)
+    return Written((layout.WEIGHTS, layout.TRAINABLES, layout.PROGRAM, *ops), ops)
 
 
-def _write_joint(joint: Program, folder: Path, weights: TensorFile) -> list[str]:
-    """The forward graph with residuals, and the backward graph."""
+def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    ops = onnx_op_types(model)
+    if unknown := set(ops) - (NOISE_OPS if path.name == layout.NOISE else OPS):
+        raise UnsupportedError(
+            "this program cannot be stored",
+            [
+                f"{path.name} may not call {name}: list it in runtimes/onnx_check.py"
+                for name in unknown
+            ],
+        )
+    onnx.save(model, path)
+    return ops
+
+
+def _write_joint(joint: Program, folder: Path, weights: TensorFile) -> dict[str, tuple[str, ...]]:
+    """The forward graph with residuals, and the backward graph; their files, and the ops of each."""
     _, above = split(joint)
     forward, backward = partition(above)
     kept = len(results_of(forward.graph)) - 1
     residuals = [f"{RESIDUAL}.{number}" for number in range(kept)]
     exact = [s.name for s in joint.tensors.values() if s.role is Role.EXACT]
+    ops: dict[str, tuple[str, ...]] = {}
     for part, graph, model, results in (
         (forward, layout.FORWARD_GRAPH, layout.FORWARD_ONNX, ["logprob", *residuals]),
         (backward, layout.BACKWARD_GRAPH, layout.BACKWARD_ONNX, [f"{n}.gradient" for n in exact]),
     ):
-        (folder / graph).write_text(dump_graph(part.graph))
-        onnx.save(to_onnx(part, weights.span, layout.WEIGHTS, results), folder / model)
-    return [
-        layout.FORWARD_GRAPH, layout.FORWARD_ONNX, layout.BACKWARD_GRAPH, layout.BACKWARD_ONNX,
-    ]  # fmt: skip
+        (folder / graph).write_text(dump_graph(part.graph), encoding="utf-8")
+        ops[graph] = op_types(part.graph)
+        ops[model] = _save(to_onnx(part, weights.span, layout.WEIGHTS, results), folder / model)
+    return ops
 
 
 def tensor_bytes(program: Program, name: str) -> memoryview:

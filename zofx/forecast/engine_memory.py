@@ -15,12 +15,14 @@ from typing import Any, Final
 import torch
 from torch import fx
 
-from zofx.forecast.liveness import RESHAPES, VIEWS, peak
+from zofx.forecast.liveness import peak
 from zofx.forecast.op_costs import F32, Shapes, ort_scratch, products, torch_scratch
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.directions import DRAWS
+from zofx.ir.formats import format_of
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import UPDATED_ROLES, Role
+from zofx.ir.traits import Trait, has
 
 zofx = torch.ops.zofx
 
@@ -36,8 +38,7 @@ class Engine:
         order: how much more than the graph's order its own order of ops keeps.
         rounded: the same of programs that round activations.
         scratch: bytes taken within an op.
-        views: ops whose result is in the memory of their first operand.
-        expanded: products it has no kernel for: their weights are f32 after loading.
+        views: trait of the ops whose result is in the memory of their first operand.
         integers: products it has kernels of 8-bit integers for.
         fed: whether z is drawn outside the graph and fed.
     """
@@ -46,19 +47,17 @@ class Engine:
     order: float
     rounded: float
     scratch: Callable[[fx.Node, Shapes], int]
-    views: frozenset[Any]
-    expanded: frozenset[Any]
+    views: Trait
     integers: frozenset[Any]
     fed: bool
 
 
 ENGINES: Final = {
     "ort": Engine(
-        90 * MIB, 1.7, 2.45, ort_scratch, RESHAPES,
-        frozenset({zofx.linear_codebook.default, zofx.linear_int8.default}),
+        90 * MIB, 1.7, 2.45, ort_scratch, Trait.FLAT,
         frozenset({zofx.linear_rounded.default}), fed=True,
     ),
-    "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, VIEWS, frozenset(), frozenset(), fed=False),
+    "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, Trait.VIEW, frozenset(), fed=False),
 }  # fmt: skip
 
 
@@ -78,7 +77,7 @@ class Footprint:
 
     def __init__(self, program: Program, shapes: Shapes, runtime: str) -> None:
         self.program, self.shapes = program, shapes
-        self.engine = ENGINES[runtime]
+        self.engine, self._name = ENGINES[runtime], runtime
         self.calls = [node for node in program.graph.nodes if node.op == "call_function"]
         self.multiply_adds = sum(products(node, shapes) for node in self.calls)
         integers = (node for node in self.calls if node.target in self.engine.integers)
@@ -103,11 +102,14 @@ class Footprint:
             spec = self.program.tensors.get(str(node.target))
             if spec is None or spec.role in UPDATED_ROLES:
                 continue
-            if spec.name.endswith(".codes") and any(
-                u.target in self.engine.expanded for u in node.users
-            ):
+            if spec.name.endswith(".codes") and any(map(self._expands, node.users)):
                 total += F32 * prod(spec.origin_shape or ()) - spec.nbytes
         return total
+
+    def _expands(self, product: fx.Node) -> bool:
+        """Whether the engine has no kernel for a product with codes."""
+        stored = format_of(product)
+        return stored is not None and not stored.notes(self._name).kernel
 
     @property
     def queries(self) -> int:
@@ -134,5 +136,5 @@ class Footprint:
         return sum(
             self.size(node) + sum(self.size(a) for a in node.all_input_nodes if a in made)
             for node in self.calls
-            if not products(node, self.shapes) and node.target not in RESHAPES
+            if not products(node, self.shapes) and not has(node, Trait.FLAT)
         )

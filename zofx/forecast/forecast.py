@@ -1,27 +1,24 @@
 """What a training step will take, in memory and time, before a weight is read.
 
     memory   = what stays + the most that comes and goes
-    stays    = process + tokenizer + weights + copies of them + trainables + directions + rules' state
+    stays    = process + tokenizer + weights + copies of them + θ + directions + rules' state
     comes    = max(forward, update)
-    forward  = order · peak of the graph, of the rows that share a forward   `zofx.forecast.liveness`
+    forward  = order · peak of the graph, of the rows that share a forward   (`liveness`)
     update   = θ, and temporaries of the largest trainable, where a rule on tensors makes them
     time     = 2 · multiply-adds / rates + normals / rate + bytes moved / bandwidth
 
 Sizes are exact where they are of the program: it is captured and rewritten as `compile` does it,
-and never written. Measured instead are an engine's own share (`zofx.forecast.engine_memory`), a tokenizer's
-bytes per token, and how many temporaries rules make. Time is a rough figure: products run at
-two rates, that of floats and that of integers. Rows are N · T rectangles; `zofx tune` cuts padding,
-so rows of mixed length take less.
+and never written. Measured instead are an engine's own share (`zofx.forecast.engine_memory`), a
+tokenizer's bytes per token, and how many temporaries rules make. Time is a rough figure: products
+run at two rates, that of floats and that of integers. Rows are N · T rectangles; `zofx tune` cuts
+padding, so rows of mixed length take less.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
-import torch
-from torch import fx
 
 from zofx.errors import UsageError
 from zofx.forecast.engine_memory import ENGINES, Footprint
@@ -30,18 +27,17 @@ from zofx.forecast.op_costs import F32, Axes, Shapes
 from zofx.ir.directions import noise_of
 from zofx.ir.partition import split
 from zofx.ir.program import Program
+from zofx.ir.requirements import products_of
 from zofx.ir.schema import FROZEN_ROLES, UPDATED_ROLES, VOCABULARY, Role
-from zofx.runtimes.host.batching import BatchingPolicy, Products, cpu_batching_policy, cuts
+from zofx.runtimes.host.batching import BatchingPolicy, cpu_batching_policy, cuts
 from zofx.runtimes.host.theta import keeps
 from zofx.zo.recipe import Recipe
 from zofx.zo.rules.gradient_rules import Gradient
 from zofx.zo.settings import Settings
 from zofx.zo.types import Key, Ray
 
-zofx = torch.ops.zofx
-
 TEMPORARIES: Final = 5
-"""Arrays of a trainable that a rule on tensors makes at once, beside the trainable's state: measured."""
+"""Arrays of a trainable that a rule on tensors makes at once, beside its state: measured."""
 
 TOKEN: Final = 850
 """Bytes of a tokenizer per token of its vocabulary."""
@@ -168,15 +164,6 @@ def require_known(runtime: str) -> None:
     """
     if runtime not in ENGINES:
         raise UsageError(f"no forecast for runtime '{runtime}'; there are: {', '.join(ENGINES)}")
-
-
-def products_of(graph: fx.Graph) -> Products:
-    """What its products with frozen matrices are of, on ONNX Runtime."""
-    find = partial(graph.find_nodes, op="call_function")
-    if find(target=zofx.linear_rounded.default):
-        return Products.INTEGERS
-    four = any(node.args[-1] == 4 for node in find(target=zofx.linear_int.default))
-    return Products.NIBBLES if four else Products.FLOATS
 
 
 def _vocabulary(program: Program, read: int, scored: int, relative: bool) -> int:

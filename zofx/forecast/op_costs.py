@@ -17,22 +17,16 @@ import torch
 from torch import Tensor, fx
 
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.formats import format_of
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import COEFFICIENTS, INPUTS, KEYS, VOCABULARY
 from zofx.ir.sparse_cost import as_block, rows_at_once
+from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
 
 F32 = 4
-TIMES_WEIGHT = frozenset(
-    {
-        aten.linear.default, zofx.linear_codebook.default, zofx.linear_int.default,
-        zofx.linear_int8.default, zofx.linear_nf4.default, zofx.linear_rounded.default,
-        zofx.probe_linear.default,
-    }
-)  # fmt: skip
-MATRIX_PRODUCTS = frozenset({aten.bmm.default, aten.matmul.default, aten.mm.default})
 ATTENTION = aten.scaled_dot_product_attention.default
 SPARSE = zofx.sparse_linear.default
 
@@ -125,7 +119,7 @@ def _symbols(program: Program, axes: Axes) -> dict[Any, int]:
 
 def products(node: fx.Node, shapes: Shapes) -> int:
     """Multiply-adds of an op; 0 for one that multiplies no matrices."""
-    if node.target in TIMES_WEIGHT or node.target in MATRIX_PRODUCTS:
+    if has(node, Trait.WEIGHT_PRODUCT) or has(node, Trait.MATMUL):
         return prod(shapes.of(node)) * shapes.of(node.args[0])[-1]
     if node.target is ATTENTION:
         return 2 * prod(shapes.of(node.args[0])) * shapes.of(node.args[1])[-2]
@@ -202,9 +196,7 @@ def ort_scratch(node: fx.Node, shapes: Shapes) -> int:
         return F32 * (2 * prod(q[:-1]) * k[-2] + prod(k)) + prod(q[:-1]) * k[-2]
     if node.target is aten.silu.default:  # x · sigmoid(x)
         return shapes.bytes(node)
-    if node.target is zofx.linear_nf4.default:
-        return F32 * _elements(node, shapes)
-    return 0
+    return _format_scratch(node, shapes, "ort")
 
 
 def torch_scratch(node: fx.Node, shapes: Shapes) -> int:
@@ -214,15 +206,15 @@ def torch_scratch(node: fx.Node, shapes: Shapes) -> int:
         if s.block:
             return F32 * (s.rows * s.columns + s.probes * s.columns * s.out)
         return F32 * s.rows * s.out
-    if node.target is zofx.linear_int.default:  # codes as numbers, less zeros, times scales
-        return (2 * F32 + 1) * _elements(node, shapes)
-    if node.target is zofx.linear_codebook.default:  # nibbles, as i64, and what they stand for
-        return (1 + 8 + F32) * _elements(node, shapes)
-    if node.target is zofx.linear_nf4.default:
-        return F32 * _elements(node, shapes)
-    if node.target in (zofx.linear_int8.default, zofx.linear_rounded.default):
+    if node.target is zofx.linear_rounded.default:  # codes of x and of the matrix as numbers
         return 2 * F32 * _elements(node, shapes)
-    return 0
+    return _format_scratch(node, shapes, "torch")
+
+
+def _format_scratch(node: fx.Node, shapes: Shapes, engine: str) -> int:
+    """Of a product with codes, what their format notes; 0 of another op."""
+    stored = format_of(node)
+    return stored.notes(engine).scratch * _elements(node, shapes) if stored else 0
 
 
 def _elements(node: fx.Node, shapes: Shapes) -> int:

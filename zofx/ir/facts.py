@@ -14,16 +14,10 @@ from torch import fx
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.program import Program, is_call, output_node, shape_of
 from zofx.ir.schema import COEFFICIENTS, FROZEN_ROLES, KEYS, TOKENS, Role
+from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
-
-QUANTIZED_LINEARS = (
-    zofx.linear_nf4.default,
-    zofx.linear_int.default,
-    zofx.linear_int8.default,
-    zofx.linear_codebook.default,
-)
 
 
 @dataclass(frozen=True)
@@ -50,8 +44,7 @@ def _canonical(program: Program) -> str | None:
     stray = [
         n
         for n in program.graph.nodes
-        if is_call(n, aten.addmm.default, aten.dropout.default, aten.contiguous.default)
-        or is_call(n, aten.alias.default, aten.detach.default, aten._assert_tensor_metadata.default)
+        if has(n, Trait.IDENTITY) or has(n, Trait.ASSERTION) or is_call(n, aten.addmm.default)
     ]
     return _first(stray, "not in canonical form")
 
@@ -88,7 +81,7 @@ def _sliced(program: Program) -> str | None:
 
 def _quantized(program: Program) -> str | None:
     """No weight is stored twice; what could not be quantized at all is whole, and remarked."""
-    calls = [n for n in program.graph.nodes if is_call(n, *QUANTIZED_LINEARS)]
+    calls = [n for n in program.graph.nodes if has(n, Trait.QUANTIZED_PRODUCT)]
     codes = [program.tensors[str(n.args[1].target)] for n in calls]
     whole = [spec.origin for spec in codes if spec.origin in program.tensors]
     return f"{whole[0]} is there both quantized and whole" if whole else None

@@ -1,59 +1,34 @@
 """Questions passes ask of a program: which weights are plain linears, which ops act row by row."""
 
 from collections.abc import Callable
-from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
-from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.program import Program, is_call, placeholders
 from zofx.ir.schema import Role
+from zofx.ir.traits import Trait, has
 
 if TYPE_CHECKING:
     from zofx.ir.pipeline import Remarker
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
-
-ELEMENTWISE = frozenset(
-    {
-        aten.add.Scalar, aten.add.Tensor, aten.clamp.default, aten.clone.default,
-        aten.div.Tensor, aten.erf.default, aten.exp.default, aten.gelu.default,
-        aten.mul.Scalar, aten.mul.Tensor, aten.neg.default, aten.pow.Scalar,
-        aten.pow.Tensor_Scalar, aten.reciprocal.default, aten.relu.default, aten.rsqrt.default,
-        aten.rsub.Scalar, aten.sigmoid.default, aten.silu.default, aten.sqrt.default,
-        aten.sub.Tensor, aten.tanh.default, aten.to.dtype, aten._to_copy.default,
-    }
-)  # fmt: skip
-NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default})
-
-
-MOVES = frozenset(
-    {
-        aten.cat.default, aten.expand.default, aten.flatten.using_ints, aten.permute.default,
-        aten.reshape.default, aten.select.int, aten.slice.Tensor, aten.split.Tensor,
-        aten.split_with_sizes.default, aten.squeeze.dim, aten.transpose.int, aten.unbind.int,
-        aten.unsqueeze.default, aten.view.default, getitem, zofx.replicate.default,
-    }
-)  # fmt: skip
-"""Ops that put entries elsewhere."""
 
 
 def summands(value: fx.Node, target: Any) -> set[fx.Node]:
     """The results of an op that reach a value by moves and sums alone."""
-    found, seen, waiting = set(), set(), [value]
+    terms, seen, waiting = set(), set(), [value]
     while waiting:
         node = waiting.pop()
         if node in seen:
             continue
         seen.add(node)
         if is_call(node, target):
-            found.add(node)
-        elif is_call(node, *MOVES, aten.add.Tensor):
+            terms.add(node)
+        elif has(node, Trait.MOVES) or is_call(node, aten.add.Tensor):
             waiting += node.all_input_nodes
-    return found
+    return terms
 
 
 def linears_of(graph: fx.Graph, weight: str) -> list[fx.Node]:
@@ -101,11 +76,9 @@ def row_by_row(node: fx.Node, has_rows: Callable[[fx.Node], bool]) -> bool:
     operands = node.all_input_nodes
     if is_call(node, aten.linear.default):
         return not any(map(has_rows, operands[1:]))
-    if is_call(node, *NORMS):
+    if has(node, Trait.NORM):
         return len(node.args[1]) == 1 and not any(map(has_rows, operands[1:]))  # type: ignore[arg-type]
-    if node.op != "call_function" or node.target not in ELEMENTWISE:
-        return False
-    return all(has_rows(a) or _broadcasts(a) for a in operands)
+    return has(node, Trait.ELEMENTWISE) and all(has_rows(a) or _broadcasts(a) for a in operands)
 
 
 def _broadcasts(node: fx.Node) -> bool:

@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args, get_origin
 
 from zofx.errors import InvariantError, PipelineError
 from zofx.ir.facts import Fact
@@ -212,12 +212,10 @@ def _options(kind: type[Pass], given: Mapping[str, str]) -> dict[str, Any]:
 
 def _read(kind: type[Pass], option: str, want: Any, text: str) -> Any:
     """A value from text; options are int, float, bool, str, or one of some words."""
-    if get_origin(want) is Literal:
-        if text in get_args(want):
+    if words := words_of(want):
+        if text in words:
             return text
-        raise PipelineError(
-            f"{kind.name}{{{option}={text}}}: must be one of {', '.join(get_args(want))}"
-        )
+        raise PipelineError(f"{kind.name}{{{option}={text}}}: must be one of {', '.join(words)}")
     if want is bool and text in ("true", "false"):
         return text == "true"
     try:
@@ -226,6 +224,13 @@ def _read(kind: type[Pass], option: str, want: Any, text: str) -> Any:
         raise PipelineError(
             f"{kind.name}{{{option}={text}}}: must be of type {want.__name__}"
         ) from None
+
+
+def words_of(want: Any) -> tuple[str, ...]:
+    """The words an option's type allows: of a Literal, or the names of a table."""
+    if get_origin(want) is Literal:
+        return get_args(want)
+    return tuple(get_args(want)[1]) if get_origin(want) is Annotated else ()
 
 
 def require_regex(option: str, text: str) -> None:

@@ -17,21 +17,18 @@ import networkx
 import torch
 from torch import Tensor, fx
 
-from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.program import Program, placeholders, results_of
 from zofx.ir.schema import COTANGENT, RESIDUAL
+from zofx.ir.traits import Trait, ops_with
 
 aten = torch.ops.aten
-zofx_ops = torch.ops.zofx
+zo = torch.ops.zofx
 
-ONCE: Final = frozenset(
-    {
-        aten.bmm.default, aten.linear.default, aten.matmul.default, aten.mm.default,
-        aten.scaled_dot_product_attention.default,
-        zofx_ops.linear_codebook.default, zofx_ops.linear_int.default, zofx_ops.linear_int8.default,
-        zofx_ops.linear_nf4.default, zofx_ops.linear_rounded.default, zofx_ops.sparse_linear.default,
-    }
-)  # fmt: skip
+ONCE: Final = (
+    ops_with(Trait.WEIGHT_PRODUCT)
+    | ops_with(Trait.MATMUL)
+    | {aten.scaled_dot_product_attention.default, zo.sparse_linear.default}
+)
 """What takes too long to be computed twice."""
 
 TYPICAL: Final = 128
@@ -136,9 +133,7 @@ def _needed(results: Sequence[fx.Node], given: Mapping[fx.Node, str]) -> set[fx.
     return needed
 
 
-def _just_in_time(
-    graph: fx.Graph, needed: set[fx.Node], late: set[fx.Node]
-) -> Iterator[fx.Node]:
+def _just_in_time(graph: fx.Graph, needed: set[fx.Node], late: set[fx.Node]) -> Iterator[fx.Node]:
     """The calls in an order in which what is computed again comes right before what reads it."""
     made: set[fx.Node] = set()
 

@@ -33,3 +33,18 @@ FROZEN_ROLES: Final = (Role.FROZEN, *VOCABULARY, Role.INDEX)
 """What training leaves as it is."""
 
 UPDATED_ROLES: Final = (Role.TRAINABLE, Role.EXACT, Role.STATE)
+
+
+class Result(StrEnum):
+    """What a program computes of a batch."""
+
+    LOGPROB = "logprob"  # log-probabilities under P probes: f32[P, N, C]
+    TANGENTS = "tangents"  # those at θ, then P directional derivatives: f32[1 + P, N, C]
+
+
+class Products(StrEnum):
+    """What a program's products with frozen matrices are of."""
+
+    FLOATS = "floats"
+    NIBBLES = "nibbles"  # floats with 4-bit codes, which the product unpacks
+    INTEGERS = "integers"  # 8-bit integers on both sides

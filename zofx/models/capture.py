@@ -10,6 +10,7 @@ no code here for a particular one.
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -22,13 +23,13 @@ from zofx.ir.ops import scoring
 from zofx.ir.program import Loader, Program, TensorSpec
 from zofx.ir.schema import INPUTS, Role
 from zofx.ir.verify import verify
+from zofx.models.lengths import LIMIT, numbers_its_own, trace_lengths
 from zofx.models.safetensors_folder import StoredTensor
 from zofx.models.soft_prompts import Adapter, Attachment, attach
-from zofx.models.trace import Traced, held, make_fake, new_mode, trace
+from zofx.models.trace import SizeError, Traced, held, make_fake, new_mode, trace
 
 # Sizes of the example batch: distinct, so that no two axes are taken for the same one.
 ROWS, TOKENS, SCORED, ALTERNATIVES = 3, 11, 2, 5
-LIMIT = 2**20
 
 
 class Scorer(nn.Module):
@@ -38,15 +39,22 @@ class Scorer(nn.Module):
         model: returns logits.
         causal: whether it predicts the next token.
         adapter: what stands before the text, if anything does.
+        counts: whether the model numbers positions by its tokens itself, from wherever it begins.
     """
 
-    def __init__(self, model: nn.Module, causal: bool, adapter: Attachment | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        causal: bool,
+        adapter: Attachment | None = None,
+        counts: bool = False,
+    ) -> None:
         super().__init__()
         self.model = model
         self.adapter = adapter
         accepted = inspect.signature(model.forward).parameters
         # Positions count tokens, not padding, as `generate` does; a masked LM finds its own.
-        self.gives_positions = causal and "position_ids" in accepted
+        self.gives_positions = causal and "position_ids" in accepted and not counts
         self.options = {"use_cache": False} if "use_cache" in accepted else {}
 
     def forward(
@@ -94,24 +102,39 @@ def capture(
     data = buffers | dict(loaders)
     attachment = None if adapter is None else attach(adapter, model, data, causal=causal)
     initial = attachment.initial if attachment else {}
-    examples, axes = _examples(mode)
-    traced = trace(Scorer(model, causal, attachment), examples, axes)
+    counts = causal and attachment is None and numbers_its_own(model, mode)
+    scorer = Scorer(model, causal, attachment, counts)
+    traced = _traced(
+        scorer, mode, list(trace_lengths(model, attachment.embedded if attachment else 0))
+    )
     program = Program(
         traced.graph,
         _table(traced, loaders, initial),
         traced.recipes(data | dict(initial)),
+        fixed=frozenset(buffers) & {str(node.target) for node in traced.tensors},
         facts=frozenset({HAS_TRAINABLES.name}) if initial else frozenset(),
     )
     verify(program, "capture")
     return program
 
 
-def _examples(mode: FakeTensorMode) -> tuple[dict[str, Tensor], tuple[dict[int, Any], ...]]:
+def _traced(scorer: Scorer, mode: FakeTensorMode, lengths: list[int]) -> Traced:
+    """Trace under the first bound of T that the model takes."""
+    for length in lengths[:-1]:
+        with suppress(SizeError):
+            return trace(scorer, *_examples(mode, length))
+    return trace(scorer, *_examples(mode, lengths[-1]))
+
+
+def _examples(
+    mode: FakeTensorMode, longest: int
+) -> tuple[dict[str, Tensor], tuple[dict[int, Any], ...]]:
     """An example of every input, and which of its axes are free."""
     shapes = ((ROWS, TOKENS), (ROWS, TOKENS), (ROWS, SCORED), (ROWS, SCORED, ALTERNATIVES))
     with mode:
         ids = [torch.zeros(shape, dtype=torch.long) for shape in shapes]
-    n, t, s, c = (Dim(name, min=1, max=LIMIT) for name in "NTSC")
+    n, s, c = (Dim(name, min=1, max=LIMIT) for name in "NSC")
+    t = Dim("T", min=1, max=longest)
     axes = ({0: n, 1: t}, {0: n, 1: t}, {0: n, 1: s}, {0: n, 1: s, 2: c})
     return dict(zip(INPUTS, ids, strict=True)), axes
 

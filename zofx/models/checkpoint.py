@@ -147,7 +147,8 @@ def build_on_meta(config: PreTrainedConfig, architecture: Architecture) -> PreTr
         architecture: which head.
 
     Returns:
-        The model in evaluation mode, float32, scaled-dot-product attention, no cache.
+        The model in evaluation mode, float32, no cache; attention by one op, or op by op where
+        transformers has no such form of it.
     """
     config = copy.deepcopy(config)
     config.use_cache = False
@@ -162,7 +163,10 @@ def build_on_meta(config: PreTrainedConfig, architecture: Architecture) -> PreTr
 
     hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  # may return
     try:
-        model = auto.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        try:
+            model = auto.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        except ValueError:  # what it says of a class without that attention, too
+            model = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
     except ValueError as error:
         raise CaptureError(
             f"transformers cannot build {config.model_type} as a {architecture}: {error}"

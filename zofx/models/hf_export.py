@@ -8,8 +8,6 @@ the first to come is written, and the others must be equal. Nothing is at OUT be
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from zofx.errors import ArtifactError, UsageError
+from zofx.files import new_folder, require_free
 from zofx.models.checkpoint import architecture_of, build_on_meta
 from zofx.models.safetensors_folder import INDEX, SINGLE
 from zofx.models.tokenizer import SpecialTokens
@@ -55,28 +54,20 @@ def export_hf(
         UsageError: out is there already, or dtype is none of the three.
         ArtifactError: a tensor is missing, unknown, twice there or misshapen, or ties differ.
     """
-    if out.exists():
-        raise UsageError(f"{out} exists; name a folder that does not, or remove it first")
+    require_free(out)
     if dtype not in FLOATS:
         raise UsageError(f"there is no export dtype {dtype!r}; there are: {', '.join(FLOATS)}")
     model_config = _model_config(config, dtype)
     architecture = architecture_of(str(out), model_config)
     model = build_on_meta(model_config, architecture)
     model_config.architectures = [type(model).__name__]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with new_folder(out) as folder:
         _write_weights(_checked(model, tensors, FLOATS[dtype]), folder, shard_bytes)
         model_config.save_pretrained(folder)
         if architecture == "causal-lm":
             _generation(model_config, special).save_pretrained(folder)
         if tokenizer_json is not None:
             _write_tokenizer(tokenizer_json, special, folder)
-        folder.chmod(0o755)  # mkdtemp makes it private
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _model_config(config: Mapping[str, Any], dtype: str) -> PreTrainedConfig:

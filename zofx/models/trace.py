@@ -8,6 +8,7 @@ it, a tied one by the first of its names. Graphs are functional and hold shapes,
 says how each tensor is made, and `run_lazily` holds each only while it is used.
 """
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,16 @@ from zofx.ir.program import Loader, output_node, placeholders
 from zofx.ir.rewrite import run_node
 
 Axes: TypeAlias = Mapping[int, Any]  # axis → torch.export.Dim
+
+TRACEABLE = (
+    "zofx compiles what torch.export takes with dynamic batch and sequence; "
+    "check `torch.export.export(model, …, strict=False)` on its own, or take another model"
+)
+SUGGESTED = re.compile(r"^  (\w+) = (?:Dim\('\w+', (.*)\)|(.+))$", re.MULTILINE)
+
+
+class SizeError(CaptureError):
+    """The model asks for other sizes than the axes allow."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +139,32 @@ def trace(wrapper: nn.Module, inputs: Mapping[str, Tensor], axes: Iterable[Axes]
         Exception
     ) as error:  # torch.export raises many kinds; all of them mean the same to the user
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CaptureError(
-            f"torch.export cannot trace {kind}: {first}\n"
-            "zofx compiles what torch.export takes with dynamic batch and sequence; "
-            "check `torch.export.export(model, …, strict=False)` on its own, or take another model"
-        ) from error
+        if needs := _asked_sizes(str(error)):
+            raise SizeError(
+                f"torch.export cannot trace {kind}: not any number of rows N and tokens T will "
+                f"do, its code asks for {needs}\n{TRACEABLE}"
+            ) from error
+        raise CaptureError(f"torch.export cannot trace {kind}: {first}\n{TRACEABLE}") from error
     graph = _lift(exported, _input_names(exported, wrapper), tuple(inputs))
     constants = {f"constant.{name}": value for name, value in exported.constants.items()}
     return Traced(graph, tuple(inputs), constants)
+
+
+def _asked_sizes(message: str) -> str:
+    """What torch suggests for the axes, in words: "T of at most 48"; "" if it suggests nothing."""
+    if "Constraints violated" not in message:
+        return ""
+    _, _, fixes = message.partition("Suggested fixes:")
+    asked = [
+        f"{axis} = {value}" if value else f"{axis} of {_bounds(bounds)}"
+        for axis, bounds, value in SUGGESTED.findall(fixes)
+    ]
+    return ", ".join(asked) or "sizes that are no range"
+
+
+def _bounds(bounds: str) -> str:
+    """Of "min=9, max=47": "at least 9 and at most 47"."""
+    return bounds.replace("min=", "at least ").replace("max=", "at most ").replace(", ", " and ")
 
 
 def _needs_functionalization(exported: ExportedProgram) -> bool:

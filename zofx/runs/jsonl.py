@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from zofx.errors import ArtifactError
+from zofx.files import anything, new_file
 
 Row: TypeAlias = dict[str, Any]
 
@@ -48,9 +49,8 @@ def keep(path: Path, wanted: Callable[[Row], bool]) -> None:
     if not path.is_file():
         return
     kept = "".join(json.dumps(row) + "\n" for row in read(path) if wanted(row))
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(kept, encoding="utf-8")
-    beside.replace(path)
+    with new_file(path, anything) as beside:
+        beside.write_text(kept, encoding="utf-8")
 
 
 def _row(path: Path, number: int, line: str) -> Row:

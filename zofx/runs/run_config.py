@@ -1,70 +1,131 @@
-"""The plan of a run: run.json, written once when the run starts.
+"""What a run is, described once: run.json, written when the run starts.
+
+    RunConfig ──┬─ artifact, folder      what trains
+                ├─ task, objective       on which examples, to minimise what
+                ├─ settings              by which steps                  ──▶ Recipe
+                ├─ evaluation            judged when, on how much of dev
+                ├─ engine                computed where
+                └─ drawn, examples, versions: recorded, so that a change shows
+    RunConfig ──▶ Header of the journal
+    options_of(RunConfig) ──▶ the options of `zofx tune`, keys of its configuration file, arguments
+                              of `Artifact.tune`
 
 Everything that decides the numbers of a run is here or in the artifact it names, so a run can be
-resumed, judged and exported with nothing but the two folders.
+resumed, evaluated and exported with nothing but the two folders. Reading this module's dataclasses
+takes neither numpy nor an engine.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from zofx.errors import ArtifactError
+from zofx.options import Option, option, options_of, values_of
 from zofx.tasks.selection import TaskChoice
-from zofx.zo.journal.format import Header
 from zofx.zo.settings import Settings
 
+if TYPE_CHECKING:
+    from zofx.zo.journal.format import Header
+
 FORMAT: Final = "zofx-run"
-VERSION: Final = 1
+VERSION: Final = 2
 PACKAGES: Final = ("zofx", "numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "torch")
+
+MOST_THREADS: Final = 1024
+"""An engine makes as many as it is told to, until there is no memory left for another."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Engine:
+    """Where a run computes. θ does not depend on it, so a run may go on with another.
+
+    Attributes:
+        runtime: by name.
+        device: of the runtime.
+        threads: of the runtime; None lets it choose.
+    """
+
+    runtime: str = option(help="torch or ort; ort where onnxruntime is installed.", metavar="NAME")
+    device: str = option("cpu", help="cpu (the default) or cuda.", metavar="NAME")
+    threads: int | None = option(
+        None,
+        help="Threads of the runtime; its own choice if absent.",
+        metavar="N",
+        minimum=1,
+        maximum=MOST_THREADS,
+    )
+
+
+@dataclass(frozen=True)
+class DevEvaluation:
+    """When a run is evaluated on dev, and on how much of it.
+
+    Attributes:
+        eval_every: steps between evaluations.
+        eval_size: how many dev examples they use.
+        select_by: what "best on dev" means, see `Evaluation.rank`; None in runs of an older zofx.
+    """
+
+    eval_every: int = option(
+        help="Steps between evaluations on dev; a fifth of all if absent.", metavar="N", minimum=1
+    )
+    eval_size: int = option(
+        help="Dev examples per evaluation; all if absent.", metavar="N", minimum=0
+    )
+    select_by: str | None = option(
+        None,
+        help="What the best on dev is: macro-f1 (default for classes), accuracy, loss or f1.",
+        metavar="METRIC",
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig:
     """Everything that decides the numbers of a run, and what it ran on.
 
     Attributes:
         artifact: hash of the artifact.
         folder: where the artifact was.
-        choice: its examples, as asked.
+        task: its examples, as asked.
+        settings: of the steps.
+        evaluation: on dev.
+        engine: where it computes.
         drawn: how many examples each split got.
         examples: hash of train and dev.
-        objective: by name.
-        settings: of the method, as given.
-        eval_every: steps between evaluations on dev.
-        eval_size: how many dev examples they use.
-        runtime: by name.
-        device: of the runtime.
-        threads: of the runtime; None lets it choose.
         versions: of the packages the run was started with.
-        select_by: what "best on dev" means, see `Evaluation.rank`; None in runs of an older zofx.
+        objective: what is minimised, by name.
     """
 
     artifact: str
     folder: str
-    choice: TaskChoice
+    task: TaskChoice
+    settings: Settings
+    evaluation: DevEvaluation
+    engine: Engine
     drawn: Mapping[str, int]
     examples: str
-    objective: str
-    settings: Settings
-    eval_every: int
-    eval_size: int
-    runtime: str
-    device: str
-    threads: int | None
     versions: Mapping[str, str]
-    select_by: str | None = None
+    objective: str = option(
+        help="cross-entropy, likelihood, error-rate or f1; "
+        "reward:FILE.py:FUNCTION runs your file FILE.py.",
+        metavar="NAME",
+    )
 
     @property
-    def header(self) -> Header:
+    def options(self) -> dict[str, Any]:
+        """Name → value of every option."""
+        return values_of(self)
+
+    @property
+    def header(self) -> "Header":
         """The header of the run's journal."""
-        balanced = {"balance": "classes"} if self.choice.balance else {}
+        balanced = {"balance": "classes"} if self.task.balance else {}
         return self.settings.recipe().header(
             self.artifact,
-            self.choice.seed,
-            task=self.choice.name,
+            self.task.seed,
+            task=self.task.name,
             examples=self.examples,
             objective=self.objective,
             batch_size=str(self.settings.batch_size),
@@ -83,30 +144,73 @@ class Plan:
             ArtifactError: damaged, or of another version.
         """
         try:
-            said = json.loads(text)
-            found = said.pop("format"), said.pop("version")
-            choice = TaskChoice(**said.pop("choice"))
-            settings = Settings.from_mapping(said.pop("settings"))
-            plan = cls(choice=choice, settings=settings, **said)
+            fields = json.loads(text)
+            form, version = fields.pop("format"), fields.pop("version")
+            if (form, version) == (FORMAT, 1):
+                fields, version = _nested(**fields), VERSION
+            # Another version may say anything else: nothing more is read of it.
+            config = cls._of(**fields) if (form, version) == (FORMAT, VERSION) else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{where} does not describe a run of this zofx ({type(error).__name__}: {error}); "
                 "restore it from a copy, or use the zofx that wrote it"
             ) from error
-        if found != (FORMAT, VERSION):
+        if config is None:
             raise ArtifactError(
-                f"{where} is a {found[0]} of version {found[1]}, this zofx reads version {VERSION} "
-                f"of {FORMAT}; use the zofx that wrote it"
+                f"{where} is a {form} of version {version}, this zofx reads version {VERSION} of "
+                f"{FORMAT}; use the zofx that wrote it, or start the run again with `zofx tune`"
             )
-        return plan
+        return config
+
+    @classmethod
+    def _of(
+        cls,
+        task: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        evaluation: Mapping[str, Any],
+        engine: Mapping[str, Any],
+        **fields: Any,
+    ) -> Self:
+        return cls(
+            task=TaskChoice(**task),
+            settings=Settings(**settings),
+            evaluation=DevEvaluation(**evaluation),
+            engine=Engine(**engine),
+            **fields,
+        )
+
+
+def _nested(
+    choice: Mapping[str, Any],
+    eval_every: int,
+    eval_size: int,
+    runtime: str,
+    device: str,
+    threads: int | None,
+    select_by: str | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """The fields of version 1, which was flat, as they are now."""
+    return {
+        **fields,
+        "task": choice,
+        "evaluation": {"eval_every": eval_every, "eval_size": eval_size, "select_by": select_by},
+        "engine": {"runtime": runtime, "device": device, "threads": threads},
+    }
+
+
+OPTIONS: Final[Mapping[str, Option]] = options_of(RunConfig)
+"""The options of a run by name."""
 
 
 def packages() -> dict[str, str]:
     """Versions of what the numbers of a run may depend on, as installed."""
-    found: dict[str, str] = {}
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str] = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -5,7 +5,7 @@
     evals.jsonl       accuracy and loss on dev after some of the steps      says which step is best
     metrics.jsonl     loss, rate, time and memory of every step             only to look at
     best.safetensors  θ of the best step, and last.safetensors of the last  caches, deletable
-    activations/      of the layers below the first that trains             likewise
+    activations/      of the layers below the first that trains             a cache too
 
 The folder appears with its first two files or not at all. Resuming drops what is ahead of the
 journal in the other files.
@@ -14,7 +14,6 @@ journal in the other files.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias
 
@@ -23,7 +22,7 @@ from zofx.errors import ArtifactError, UsageError
 from zofx.files import new_folder
 from zofx.runs import jsonl, snapshot
 from zofx.runs.evaluation import Evaluation
-from zofx.runs.run_config import Plan
+from zofx.runs.run_config import RunConfig
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.replay import replay
@@ -46,14 +45,14 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        plan: its run.json.
+        config: its run.json.
     """
 
     path: Path
-    plan: Plan
+    config: RunConfig
 
     @classmethod
-    def create(cls, path: Path, plan: Plan) -> Self:
+    def create(cls, path: Path, config: RunConfig) -> Self:
         """Make a folder with run.json and an empty journal.
 
         Raises:
@@ -61,9 +60,9 @@ class RunFolder:
         """
         require_free(path)
         with new_folder(path) as folder:
-            (folder / RUN).write_text(plan.to_json(), encoding="utf-8")
-            JournalWriter.create(folder / JOURNAL, plan.header).close()
-        return cls(path, plan)
+            (folder / RUN).write_text(config.to_json(), encoding="utf-8")
+            JournalWriter.create(folder / JOURNAL, config.header).close()
+        return cls(path, config)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -76,7 +75,7 @@ class RunFolder:
         file = path / RUN
         if not file.is_file():
             raise UsageError(f"{path} is not a run folder: it has no {RUN}; `zofx tune` makes one")
-        return cls(path, Plan.from_json(file.read_bytes(), file))
+        return cls(path, RunConfig.from_json(file.read_bytes(), file))
 
     @property
     def journal_path(self) -> Path:
@@ -99,7 +98,7 @@ class RunFolder:
                 f"{self.path} has lost its {JOURNAL}: the steps are gone; restore it"
             )
         journal = Journal.read(self.journal_path)
-        if journal.header != self.plan.header:
+        if journal.header != self.config.header:
             raise ArtifactError(
                 f"{self.journal_path} does not belong to {self.path / RUN}: their runs differ; "
                 "restore both from one copy"
@@ -118,7 +117,7 @@ class RunFolder:
     def best(self) -> int | None:
         """The step whose θ did best on dev, the first of equals; None before any evaluation."""
         found = self.evaluations()
-        by = self.plan.select_by
+        by = self.config.evaluation.select_by
         return max(found, key=lambda step: (*found[step].rank(by), -step), default=None)
 
     def step(self, at: StepSelector, steps: int) -> int:
@@ -141,9 +140,27 @@ class RunFolder:
         jsonl.keep(self.path / EVALS, lambda row: row.get("step", 0) <= steps)
         jsonl.keep(self.metrics_path, lambda row: row.get("step", 0) < steps)
 
-    def save_snapshot(self, name: str, theta: Mapping[str, FloatArray], step: int) -> None:
-        """Cache θ after so many steps as NAME.safetensors."""
-        snapshot.save(self._snapshot(name), theta, step, self._hash(self.journal(), step))
+    def rewind(self, step: int) -> Path:
+        """End the run at an earlier step; the caller holds the lock, and no writer is open.
+
+        Returns:
+            A copy of the journal as it was.
+        """
+        journal, data = self.journal(), self.journal_path.read_bytes()
+        kept = self.path / f"journal-of-{journal.next_step}-steps.bin"
+        kept.write_bytes(data)
+        end = journal.end - (len(journal) - step) * journal.header.layout.itemsize
+        beside = self.journal_path.with_name(JOURNAL + ".new")
+        beside.write_bytes(data[:end])
+        beside.replace(self.journal_path)
+        self.trim(step)
+        return kept
+
+    def save_snapshot(
+        self, name: str, theta: Mapping[str, FloatArray], step: int, digest: str
+    ) -> None:
+        """Cache θ after so many steps as NAME.safetensors; the digest is of the journal so far."""
+        snapshot.save(self._snapshot(name), theta, step, digest)
 
     def theta(
         self, artifact: Path, manifest: Manifest, at: StepSelector = "best"
@@ -159,13 +176,13 @@ class RunFolder:
         self.require_artifact(manifest)
         journal = self.journal()
         step = self.step(at, journal.next_step)
-        history = self._hash(journal, step)
+        history = journal.digest(step)
         for name in ("best", "last"):
             if (cached := snapshot.load(self._snapshot(name), step, history)) is not None:
                 return step, cached
         # Replay moves, reads and writes θ but evaluates nothing: no engine is needed for that.
         host = HostThetaSession(initial_theta(artifact, manifest))
-        replay(host, journal, step, self.plan.settings.recipe().tensors)
+        replay(host, journal, step, self.config.settings.recipe().tensors)
         return step, host.read()
 
     def require_artifact(self, manifest: Manifest) -> None:
@@ -174,10 +191,10 @@ class RunFolder:
         Raises:
             UsageError: it was not.
         """
-        if manifest.hash != self.plan.artifact:
+        if manifest.hash != self.config.artifact:
             raise UsageError(
-                f"{self.path} was made with artifact {self.plan.artifact[:12]} (then at "
-                f"{self.plan.folder}), and this one is {manifest.hash[:12]}: steps have a "
+                f"{self.path} was made with artifact {self.config.artifact[:12]} (then at "
+                f"{self.config.folder}), and this one is {manifest.hash[:12]}: steps have a "
                 "meaning only on the artifact they were made with; give that one"
             )
 
@@ -200,12 +217,6 @@ class RunFolder:
 
     def _snapshot(self, name: str) -> Path:
         return self.path / f"{name}.safetensors"
-
-    def _hash(self, journal: Journal, step: int) -> str:
-        """SHA-256 of the file up to a step."""
-        later = len(journal) - step
-        end = journal.end - later * journal.header.layout.itemsize
-        return sha256(self.journal_path.read_bytes()[:end]).hexdigest()
 
 
 def require_free(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Snapshots of θ: caches of the journal, deletable at any time.
 
-    snapshot   trainables, f32 + metadata (step, SHA-256 of the journal up to it, SHA-256 of the values)
+    snapshot   trainables, f32 + metadata: step, SHA-256 of the journal up to it and of the values
 
 A snapshot is used only if all three are what they should be; otherwise the journal is replayed,
 which gives the same bits.
@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from zofx.files import anything, new_file
 from zofx.zo.types import FloatArray
 
 
@@ -26,10 +27,8 @@ def save(path: Path, theta: Mapping[str, FloatArray], step: int, journal: str) -
         journal: hash of the journal up to this step.
     """
     about = {"step": str(step), "journal": journal, "values": _digest(theta)}
-    beside = path.with_name(path.name + ".new")
-    save_file(dict(theta), beside, metadata=about)
-    beside.chmod(0o644)  # safetensors makes it private
-    beside.replace(path)
+    with new_file(path, anything) as beside:
+        save_file(dict(theta), beside, metadata=about)
 
 
 def load(path: Path, step: int, journal: str) -> dict[str, FloatArray] | None:

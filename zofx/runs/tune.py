@@ -14,25 +14,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
-import numpy as np
-
 from zofx.errors import DivergenceError
 from zofx.runs.evaluate import evaluate
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.exact_gradient import ExactGradient
+from zofx.runs.guard import Finding
 from zofx.runs.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
 from zofx.runs.prepare import Prepared
 from zofx.runs.run_folder import RunFolder, require_free
+from zofx.runs.watch import CollapseError, Watch
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
 from zofx.session import ExactSession, Session
 from zofx.tasks.encode import Encoded
-from zofx.tasks.objectives import TextObjective
 from zofx.zo.driver import Driver
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.writer import JournalWriter
-from zofx.zo.preflight import Preflight, preflight
-from zofx.zo.types import ExactGradientFn, Key, LossFn
+from zofx.zo.types import ExactGradientFn, LossFn
 
 Stop: TypeAlias = Callable[[], bool]
 
@@ -47,6 +45,7 @@ class Outcome:
         wanted: how many it was to make.
         evaluations: step → evaluation on dev.
         best: the step that did best on dev; None without dev examples.
+        findings: what the guard found in this call.
     """
 
     run: RunFolder
@@ -54,44 +53,12 @@ class Outcome:
     wanted: int
     evaluations: Mapping[int, Evaluation]
     best: int | None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def interrupted(self) -> bool:
         """Whether it was stopped before the last step."""
         return self.steps < self.wanted
-
-
-def measure(prepared: Prepared, session: Session) -> Preflight | None:
-    """The pre-flight on the first batch of the run; θ is not moved.
-
-    Returns:
-        None where nothing can be told: exact derivatives have no ± gap, and losses of text jump.
-
-    Raises:
-        DivergenceError: the losses near the start are not finite.
-    """
-    settings = prepared.plan.settings
-    objective = prepared.workload.objective(prepared.plan.objective)
-    if settings.estimator in ("forward-gradient", "exact") or isinstance(objective, TextObjective):
-        return None
-    encoded = prepared.batch(0)
-    if settings.refresh:  # before the first basis a low-rank trainable changes nothing
-        session.refresh(Key(prepared.plan.choice.seed, 0))
-    with np.errstate(all="ignore"):  # what is not finite is refused below, with a message
-        found = preflight(
-            lambda rows, keys, matrix: session.evaluate(encoded.batch.rows(rows), keys, matrix),
-            len(encoded.batch.input_ids),
-            objective.on(encoded),
-            settings.eps,
-            prepared.plan.choice.seed,
-        )
-    if not np.isfinite([found.gap, found.noise]).all():
-        raise DivergenceError(
-            f"the loss is not finite at or near the initial weights (eps {settings.eps:g}); lower "
-            "--eps, and check with `zofx eval` that the compiled model answers at all",
-            0,
-        )
-    return found
 
 
 def start(prepared: Prepared, out: Path) -> Prepared:
@@ -101,7 +68,7 @@ def start(prepared: Prepared, out: Path) -> Prepared:
         UsageError: the name is taken.
     """
     require_free(out)
-    return replace(prepared, run=RunFolder.create(out, prepared.plan))
+    return replace(prepared, run=RunFolder.create(out, prepared.config))
 
 
 def train(
@@ -110,6 +77,10 @@ def train(
     observers: Sequence[Observer] = (),
     stop: Stop = lambda: False,
     activations: ActivationCache | None = None,
+    *,
+    noise: float | None = None,
+    on_collapse: str = "go",
+    report: Callable[[Finding], None] = lambda finding: None,
 ) -> Outcome:
     """Make the steps that are missing, from wherever the journal ends.
 
@@ -119,22 +90,32 @@ def train(
         observers: told of every step and evaluation.
         stop: asked between steps and between the batches of an evaluation.
         activations: where what is below the cut of the program is kept; no bit depends on it.
+        noise: round-off of a loss, as a pre-flight measured it.
+        on_collapse: one of ON_COLLAPSE.
+        report: told of what the guard finds, at the step where it shows.
 
     Raises:
-        DivergenceError: the loss is not finite or has collapsed; says how to go back.
+        UsageError: there is no such way to go on after a collapse.
+        DivergenceError: the loss is not finite, or the run has collapsed and was told to end then;
+            says how to go back.
     """
+    watch = Watch(prepared.config.settings, prepared.steps, noise, on_collapse, report)
     run = prepared.run
     assert run is not None, "start() or prepare_resumed() first"
     if activations is not None:
         cast(CutSession, session).keep_activations(activations)
     with run.locked():
-        run.journal()
-        writer, journal = JournalWriter.resume(run.journal_path)
+        known = run.journal() if prepared.journal is None else prepared.journal
+        writer, journal = JournalWriter.resume(run.journal_path, known)
         with writer:
             told = (JsonlLog(run.metrics_path), *observers)
-            loop = _Loop(prepared, run, session, writer, told, stop)
+            loop = _Loop(prepared, run, session, writer, told, stop, watch)
             try:
                 steps = loop.go(journal)
+            except CollapseError as error:
+                writer.close()
+                way = _rewound(run) if on_collapse == "rewind" else _way_back(run, error.step)
+                raise DivergenceError(f"{error}\n{way}", error.step) from error
             except DivergenceError as error:
                 raise DivergenceError(
                     f"{error}\n{_way_back(run, error.step)}", error.step
@@ -142,7 +123,8 @@ def train(
             finally:
                 for observer in observers:
                     observer.close()
-    return Outcome(run, steps, prepared.steps, run.evaluations(), run.best())
+    findings = tuple(watch.findings)
+    return Outcome(run, steps, prepared.steps, run.evaluations(), run.best(), findings)
 
 
 class _Loop:
@@ -156,18 +138,21 @@ class _Loop:
         writer: JournalWriter,
         observers: tuple[Observer, ...],
         stop: Stop,
+        watch: Watch,
     ) -> None:
-        plan = prepared.plan
+        config = prepared.config
         self.prepared, self.run, self.session = prepared, run, session
-        self.observers, self.stop = observers, stop
-        self.objective = prepared.workload.objective(plan.objective)
-        self.driver = Driver(plan.settings.recipe(), session, plan.choice.seed, writer)
-        self.dev = prepared.workload.splits.dev[: plan.eval_size]
+        self.observers, self.stop, self.writer = observers, stop, writer
+        self.watch = watch
+        self.objective = prepared.workload.objective(config.objective)
+        self.driver = Driver(config.settings.recipe(), session, config.task.seed, writer)
+        self.dev = prepared.workload.splits.dev[: config.evaluation.eval_size]
 
     def go(self, journal: Journal) -> int:
         """Make steps until there are enough, or until told to stop; returns how many there are."""
         step = self.driver.resume(journal, self._exact_gradient_at)
         self.run.trim(step)
+        self.watch.look_back(journal, self.run.evaluations())
         evaluated = set(self.run.evaluations())
         while not self.stop():
             if self._due(step) and step not in evaluated:
@@ -176,16 +161,16 @@ class _Loop:
                 break
             self._step(step)
             step += 1
-        self.run.save_snapshot("last", self.session.read(), step)
+        self.run.save_snapshot("last", self.session.read(), step, self.writer.digest)
         return step
 
     def _due(self, step: int) -> bool:
         ends = step == self.prepared.steps
-        return bool(self.dev) and (ends or step % self.prepared.plan.eval_every == 0)
+        return bool(self.dev) and (ends or step % self.prepared.config.evaluation.eval_every == 0)
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
-        cursor, after = map(self.prepared.plan.settings.cursor, (step, step + 1))
+        cursor, after = map(self.prepared.config.settings.cursor, (step, step + 1))
         encoded = self.prepared.batch(cursor)
         gradient = self._exact_gradient(encoded)
         loss = self._loss(encoded, gradient)
@@ -197,11 +182,12 @@ class _Loop:
         )
         for observer in self.observers:
             observer.step(metrics)
+        self.watch.after_step(step, log)
 
     def _loss(self, encoded: Encoded, gradient: ExactGradient | None) -> LossFn:
-        if self.prepared.plan.settings.estimator == "exact" and gradient:
+        if self.prepared.config.settings.estimator == "exact" and gradient:
             return gradient.loss
-        slopes = self.prepared.plan.settings.estimator == "forward-gradient"
+        slopes = self.prepared.config.settings.estimator == "forward-gradient"
         losses = self.objective.slopes if slopes else self.objective.measure
         return lambda keys, matrix: losses(self.session, encoded, keys, matrix)
 
@@ -214,7 +200,7 @@ class _Loop:
     def _exact_gradient_at(self, step: int) -> ExactGradientFn | None:
         if not self.prepared.model.manifest.exact:
             return None
-        return self._exact_gradient(self.prepared.batch(self.prepared.plan.settings.cursor(step)))
+        return self._exact_gradient(self.prepared.batch(self.prepared.config.settings.cursor(step)))
 
     def _evaluate(self, step: int) -> None:
         found = self._judge(step)
@@ -222,11 +208,12 @@ class _Loop:
             return
         best = self.run.best()
         self.run.add_evaluation(step, found)
-        by = self.prepared.plan.select_by
+        by = self.prepared.config.evaluation.select_by
         if best is None or found.rank(by) > self.run.evaluations()[best].rank(by):
-            self.run.save_snapshot("best", self.session.read(), step)
+            self.run.save_snapshot("best", self.session.read(), step, self.writer.digest)
         for observer in self.observers:
             observer.evaluation(step, found)
+        self.watch.after_evaluation(step, found)
 
     def _judge(self, step: int) -> Evaluation | None:
         """Evaluate on dev; None when told to stop half-way."""
@@ -243,7 +230,7 @@ class _Loop:
                 workload.task,
                 self.dev,
                 self.objective,
-                batch_size=self.prepared.plan.settings.batch_size,
+                batch_size=self.prepared.config.settings.batch_size,
                 step=step,
                 progress=watch,
             )
@@ -255,11 +242,23 @@ class _StoppedError(Exception):
     """Told to stop within an evaluation."""
 
 
+def _rewound(run: RunFolder) -> str:
+    """Cut a run back to its best step; returns what to do then."""
+    best = run.best()
+    if best is None:
+        return _way_back(run, run.journal().next_step)
+    result, kept = run.evaluations()[best], run.rewind(best)
+    return (
+        f"{run.path} ends at step {best} now, its best on dev: {result}. The steps after it are in "
+        f"{kept}. Start a new run (-o) with a lower --lr"
+    )
+
+
 def _way_back(run: RunFolder, step: int) -> str:
     """What to do after a run diverged."""
     best = run.best()
     found = "" if best is None else f"; the best on dev is step {best}: {run.evaluations()[best]}"
     return (
-        f"{run.path} keeps every step before {step}{found}. `zofx eval {run.plan.folder} --run "
+        f"{run.path} keeps every step before {step}{found}. `zofx eval {run.config.folder} --run "
         f"{run.path} --step N` judges any of them. Start a new run (-o) with a lower --lr"
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from zofx.errors import ArtifactError, UsageError
+from zofx.files import new_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,21 +95,35 @@ class Scores(Mapping[str, "Loader"]):
                 f"{model_hash[:12]}); run `zofx sensitivity` on it"
             )
 
-    def save(self, path: Path) -> None:
-        """Write one safetensors file; it is complete or not there."""
+    def save(self, path: Path, *, replace: bool = False) -> None:
+        """Write one safetensors file; it is complete or not there.
+
+        Args:
+            path: the file.
+            replace: whether it takes the place of a file of such scores.
+
+        Raises:
+            UsageError: the name is taken.
+            WriteError: the disk is full.
+        """
         from safetensors.torch import save_file
 
         metadata = {key: str(value) for key, value in asdict(self.about).items()}
-        partial = path.with_name(f".{path.name}.partial")
-        try:
+        with new_file(path, is_scores if replace else None) as partial:
             save_file(
                 {name: recipe().contiguous() for name, recipe in self.recipes.items()},
                 partial,
                 metadata={"format": FORMAT, **metadata},
             )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+
+
+def is_scores(path: Path) -> bool:
+    """Whether this is a file that `Scores.save` wrote."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def load_scores(path: Path) -> Scores:

@@ -87,7 +87,6 @@ class Encoded:
         places[rows, columns] = weights[self.row_example[rows], self.row_candidate[rows, columns]]
         return places
 
-
     def take(self, chosen: Sequence[int]) -> "Encoded":
         """Some of its examples, with their rows, as a batch of its own."""
         places = np.full(len(self.gold), -1, np.int64)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from zofx.options import option
 from zofx.tasks import find_task
 from zofx.tasks.data.pool import Sizes
 from zofx.tasks.types import Splits, Task
@@ -20,22 +21,31 @@ class TaskChoice:
     Attributes:
         name: a task, or the path of a .jsonl file of one's own.
         data: a folder of files in the task's schema, read instead of its own source.
-        seed: of the draw of train and dev.
-        train: examples drawn to train on; None keeps the task's size.
-        dev: examples drawn to choose by; None keeps the task's size.
-        test: examples drawn to judge by; None keeps the task's size.
+        seed: of the draw of train and dev; of a run, of its directions and data order too.
+        train: examples drawn; None keeps the task's size.
+        dev: as `train`.
         truncate: cut prompts that are longer than the model's positions; else they are an error.
         balance: whether training takes every class equally often, not as often as it occurs.
+        test: as `train`.
     """
 
-    name: str
-    data: str | None = None
-    seed: int = 0
-    train: int | None = None
-    dev: int | None = None
+    name: str = option(help="What to train on.", name="task", metavar="NAME|FILE.jsonl", short="-t")
+    data: str | None = option(
+        None, help="Read the task's records from files in DIR.", metavar="DIR"
+    )
+    seed: int = option(
+        0,
+        help="Of the draw, the data order and the directions; 0 if absent.",
+        metavar="N",
+        minimum=0,
+    )
+    train: int | None = option(None, help="Examples to train on.", metavar="N", minimum=1)
+    dev: int | None = option(None, help="Examples to choose by.", metavar="N", minimum=0)
+    truncate: bool = option(
+        False, help="Cut prompts longer than the model's positions, on the left."
+    )
+    balance: bool = option(False, help="Train on every class equally often.")
     test: int | None = None
-    truncate: bool = False
-    balance: bool = False
 
     def sizes(self, task: Task) -> Sizes:
         """The task's sizes under these."""

@@ -1,18 +1,21 @@
-"""Pre-flight: can the ± gap be told from the round-off of this graph?
+"""Pre-flight: can the ± gap be told from the round-off of this graph, in the time of a few steps?
 
-On each of a few directions, the nine points θ + t ε z with t = 0, ±⅛, ±¼, ±½, ±1 are scored in one
-forward, then again with the rows of the batch in reverse order.
+    line        θ + t ε z, t = 0, ±⅛, ±¼, ±½, ±1, in one forward; as many lines as the budget holds
+    more        ±1 alone, along other directions, with what is left
+    again       t = 0, ±1 of the first line, the rows of the batch in reverse order
 
-    gap      l(1) − l(−1)                                           the signal of a two-point step
-    jitter   (l(−1) − 4 l(−½) + 6 l(0) − 4 l(½) + l(1)) / √70       round-off between near points
-    order    (l − l reversed) / √2                                  round-off of equal problems
-    nonlinearity     (gap(ε) − 2 gap(ε/2)) / gap(ε)                         0 where the loss is straight
+    gap           l(1) − l(−1)                                        the signal of a two-point step
+    jitter        (l(−2h) − 4 l(−h) + 6 l(0) − 4 l(h) + l(2h)) / √70   h = ⅛, ¼, ½: round-off
+    order         (l − l reversed) / √2                                round-off of equal problems
+    nonlinearity  (gap(ε) − 2 gap(ε/2)) / gap(ε)                       0 where the loss is straight
+    curvature     (l(1) − 2 l(0) + l(−1)) / ε²                         zᵀ∇²f z
 
 The fourth difference of independent errors of variance σ² has variance 70 σ², that of a smooth loss
-is O(ε⁴). So what is left on a short line is what the engine's rounding, or the quantization of
-activations, adds. Should the same difference on a line a quarter as long all but vanish (256 times
-smaller if smooth, at most twice if rounding), it was curvature, and the short line's is taken.
-All are root mean squares over the directions.
+is O(h⁴). So what is left on the shortest h is what the engine's rounding, or the quantization of
+activations, adds. A longer h counts, too, unless its difference is 8 times that of half of h or
+more (16 times if smooth, at most twice if rounding): then it is curvature. All are root mean
+squares over what was tried, but the curvature, which is a mean.
+The driver rounds losses to float32, so that rounding is part of the noise.
 """
 
 import math
@@ -33,12 +36,21 @@ RowScores: TypeAlias = Callable[[IntArray, Sequence[Key], FloatArray], FloatArra
 """(rows of a batch, keys, matrix f32[P, Q]) → their scores f32[P, rows, C]."""
 
 POINTS: Final = np.array([-1, -1 / 2, -1 / 4, -1 / 8, 0, 1 / 8, 1 / 4, 1 / 2, 1])
-LONG: Final = [0, 1, 4, 7, 8]
-SHORT: Final = [2, 3, 4, 5, 6]
+LEVELS: Final = ([2, 3, 4, 5, 6], [1, 2, 4, 6, 7], [0, 1, 4, 7, 8])
+"""Places in POINTS of 0, ±h, ±2h; the shortest h first."""
+
+ENDS: Final = [0, 8]
+AGAIN: Final = [0, 4, 8]
 FOURTH_DIFFERENCE: Final = np.array([1.0, -4.0, 6.0, -4.0, 1.0])
 ERROR_GAIN: Final = math.sqrt(70)
-CURVED: Final = 16.0
-"""Jitter on the long line over that on the short one, above which it is curvature."""
+SECOND_GAIN: Final = math.sqrt(6)
+"""Of errors in l(1) − 2 l(0) + l(−1)."""
+
+CURVED: Final = 8.0
+"""Fourth difference over that of half the h, above which it is curvature."""
+
+STEPS: Final = 8
+"""What a pre-flight may cost, in steps of the run."""
 
 GOOD_RATIO: Final = 10.0
 LOST_RATIO: Final = 6.0
@@ -52,9 +64,10 @@ FEW: Final = 4
 ADVICE: Final[dict[Verdict, str]] = {
     "good": "the gap stands clear of round-off",
     "noisy": "round-off is a visible part of every step: raise eps or use a larger batch",
-    "below-noise": "steps would follow round-off, not the loss: raise eps, or keep more of the graph in "
-    "float32",
-    "too-nonlinear": "the loss is far from straight within eps, so differences are no slopes: lower eps",
+    "below-noise": "steps would follow round-off, not the loss: raise eps, or keep more of the "
+    "graph in float32",
+    "too-nonlinear": "the loss is far from straight within eps, so differences are no slopes: "
+    "lower eps",
 }
 
 
@@ -67,12 +80,15 @@ class Preflight:
         gap: signal, at ±ε.
         noise: the round-off of one loss: the larger of jitter and order.
         nonlinearity: relative departure from a straight line.
+        curvature: along a direction, loss per unit of z squared; 0 where it cannot be told from
+            the noise.
     """
 
     eps: float
     gap: float
     noise: float
     nonlinearity: float
+    curvature: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -88,12 +104,24 @@ class Preflight:
             return "noisy"
         return "good" if self.nonlinearity < STRAIGHT else "too-nonlinear"
 
+    def overshoot(self, queries: int) -> float:
+        """The learning rate above which a plain step raises the loss of its own batch.
+
+        Along −(lr / Q) Σ g_q z_q a quadratic falls while lr < 2 Q / (zᵀ∇²f z); infinite where the
+        loss does not bend upwards.
+        """
+        return 2 * queries / self.curvature if self.curvature > 0 else math.inf
+
     def __str__(self) -> str:
         return (
             f"{self.verdict}: at eps {self.eps:g} the ± gap is {self.gap:.3g}, the round-off "
-            f"{self.noise:.3g} (signal-to-noise {self.ratio:.3g}), nonlinearity {self.nonlinearity:.2f}; "
-            f"{ADVICE[self.verdict]}"
+            f"{self.noise:.3g} (signal-to-noise {self.ratio:.3g}), "
+            f"nonlinearity {self.nonlinearity:.2f}; {ADVICE[self.verdict]}"
         )
+
+
+def nothing(done: int, total: int) -> None:
+    """Report no progress."""
 
 
 def preflight(
@@ -102,7 +130,8 @@ def preflight(
     objective: Objective,
     eps: float,
     seed: int = 0,
-    directions: int = 4,
+    probes: int = 2 * STEPS,
+    progress: Callable[[int, int], None] = nothing,
 ) -> Preflight:
     """Measure; θ is not moved.
 
@@ -112,40 +141,73 @@ def preflight(
         objective: the run's.
         eps: the one to judge.
         seed: of the directions that are tried.
-        directions: how many; each costs two forwards of nine probes.
+        probes: of that batch, which this may cost: at least 12.
+        progress: told of forwards, as (done, total).
 
     Raises:
-        UsageError: eps or directions is not positive.
+        UsageError: eps is not positive, or the budget too small.
     """
-    if not eps > 0 or directions < 1:
-        raise UsageError(f"preflight needs eps > 0 and directions >= 1, not {eps}, {directions}")
-    keys = [Key(seed, 0, query) for query in range(directions)]
+    lines = (probes - len(AGAIN)) // len(POINTS)
+    if not eps > 0 or lines < 1:
+        least = len(POINTS) + len(AGAIN)
+        raise UsageError(f"preflight needs eps > 0 and probes >= {least}, not {eps}, {probes}")
+    ends = (probes - len(AGAIN) - lines * len(POINTS)) // len(ENDS)
+    keys = [Key(seed, 0, query) for query in range(lines + ends)]
     order = np.arange(rows)
-    forward = _lines(scores, order, objective, eps, keys)
-    again = _lines(scores, order[::-1], lambda reversed_: objective(reversed_[:, ::-1]), eps, keys)
-    noise = max(_jitter(np.concatenate([forward, again])), _rms(forward - again) / math.sqrt(2))
-    gaps, halves = forward[:, 8] - forward[:, 0], forward[:, 7] - forward[:, 1]
-    gap = _rms(gaps)
-    nonlinearity = _rms(gaps - 2 * halves) / gap if gap > 0 else 0.0
-    return Preflight(eps, gap, noise, nonlinearity)
+    line = _Lines(scores, objective, eps, _Counter(progress, _forwards(rows, lines, ends)))
+    whole = np.array([line(key, POINTS, order) for key in keys[:lines]])
+    more = np.array([line(key, POINTS[ENDS], order) for key in keys[lines:]]).reshape(ends, 2)
+    again = line(keys[0], POINTS[AGAIN], order[::-1])
+    noise = max(_jitter(whole), _rms(whole[0, AGAIN] - again) / math.sqrt(2))
+    gaps = whole[:, 8] - whole[:, 0]
+    gap = _rms(np.concatenate([gaps, more[:, 1] - more[:, 0]]))
+    bends = gaps - 2 * (whole[:, 7] - whole[:, 1])
+    nonlinearity = _rms(bends) / _rms(gaps) if gaps.any() else 0.0
+    second = float(np.mean(whole[:, 8] - 2 * whole[:, 4] + whole[:, 0]))
+    clear = abs(second) > 3 * SECOND_GAIN * noise / math.sqrt(lines)
+    return Preflight(eps, gap, noise, nonlinearity, second / eps**2 if clear else 0.0)
 
 
-def _lines(
-    scores: RowScores, order: IntArray, objective: Objective, eps: float, keys: Sequence[Key]
-) -> Losses:
-    """Losses at the points of every direction, f64[directions, 9].
+class _Counter:
+    """Forwards done, of how many."""
 
-    Some rows at a time, so that nine probes take the memory of the two of a step.
-    """
-    matrix: FloatArray = (POINTS * eps).astype(np.float32)[:, None]
-    at_once = max(FEW, math.ceil(2 * len(order) / len(POINTS)))
-    parts = np.array_split(order, math.ceil(len(order) / at_once))
-    lines = [
-        objective(np.concatenate([scores(part, [key], matrix) for part in parts], axis=1))
-        for key in keys
-    ]
-    # The driver rounds losses to float32, so that is part of what it can tell apart.
-    return np.array(lines).astype(np.float32).astype(np.float64)
+    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress(self._done, self._total)
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Losses at points of a direction."""
+
+    scores: RowScores
+    objective: Objective
+    eps: float
+    counter: _Counter
+
+    def __call__(self, key: Key, points: NDArray[np.float64], order: IntArray) -> Losses:
+        """f64[points], some rows at a time, so that they take the memory of a two-point step."""
+        matrix: FloatArray = (points * self.eps).astype(np.float32)[:, None]
+        parts = []
+        for part in np.array_split(order, _parts(len(order), len(points))):
+            parts.append(self.scores(part, [key], matrix))
+            self.counter()
+        whole = np.concatenate(parts, axis=1)
+        inverse = np.argsort(order)
+        return np.asarray(self.objective(whole[:, inverse])).astype(np.float32).astype(np.float64)
+
+
+def _parts(rows: int, points: int) -> int:
+    at_once = max(FEW, math.ceil(2 * rows / points))
+    return math.ceil(rows / at_once)
+
+
+def _forwards(rows: int, lines: int, ends: int) -> int:
+    counts = ((lines, POINTS), (ends, ENDS), (1, AGAIN))
+    return sum(count * _parts(rows, len(points)) for count, points in counts)
 
 
 def _rms(values: NDArray[np.floating[Any]]) -> float:
@@ -153,8 +215,9 @@ def _rms(values: NDArray[np.floating[Any]]) -> float:
 
 
 def _jitter(lines: Losses) -> float:
-    """Round-off between neighbouring points."""
-    far = _rms(lines[:, LONG] @ FOURTH_DIFFERENCE) / ERROR_GAIN
-    near = _rms(lines[:, SHORT] @ FOURTH_DIFFERENCE) / ERROR_GAIN
-    # Exactly nothing on the short line is rounding too: all its points fell on one value.
-    return near if 0 < CURVED * near < far else far
+    """Round-off between neighbouring points: the largest of the levels that show no curvature."""
+    short, middle, long = (_rms(lines[:, at] @ FOURTH_DIFFERENCE) / ERROR_GAIN for at in LEVELS)
+    # Exactly nothing on a shorter line is rounding, too: all its points fell on one value.
+    if not 0 < CURVED * middle < long:
+        return max(short, middle, long)
+    return short if 0 < CURVED * short < middle else max(short, middle)

@@ -95,7 +95,8 @@ class Recipe:
         takes = self.tensors is not None and self.tensors.curved
         if (self.estimator.rays > self.estimator.queries) != takes:
             raise UsageError(
-                f"{self.estimator} with tensors='{self.tensors_text}': the estimator `SpsaWithCurvature` "
+                f"{self.estimator} with tensors='{self.tensors_text}': the estimator "
+                "`SpsaWithCurvature` "
                 "tells a curvature beside the slope, and the rule diagonal_hessian() takes it; one "
                 "does not go without the other"
             )

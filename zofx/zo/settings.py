@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from zofx.errors import UsageError
+from zofx.options import option
 
 if TYPE_CHECKING:
     from zofx.zo.estimate import Estimator
@@ -24,42 +25,57 @@ ESTIMATORS: Final = ("two-point", "one-sided", "two-point-curvature", "forward-g
 class Settings:
     """The driven half of a method, as data: defaults in its row, overridden on the command line.
 
+    Fields made by `option` are options of `zofx tune`; a new one is such a field.
+
     Attributes:
-        estimator: "two-point" (±ε along each direction), "one-sided" (θ and +ε), "two-point-curvature" (±ε and
-            θ), "forward-gradient" (exact derivatives, of a program in forward mode) or "exact" (no
-            probes: everything trains by exact gradients).
+        steps: of the run.
+        batch_size: examples per step.
+        lr: learning rate at its peak.
         eps: distance of a probe, in units of z.
         queries: directions per step.
-        average: whether their slopes are averaged, or stand each for its own trainables.
+        estimator: "two-point" (±ε along each direction), "one-sided" (θ and +ε),
+            "two-point-curvature" (±ε and θ), "forward-gradient" (exact derivatives, of a program
+            in forward mode) or "exact" (no probes: everything trains by exact gradients).
         rays: rules on the coefficients, as text.
         tensors: rules on the materialised gradient, as text.
-        trial: whether the step is tried forwards, backwards and not at all, and the best kept.
         refresh: steps between two bases of low-rank trainables; 0 for none.
+        schedule: "constant", "linear" or "cosine" decay to zero.
+        average: whether the slopes of the queries are averaged, or stand each for its own
+            trainables.
+        trial: whether the step is tried forwards, backwards and not at all, and the best kept.
         exact_lr: learning rate of tensors that train by exact gradients; 0 for none. Without probes
             it is `lr`.
         exact_rule: rules on exact gradients, as text.
         hold: steps on the same batch.
-        lr: learning rate at its peak.
-        schedule: "constant", "linear" or "cosine" decay to zero.
-        steps: of the run.
-        batch_size: examples per step.
     """
 
-    estimator: str = "two-point"
-    eps: float = 1e-3
-    queries: int = 1
+    steps: int = option(1000, help="Steps of the run.", metavar="N", minimum=1)
+    batch_size: int = option(16, help="Examples per step.", metavar="B", minimum=1)
+    lr: float = option(1e-6, help="Learning rate at its peak.", metavar="LR")
+    eps: float = option(1e-3, help="Distance of a probe, in units of z.", metavar="EPS")
+    queries: int = option(1, help="Directions per step.", metavar="Q", minimum=1)
+    estimator: str = option(
+        "two-point", help="two-point, one-sided or two-point-curvature.", metavar="NAME"
+    )
+    rays: str = option(
+        "", help="On projected gradients: 'clip(100) > sign()', or ''.", metavar="RULES"
+    )
+    tensors: str = option(
+        "", help="On the gradient: 'momentum(0.9)', 'adam()', or ''.", metavar="RULES"
+    )
+    refresh: int = option(0, help="Steps between low-rank bases.", metavar="N", minimum=0)
+    schedule: Literal["constant", "linear", "cosine"] = option(
+        "constant", help="constant, linear or cosine.", metavar="SHAPE"
+    )
     average: bool = True
-    rays: str = ""
-    tensors: str = ""
     trial: bool = False
-    refresh: int = 0
-    exact_lr: float = 0.0
-    exact_rule: str = ""
+    exact_lr: float = option(
+        0.0, help="Learning rate of tensors that train by exact gradients.", metavar="LR"
+    )
+    exact_rule: str = option(
+        "", help="On exact gradients: 'adam()', 'momentum(0.9)', or ''.", metavar="RULES"
+    )
     hold: int = 1
-    lr: float = 1e-6
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    steps: int = 1000
-    batch_size: int = 16
 
     def __post_init__(self) -> None:
         if not self.lr > 0 or self.steps < 1 or self.batch_size < 1 or self.hold < 1:
@@ -73,13 +89,14 @@ class Settings:
             )
         if self.estimator == "two-point-curvature" and self.queries != 1:
             raise UsageError(
-                f"queries={self.queries}: the estimator 'curved' looks along one direction a step"
+                f"queries={self.queries}: the estimator 'two-point-curvature' looks along one "
+                "direction a step"
             )
 
     @classmethod
-    def from_mapping(cls, said: Mapping[str, Any]) -> Self:
+    def from_mapping(cls, stored: Mapping[str, Any]) -> Self:
         """Read back what `asdict` wrote."""
-        return cls(**{f.name: said[f.name] for f in fields(cls) if f.name in said})
+        return cls(**{f.name: stored[f.name] for f in fields(cls) if f.name in stored})
 
     def with_given(self, **given: Any) -> Self:
         """Override by everything that is not None."""
@@ -100,8 +117,8 @@ class Settings:
         if self.estimator != "two-point":
             raise UsageError(
                 f"--estimator {self.estimator}: this artifact moves each group of trainables by a "
-                "query of its own (alternate-blocks{by=query}), which takes two points per query; leave "
-                "--estimator out"
+                "query of its own (alternate-blocks{by=query}), which takes two points per query; "
+                "leave --estimator out"
             )
         return replace(self, queries=turn.groups, average=False)
 

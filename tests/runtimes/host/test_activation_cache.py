@@ -114,7 +114,7 @@ def test_the_last_gigabyte_of_a_disk_is_left(
 
 
 def test_a_place_that_takes_nothing_is_refused(tmp_path: Path) -> None:
-    """StepSelector once, with what to do."""
+    """At once, with what to do."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError) as caught:
         ActivationCache(tmp_path / "file")

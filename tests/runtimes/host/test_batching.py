@@ -20,8 +20,9 @@ from zofx.artifact.layout import GRAPH
 from zofx.artifact.manifest import read_manifest
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
-from zofx.forecast.forecast import products_of
 from zofx.ir.graph_json import load_graph
+from zofx.ir.requirements import products_of
+from zofx.ir.schema import Products
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import RUNTIMES, ort
 from zofx.runtimes.host import batching, engine_session
@@ -32,7 +33,6 @@ from zofx.runtimes.host.batching import (
     PERTURBING,
     BatchingPolicy,
     CostModel,
-    Products,
     by_length,
     cpu_batching_policy,
 )
@@ -230,7 +230,8 @@ def test_programs_are_split_for_the_caches(
 
 
 def test_lanes_have_enough_rows_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four; where threads are not given, all processors count. No workers for floats, or at a cut."""
+    """Four; where threads are not given, all processors count. No workers for floats, or at a
+    cut."""
     for products in Products:
         found = [cpu_batching_policy(products, False, rows, 2) for rows in (1, 7, 8, 64)]
         most = 1 if products is Products.FLOATS else 2
@@ -252,7 +253,7 @@ def test_a_lane_shares_caches_and_the_way_to_the_weights() -> None:
 def test_products_are_known_with_and_without_a_file(
     quant: str, tmp_path: Path, family: Family
 ) -> None:
-    """What the engine sees in an artifact is what `zofx plan` sees in its program.
+    """What the manifest tells an engine is what `zofx plan` reads off the program.
 
     Codes whose scales train are no operand of a product: each probe has a matrix of floats.
     """
@@ -265,13 +266,14 @@ def test_products_are_known_with_and_without_a_file(
     else:
         folder = family.artifact(replace(case, quant=quant))
         wanted = Products.NIBBLES if quant == "int4" else Products.FLOATS
-    assert ort._products(folder, read_manifest(folder)) is wanted
+    assert read_manifest(folder).products is wanted
     assert products_of(load_graph(folder / GRAPH)) is wanted
 
 
 @pytest.mark.parametrize("quant", ["int8-row", "int4"])
 def test_lanes_do_forwards_at_a_time(quant: str, tmp_path: Path, family: Family) -> None:
-    """Scores are those of one worker, within the bound of both; products of floats have one worker."""
+    """Scores are those of one worker, within the bound of both; products of floats have one
+    worker."""
     case = Case("tiny_llama", quant, "gaussian")
     folder = family.artifact(case) if quant == "int4" else rounded(family, case, tmp_path / "art")
     asked = Load("ragged", batch(9, 24, 1, 3, "right"), np.array([[0.02], [-0.02]], np.float32))

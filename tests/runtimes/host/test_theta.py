@@ -80,7 +80,8 @@ def test_other_keys_are_dropped_before_new_ones_are_drawn(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("kind", ["gaussian", "rademacher"])
 def test_only_plain_small_slices_are_drawn_at_once(kind: Kind) -> None:
-    """All directions are those of the specs: of small trainables, of larger ones, of one with a mask."""
+    """All directions are those of the specs: of small trainables, of larger ones, of one with a
+    mask."""
     shapes = {"a": (3, 5), "b": (theta.SMALL + 1,), "masked": (64,), "c": (), "d": (theta.SMALL,)}
     specs = Noise(kind, {"masked": DirectionSpec(kind, mask=RandomMask(keep=1 << 15))})
     values = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}

@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.artifacts import CASES, Family
+from tests.artifacts import CASES, Case, Family
 from tests.golden import batch, captured
 from tests.ir.test_ops import CLUSTERED, DEEP, OUT, SCATTERED, SHARED, WIDTH
 from tests.passes.toys import OneLinear
 from tests.runtimes.test_rounding import Call
+from zofx import __version__
 from zofx.artifact.manifest import read_manifest
 from zofx.compiler.write import write_program
+from zofx.ir import sparse_cost
 from zofx.ir.facts import COORDINATES_SELECTED
-from zofx.ir.ops import sparse
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.program import Program
 from zofx.ir.schema import INPUTS, VOCABULARY
@@ -148,7 +149,7 @@ def test_a_block_that_is_made_in_parts_has_the_same_bits(
         return engine.run(None, feeds)[0], len(products)
 
     whole, one = scored()
-    monkeypatch.setattr(sparse, "BLOCK_ENTRIES", at_once)
+    monkeypatch.setattr(sparse_cost, "BLOCK_ENTRIES", at_once)
     found, many = scored()
     assert (one, many) == (1, parts)
     np.testing.assert_array_equal(found, whole)
@@ -303,3 +304,15 @@ def test_tables_are_inputs_with_a_default(family: Family, model: str) -> None:
     for value in graph.input:
         if value.name in given:
             assert value.type.tensor_type.shape.dim[0].dim_param
+
+
+def test_a_model_names_its_maker_and_every_output_before_a_named_one(
+    family: Family, case: Case
+) -> None:
+    """zofx, not the torch that happened to be there; and onnxruntime 1.24 loads no other graph."""
+    folder = family.artifact(case)
+    for file in folder.glob("*.onnx"):
+        model = onnx.load(file, load_external_data=False)
+        assert (model.producer_name, model.producer_version) == ("zofx", __version__)
+        for node in model.graph.node:
+            assert "" not in node.output, node.name

@@ -138,7 +138,8 @@ def test_a_row_is_normalized_as_it_is_alone() -> None:
     ids=["over tokens", "a weight per row", "a scalar"],
 )
 def test_another_norm_stays_as_it_is(axis: int, weight: tuple[int, ...]) -> None:
-    """The op takes a mean of the last axis and one weight for all rows: a trainable has one each."""
+    """The op takes a mean of the last axis and one weight for all rows: a trainable has one
+    each."""
     before = translated(Norm(axis=axis), (normal(ROWS, TOKENS, 64), normal(*weight)))
     assert show(fused(before)) == show(before)
 
@@ -292,7 +293,8 @@ def test_attention_means_what_it_did(times: int) -> None:
     ("model", "norms", "turns"), [("tiny_llama", 3, 2), ("tiny_gpt2", 0, 0), ("tiny_roberta", 0, 0)]
 )
 def test_models_of_transformers_fit(family: Family, model: str, norms: int, turns: int) -> None:
-    """Every norm, every rotation and every attention of a layer, also below and above a trainable."""
+    """Every norm, every rotation and every attention of a layer, also below and above a
+    trainable."""
     case = next(case for case in CASES if case.model == model)
     graph = onnx.load(family.artifact(case) / "graph.onnx", load_external_data=False).graph
     ops = Counter(node.op_type for node in graph.node)

@@ -84,7 +84,8 @@ def nodes(graph: onnx.GraphProto) -> Nodes:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_blocks", [1, 7, 1 << 14])
 def test_bits_equal_numpy(kind: Kind, max_blocks: int) -> None:
-    """Any trainables under any keys, in chunks that end inside trainables, at their ends, or never."""
+    """Any trainables under any keys, in chunks that end inside trainables, at their ends, or
+    never."""
     engine = session(build_noise_model(TRAINABLES, kind, max_blocks=max_blocks))
     expect(run(engine, KEYS), kind, TRAINABLES, KEYS)
 

@@ -1,5 +1,6 @@
 """The journal: what was written is read, damage is found, and a kill at any byte costs one step."""
 
+import hashlib
 import json
 import struct
 import zlib
@@ -125,6 +126,34 @@ def test_a_tail_of_zeros_is_torn(tmp_path: Path) -> None:
     writer.close()
     assert len(journal) == 3
     assert (tmp_path / "j").read_bytes() == data
+
+
+def test_the_digest_is_of_the_bytes_so_far(tmp_path: Path) -> None:
+    """A writer's after every record, and a reader's of every step, are SHA-256 of the file then."""
+    path, digests = tmp_path / "j", []
+    with JournalWriter.create(path, HEADER) as writer:
+        for step in range(3):
+            digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+            assert writer.digest == digests[-1]
+            writer.append(record(step))
+    assert [Journal.read(path).digest(step) for step in range(3)] == digests
+    writer, _ = JournalWriter.resume(path)
+    assert writer.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    writer.close()
+
+
+def test_a_journal_that_was_read_is_read_again_only_if_it_grew(tmp_path: Path) -> None:
+    """What another process has appended since is never cut off."""
+    path = tmp_path / "j"
+    written(path, 2)
+    before = Journal.read(path)
+    writer, same = JournalWriter.resume(path, before)
+    with writer:
+        assert same is before
+        writer.append(record(2))
+    writer, again = JournalWriter.resume(path, before)
+    writer.close()
+    assert (len(again), Journal.read(path).next_step) == (3, 3)
 
 
 @pytest.mark.parametrize("order", [[0, 2, 3], [1, 0, 2, 3], [0, 1, 1, 2, 3]])

@@ -1,4 +1,5 @@
-"""Rules that are tied to the state of a session: bases of low-rank trainables, scales of directions."""
+"""Rules that are tied to the state of a session: bases of low-rank trainables, scales of
+directions."""
 
 from typing import Any
 

@@ -2,25 +2,29 @@
 
     scoring     positions and targets → scores         directions   keys → z; θ + C·z
     sparse      x·Sᵀ of a trainable                        probes       values that carry probes
-    frozen      x·Ŵᵀ of stored codes                   rounding     the same as products of integers
+    rounding    x·Ŵᵀ as a product of integers          (formats)    x·Ŵᵀ of stored codes
     cut         where a program may be taken apart     transposes   cotangents of linear ops
 
 Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k
-entries of a trainable. A value that carries probes has them outermost: a trainable is [P, k], an activation
-is [P·N, …] with probe p in rows p·N … p·N+N−1.
+entries of a trainable. A value that carries probes has them outermost: a trainable is [P, k], an
+activation is [P·N, …] with probe p in rows p·N … p·N+N−1. Products with stored codes are defined
+beside their format, in `zofx.ir.formats`.
 
 These meanings are what every runtime is tested against; a runtime may replace a kernel, never a
 meaning. Importing the package, or any of its modules, fills torch.ops.zofx.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 from torch._ops import OpOverload
 
-from zofx.ir.ops import cut, directions, frozen, probes, rounding, scoring, sparse, transposes
+from zofx.ir.formats import FORMATS
+from zofx.ir.ops import cut, directions, probes, rounding, scoring, sparse, transposes
 
-MODULES: Final = (cut, directions, frozen, probes, rounding, scoring, sparse, transposes)
+STORED: Final = {sys.modules[type(FORMATS[name]).__module__] for name in FORMATS}
+MODULES: Final = (cut, directions, probes, rounding, scoring, sparse, transposes, *STORED)
 
 
 def meaning(op: OpOverload) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from zofx.ir.quant import ROW_TOP
+from zofx.ir.formats.row_int8 import ROW_TOP
 
 ROW_ZERO: Final = 128
 ROW_STEP: Final = 1 / ROW_TOP
@@ -65,8 +65,8 @@ def linear_rounded(x: Tensor, steps: Tensor, codes: Tensor, scales: Tensor) -> T
     Args:
         x: of `round_rows`.
         steps: of `row_scales`.
-        codes: of `quant.Rows`.
-        scales: likewise.
+        codes: of `formats.row_int8.Rows`.
+        scales: of the same.
     """
     levels = x.to(torch.float32) - ROW_ZERO
     return (levels @ codes.float()) * scales * steps

@@ -1,6 +1,6 @@
 """Transposes of the linear ops: what a reverse-mode derivative multiplies cotangents by.
 
-    y = x·Ŵᵀ    →   dx = dy·Ŵ                    linear_…_transpose, Ŵ as `zofx.ir.quant` stores it
+    y = x·Ŵᵀ    →   dx = dy·Ŵ                    linear_…_transpose, Ŵ as `zofx.ir.formats` stores it
     y = x·Sᵀ    →   dx = dy·S,  ds_j = Σ_m dy[m, row_j]·x[m, column_j]      at the entries of S alone
     y = x[n, p] →   dx[n, p] += dy               select_positions_transpose
     a·b, aᵀ·b, a·bᵀ                              product
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from zofx.ir import quant
+from zofx.ir.formats import block_int, codebook, nf4, row_int8
 from zofx.ir.ops.rounding import ROW_ZERO
 from zofx.ir.sparse_cost import as_block
 
@@ -32,9 +32,11 @@ def _(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
 
 
 @custom_op("zofx::linear_nf4_transpose", mutates_args=())
-def linear_nf4_transpose(dy: Tensor, codes: Tensor, absmax: Tensor, width: int, block: int) -> Tensor:
-    """dy·Ŵ with Ŵ in NF4 (`quant.Nf4`): [..., out] → [..., in]."""
-    return dy @ quant.dequantize_nf4(quant.Nf4(codes, absmax), dy.shape[-1], block)
+def linear_nf4_transpose(
+    dy: Tensor, codes: Tensor, absmax: Tensor, width: int, block: int
+) -> Tensor:
+    """dy·Ŵ with Ŵ in NF4 (`Nf4`): [..., out] → [..., in]."""
+    return dy @ nf4.dequantize(nf4.Nf4(codes, absmax), dy.shape[-1], block)
 
 
 @linear_nf4_transpose.register_fake
@@ -46,8 +48,8 @@ def _(dy: Tensor, codes: Tensor, absmax: Tensor, width: int, block: int) -> Tens
 def linear_int_transpose(
     dy: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, bits: int
 ) -> Tensor:
-    """dy·Ŵ with Ŵ block-wise affine (`quant.Affine`): [..., out] → [..., in]."""
-    return dy @ quant.dequantize_int(quant.Affine(codes, scales, zeros), bits)
+    """dy·Ŵ with Ŵ block-wise affine (`Affine`): [..., out] → [..., in]."""
+    return dy @ block_int.dequantize(block_int.Affine(codes, scales, zeros), bits)
 
 
 @linear_int_transpose.register_fake
@@ -57,8 +59,8 @@ def _(dy: Tensor, codes: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Te
 
 @custom_op("zofx::linear_int8_transpose", mutates_args=())
 def linear_int8_transpose(dy: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
-    """dy·Ŵ with Ŵ of one scale per row (`quant.Rows`): [..., out] → [..., in]."""
-    return dy @ quant.dequantize_rows(quant.Rows(codes, scales))
+    """dy·Ŵ with Ŵ of one scale per row (`Rows`): [..., out] → [..., in]."""
+    return dy @ row_int8.dequantize(row_int8.Rows(codes, scales))
 
 
 @linear_int8_transpose.register_fake
@@ -68,8 +70,8 @@ def _(dy: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
 
 @custom_op("zofx::linear_codebook_transpose", mutates_args=())
 def linear_codebook_transpose(dy: Tensor, codes: Tensor, centroids: Tensor) -> Tensor:
-    """dy·Ŵ with Ŵ a code into its row's codebook (`quant.Codebook`): [..., out] → [..., in]."""
-    return dy @ quant.dequantize_codebook(quant.Codebook(codes, centroids))
+    """dy·Ŵ with Ŵ a code into its row's codebook (`Codebook`): [..., out] → [..., in]."""
+    return dy @ codebook.dequantize(codebook.Codebook(codes, centroids))
 
 
 @linear_codebook_transpose.register_fake
@@ -84,7 +86,7 @@ def linear_rounded_transpose(dy: Tensor, steps: Tensor, codes: Tensor) -> Tensor
     Args:
         dy: of `round_rows`, of cotangents that the matrix's scales have been multiplied into.
         steps: of `row_scales`, of the same.
-        codes: i8[in, out] of `quant.Rows`.
+        codes: i8[in, out] of `Rows`.
     """
     levels = dy.to(torch.float32) - ROW_ZERO
     return (levels @ codes.float().t()) * steps

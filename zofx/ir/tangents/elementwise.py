@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from zofx.ir.tangents.values import Rule, Tangents, Value, described, same_shape, times, total
+from zofx.ir.traits import Trait, ops_with
 
 aten = torch.ops.aten
 
@@ -66,11 +67,6 @@ SLOPES: Mapping[Any, Callable[..., Value]] = {
     aten.tanh.default: lambda y, x: -(y * y) + 1.0,
 }
 """f′ from y = f(x), x and what else f takes."""
-
-LINEAR = (
-    aten._to_copy.default, aten.clone.default, aten.contiguous.default, aten.div.Scalar,
-    aten.mul.Scalar, aten.neg.default, aten.to.dtype, aten.type_as.default,
-)  # fmt: skip
 
 
 def _chain(op: Any, place: int) -> Rule:
@@ -131,7 +127,7 @@ def _masked(d: Tangents, y: Value, x: Value, mask: Value, value: float) -> Value
 
 RULES: Mapping[Any, Rule] = {
     **{op: _chain(op, 1 if op is aten.pow.Scalar else 0) for op in SLOPES},
-    **{op: _itself(op) for op in LINEAR},
+    **{op: _itself(op) for op in ops_with(Trait.ELEMENTWISE | Trait.LINEAR)},
     aten.add.Scalar: Rule(lambda d, y, x, *_: d(x)),
     aten.add.Tensor: Rule(_sum(1), (0, 1)),
     aten.div.Tensor: Rule(_quotient, (0, 1)),

@@ -12,25 +12,12 @@ from typing import Any
 
 import torch
 
-from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.tangents.values import Rule, Tangents, Value, rank
+from zofx.ir.traits import Trait, ops_with
 
 aten = torch.ops.aten
 
 AXES = ("dim", "dim0", "dim1", "dims", "end_dim", "start_dim")  # as aten's schemas name them
-ALONG = (
-    aten.cumsum.default, aten.flatten.using_ints, aten.index_select.default, aten.mean.dim,
-    aten.select.int, aten.slice.Tensor, aten.split.Tensor, aten.split_with_sizes.default,
-    aten.squeeze.dim, aten.squeeze.dims, aten.sum.dim_IntList, aten.transpose.int,
-    aten.unbind.int, aten.unflatten.int, aten.unsqueeze.default,
-)  # fmt: skip
-JOINS = (aten.cat.default, aten.stack.default)
-RESHAPES = (aten._unsafe_view.default, aten.reshape.default, aten.view.default)
-# What they make has the shape or type of x and nothing else of it.
-FILLS = (
-    aten.full_like.default, aten.new_full.default, aten.new_ones.default,
-    aten.new_zeros.default, aten.ones_like.default, aten.zeros_like.default,
-)  # fmt: skip
 
 
 def shifted(axes: Any) -> Any:
@@ -119,10 +106,10 @@ def _select_positions(d: Tangents, y: Value, x: Value, positions: Value) -> Valu
 
 
 RULES: Mapping[Any, Rule] = {
-    **{op: _along(op) for op in ALONG},
-    **{op: _join(op) for op in JOINS},
-    **{op: Rule(_reshape) for op in RESHAPES},
-    **{op: Rule(lambda *_, **__: None) for op in FILLS},
+    **{op: _along(op) for op in ops_with(Trait.ALONG_AXES | Trait.LINEAR)},
+    **{op: _join(op) for op in ops_with(Trait.JOIN)},
+    **{op: Rule(_reshape) for op in ops_with(Trait.RESHAPE | Trait.SIZED)},
+    **{op: Rule(lambda *_, **__: None) for op in ops_with(Trait.FILL)},
     aten.embedding.default: Rule(_embedding),
     aten.expand.default: Rule(_expand),
     aten.gather.default: Rule(_gather),

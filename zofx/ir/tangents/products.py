@@ -14,16 +14,11 @@ from typing import Any
 
 import torch
 
-from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.tangents.values import Rule, Tangents, Value, described, rank, sizes, total
+from zofx.ir.traits import Trait, ops_with
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
-
-FROZEN = (
-    zofx.linear_codebook.default, zofx.linear_int.default, zofx.linear_int8.default,
-    zofx.linear_nf4.default,
-)  # fmt: skip
 
 
 def _with_bias(d: Tangents, y: Value, product: Value | None, bias: Value | None) -> Value:
@@ -126,7 +121,7 @@ def _softmax(scores: Value, seen: Value | None, lowest: float) -> Value:
 
 
 RULES: Mapping[Any, Rule] = {
-    **{op: _frozen(op) for op in FROZEN},
+    **{op: _frozen(op) for op in ops_with(Trait.QUANTIZED_PRODUCT)},
     aten.bmm.default: Rule(_matmul, (0, 1)),
     aten.linear.default: Rule(_linear, (0, 1, 2)),
     aten.matmul.default: Rule(_matmul, (0, 1)),

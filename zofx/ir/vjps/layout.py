@@ -1,9 +1,9 @@
 """Rules of ops that put entries elsewhere, where torch's own derivative takes ops engines lack.
 
-    y = x[…, a:b, …]         dx = dy between zeros
-    y = x[n, positions]      dx = dy added up at these positions
-    y = W[ids]               dW = dy added up at these rows
-    y = (a, b, …) joined     each part has its part of dy
+y = x[…, a:b, …]         dx = dy between zeros
+y = x[n, positions]      dx = dy added up at these positions
+y = W[ids]               dW = dy added up at these rows
+y = (a, b, …) joined     each part has its part of dy
 """
 
 import sys
@@ -16,7 +16,7 @@ from torch import Tensor
 from zofx.ir.vjps.values import Call, Cotangents, Rule
 
 aten = torch.ops.aten
-zofx_ops = torch.ops.zofx
+zo = torch.ops.zofx
 
 
 def cut(call: Call, dy: Tensor) -> Cotangents:
@@ -34,7 +34,11 @@ def slice_(call: Call, dy: Tensor) -> Cotangents:
     if not all(isinstance(number, int) for number in (start, end)):
         raise NotImplementedError("aten.slice has a rule where its ends are numbers")
     start = start + size if start < 0 else start
-    after = 0 if isinstance(end, int) and end >= sys.maxsize else size - (end + size if end < 0 else min(end, size))
+    after = (
+        0
+        if isinstance(end, int) and end >= sys.maxsize
+        else size - (end + size if end < 0 else min(end, size))
+    )
     edges = [0, 0] * (x.dim() - 1 - axis) + [start, after]
     return {(0,): aten.constant_pad_nd.default(dy, edges, 0.0)}
 
@@ -42,7 +46,7 @@ def slice_(call: Call, dy: Tensor) -> Cotangents:
 def select_positions(call: Call, dy: Tensor) -> Cotangents:
     """Positions may come twice."""
     x, positions = call.args
-    return {(0,): zofx_ops.select_positions_transpose(dy, positions, x.shape[1])}
+    return {(0,): zo.select_positions_transpose(dy, positions, x.shape[1])}
 
 
 def embedding(call: Call, dy: Tensor) -> Cotangents:
@@ -70,6 +74,6 @@ RULES: Final[Mapping[Any, Rule]] = {
     aten.cat.default: cat,
     aten.embedding.default: embedding,
     aten.slice.Tensor: slice_,
-    zofx_ops.cut.default: cut,
-    zofx_ops.select_positions.default: select_positions,
+    zo.cut.default: cut,
+    zo.select_positions.default: select_positions,
 }

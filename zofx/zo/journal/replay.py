@@ -5,8 +5,8 @@
     tensors  θ ← θ − learning rate · rule(Σ coefficient · z)             read, theta.write
 
 A training step ends in the same `Mover`, so what a run did and what a replay does cannot differ.
-A rule on tensors is given one trainable after another, each with a state of its own: beside θ and the
-states, a step holds a copy of θ, and temporaries of one trainable.
+A rule on tensors is given one trainable after another, each with a state of its own: beside θ and
+the states, a step holds a copy of θ, and temporaries of one trainable.
 """
 
 from collections import deque
@@ -29,8 +29,8 @@ class Mover:
         theta: to move.
         rule: on materialised gradients; None moves along the rays themselves.
         seed: of the run.
-        refresh: steps between two bases of low-rank trainables; 0 for none. A recipe has both this and
-            a rule only where the rule's state can follow.
+        refresh: steps between two bases of low-rank trainables; 0 for none. A recipe has both this
+            and a rule only where the rule's state can follow.
         exact: learning rate of exact gradients, in units of a step's rate.
         exact_rule: on exact gradients; None goes along them.
     """

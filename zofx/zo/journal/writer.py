@@ -5,6 +5,7 @@ append  record → file, and every `sync_every` records → disk        killed: 
 resume  read and verify → cut the torn record → append
 """
 
+import hashlib
 import os
 import zlib
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Self
 import numpy as np
 
 from zofx.errors import UsageError
-from zofx.zo.journal.format import CHECKSUM, Header, Journal, Record, header_checksum
+from zofx.files import new_file
+from zofx.zo.journal.format import CHECKSUM, Header, Journal, Record
 
 
 class JournalWriter:
@@ -22,28 +24,24 @@ class JournalWriter:
 
     Args:
         path: the file, which exists: `create` and `resume` open one.
-        header: of that file.
-        end: where the next record goes.
-        checksum: of the last record, or of the header.
-        next_step: the least step that may be appended.
+        journal: what it holds; what follows is cut off.
         sync_every: force records to the disk after this many. 1 loses at most the step in flight
             even when the machine dies; when only the process dies, any value does.
     """
 
-    def __init__(
-        self, path: Path, header: Header, end: int, checksum: int, next_step: int, sync_every: int
-    ) -> None:
+    def __init__(self, path: Path, journal: Journal, sync_every: int) -> None:
         if sync_every < 1:
             raise UsageError(f"sync_every={sync_every}: records are synced every 1 or more steps")
         self.path = path
-        self.header = header
-        self.next_step = next_step
-        self._checksum = checksum
+        self.header = journal.header
+        self.next_step = journal.next_step
+        self._checksum = journal.checksum
+        self._hash = hashlib.sha256(journal.data)
         self._sync_every = sync_every
         self._unsynced = 0
         self._file = path.open("r+b")
-        self._file.truncate(end)
-        self._file.seek(end)
+        self._file.truncate(journal.end)
+        self._file.seek(journal.end)
 
     @classmethod
     def create(cls, path: Path, header: Header, sync_every: int = 1) -> Self:
@@ -59,25 +57,30 @@ class JournalWriter:
                 f"{path} exists and is never overwritten: resume it, or choose another folder"
             )
         data = header.encode()
-        beside = path.with_name(path.name + ".new")
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _sync_folder(path.parent)
-        return cls(path, header, len(data), header_checksum(data), 0, sync_every)
+        with new_file(path) as beside:
+            beside.write_bytes(data)
+        return cls(path, Journal.decode(path, data), sync_every)
 
     @classmethod
-    def resume(cls, path: Path, sync_every: int = 1) -> tuple[Self, Journal]:
-        """Go on with a journal: a torn last record is cut off; returns what was read too."""
-        journal = Journal.read(path)
-        if len(journal):
-            checksum = int(journal.rows[-1]["checksum"])
-        else:
-            checksum = header_checksum(path.read_bytes())
-        writer = cls(path, journal.header, journal.end, checksum, journal.next_step, sync_every)
-        return writer, journal
+    def resume(
+        cls, path: Path, journal: Journal | None = None, sync_every: int = 1
+    ) -> tuple[Self, Journal]:
+        """Go on with a journal: a torn last record is cut off; returns what is there too.
+
+        Args:
+            path: the file.
+            journal: as read before. It is read again only if the file has another size now: another
+                process may have gone on with the run since.
+            sync_every: as in the class.
+        """
+        if journal is None or path.stat().st_size != journal.end + journal.torn:
+            journal = Journal.read(path)
+        return cls(path, journal, sync_every), journal
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the journal as it is now, in hex."""
+        return self._hash.hexdigest()
 
     def append(self, record: Record) -> None:
         """Write one record; when it returns, the step counts.
@@ -92,7 +95,9 @@ class JournalWriter:
         row["coefficients"], row["losses"] = record.coefficients, record.losses
         body = row.tobytes()[: -CHECKSUM.size]
         self._checksum = zlib.crc32(body, self._checksum)
-        self._file.write(body + CHECKSUM.pack(self._checksum))
+        written = body + CHECKSUM.pack(self._checksum)
+        self._file.write(written)
+        self._hash.update(written)
         self._file.flush()
         self.next_step = record.step + 1
         self._unsynced += 1
@@ -135,14 +140,3 @@ class JournalWriter:
                 f"step {record.step} does not fit {self.path}: it has coefficients and losses of "
                 f"shapes {shapes}, and those of this run's records are {expected}"
             )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; only POSIX systems can open a folder."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

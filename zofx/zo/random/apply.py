@@ -3,8 +3,8 @@
     θ ← round(θ + round(coefficient · z(key)))          float32, ray by ray in order
 
 Multiply and add are two numpy calls: no compiler can fuse them into one rounding. In place, chunk
-by chunk: the temporaries stay below a few MiB however large a trainable is. Where a direction depends
-on θ, it is on θ before the first ray.
+by chunk: the temporaries stay below a few MiB however large a trainable is. Where a direction
+depends on θ, it is on θ before the first ray.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,8 @@ def apply_rays(
     """Move every trainable along the rays, in place.
 
     Args:
-        values: name → f32, C-contiguous, writable; trainables, and the scales of those that have one.
+        values: name → f32, C-contiguous, writable; trainables, and the scales of those that have
+        one.
         trainables: the names of those that move.
         rays: applied in this order.
         noise: how a direction follows from a key.

@@ -51,7 +51,7 @@ class Stream(IntEnum):
 
 @cache
 def trainable_id(name: str) -> int:
-    """Counter word 1 of a trainable: the first 8 bytes of the SHA-256 of its name, little endian."""
+    """Counter word 1 of a trainable: the first 8 bytes of SHA-256 of its name, little endian."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
@@ -132,7 +132,7 @@ def in_parts(draw: Callable[[int, int], FloatArray], shape: tuple[int, ...]) -> 
 
 
 def sample_small(kind: Kind, key: Key, sizes: Mapping[str, int]) -> dict[str, FloatArray]:
-    """All of several trainables, looked up at once: of many small ones, each call costs more than z.
+    """Draw several trainables, looked up at once: of many small ones, a call costs more than z.
 
     Args:
         kind: the distribution.

@@ -4,7 +4,8 @@
 
 Whatever is said on rays needs no memory per weight, is the same on every runtime, and replays from
 the journal. The shape is that of optax's gradient transformations. Rules that need the materialised
-gradient are another type (`zofx.zo.rules.gradient_rules`), so that chaining one here is an error of types.
+gradient are another type (`zofx.zo.rules.gradient_rules`), so that chaining one here is an error of
+types.
 """
 
 from collections.abc import Callable

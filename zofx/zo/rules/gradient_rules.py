@@ -1,13 +1,14 @@
-"""Rules on tensors: the gradient is materialised on the trainables, and state may be kept per weight.
+"""Rules on tensors: the gradient is materialised, and state may be kept per weight.
 
-    g = Σ_q coefficient_q · z_q  per trainable                      float32, ray by ray in order
+    g = Σ_q coefficient_q · z_q  per trainable                  float32, ray by ray in order
     update : (g, θ, state) → (direction, state)                 θ ← θ − learning rate · direction
 
-HostTheta are small when sparse, and so is the state. All arithmetic is elementwise float32, + − × ÷ √,
-each correctly rounded by IEEE 754, so a replay of the journal gives the same bits on every machine.
-No trainable depends on another: a run gives a rule one at a time, with a state of its own, so that a
-step holds the temporaries of one (`zofx.zo.journal.replay`); a rule does the same to all of them at once.
-A rule never writes to what it is given. Those that remember are in `zofx.zo.rules.stateful_rules`.
+Trainables are small when sparse, and so is the state. All arithmetic is elementwise float32, + − ×
+÷ √, each correctly rounded by IEEE 754, so a replay of the journal gives the same bits on every
+machine. No trainable depends on another: a run gives a rule one at a time, with a state of its own,
+so that a step holds the temporaries of one (`zofx.zo.journal.replay`); a rule does the same to all
+of them at once. A rule never writes to what it is given. Those that remember are in
+`zofx.zo.rules.stateful_rules`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,10 +72,11 @@ class TensorRule(Generic[S]):
         init: θ → the state before the first step.
         update: (gradient, θ, state) → (direction to go down along, state); names of the trainables.
         window: how many steps' rays it asks for, with this one's.
-        curved: whether it asks for the curvature along the direction, which `SpsaWithCurvature` tells.
+        curved: whether it asks for the curvature along the direction, which `SpsaWithCurvature`
+        tells.
         exposes: state → tensors of the session that it sets (the scales of directions).
-        refreshed: (state, factors before, factors after, noise) → state, where low-rank trainables have
-            a new basis; None where the state is of coordinates and cannot follow.
+        refreshed: (state, factors before, factors after, noise) → state, where low-rank trainables
+            have a new basis; None where the state is of coordinates and cannot follow.
     """
 
     text: str
@@ -136,8 +138,8 @@ def decay(rate: float, exempt: Sequence[str] = ()) -> TensorRule[None]:
 
     Args:
         rate: the strength; the learning rate multiplies it too.
-        exempt: trainables whose name contains one of these are left alone (MeZO: "bias", "layer_norm",
-            "layernorm").
+        exempt: trainables whose name contains one of these are left alone (MeZO: "bias",
+            "layer_norm", "layernorm").
     """
     factor = np.float32(rate)
 

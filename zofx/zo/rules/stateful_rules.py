@@ -6,8 +6,8 @@
     past_adam           the same over the last steps' rays   none: their gradients are made again
     diagonal_hessian    H ← average of h·H ⊙ u²              one, which also scales directions
 
-A state of coordinates belongs to the basis of a low-rank trainable; where it cannot be read in a new
-one, `refreshed` is None.
+A state of coordinates belongs to the basis of a low-rank trainable; where it cannot be read in a
+new one, `refreshed` is None.
 """
 
 from typing import NamedTuple
@@ -113,8 +113,9 @@ def past_adam(
 def low_rank_momentum(beta: float = 0.9) -> TensorRule[Tensors]:
     """An average of gradients that is carried over to a new basis: m ← beta · m + (1 − beta) · g.
 
-    The first gradient is taken whole. A low-rank trainable's average is of coordinates in its basis; at
-    a refresh it becomes its least-squares reading in the new one (`zofx.zo.random.low_rank_bases.carried`).
+    The first gradient is taken whole. A low-rank trainable's average is of coordinates in its
+    basis; at a refresh it becomes its least-squares reading in the new one
+    (`zofx.zo.random.low_rank_bases.carried`).
     Source: Chen et al. 2025, arXiv 2410.07698, algorithm 2 (LOZO-M).
     """
     _require_fraction("low_rank_momentum", beta)

@@ -1,0 +1,1 @@
+"""Every architecture of the installed transformers, compiled and compared with transformers."""

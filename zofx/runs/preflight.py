@@ -1,0 +1,106 @@
+"""The pre-flight of a run, and those that were made before: a file that can always be deleted.
+
+    ART.preflight.jsonl   a line each: (artifact, examples, objective, probes, engine) → measured
+                          beside the artifact
+
+A line is used only for exactly what it was measured on. A damaged or unwritable file is no error:
+the pre-flight is then made again.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from zofx.errors import DivergenceError
+from zofx.runs import jsonl
+from zofx.runs.prepare import Prepared
+from zofx.session import Session
+from zofx.tasks.objectives import TextObjective
+from zofx.zo.preflight import STEPS, Preflight, nothing, preflight
+from zofx.zo.types import Key
+
+MOST_PROBES: Final = 72
+"""More directions tell no more."""
+
+
+def measure(
+    prepared: Prepared, session: Session, progress: Callable[[int, int], None] = nothing
+) -> Preflight | None:
+    """The pre-flight on the first batch of the run, at the cost of a few steps; θ is not moved.
+
+    Args:
+        prepared: a new run.
+        session: at the artifact's initial θ.
+        progress: told of forwards, as (done, total).
+
+    Returns:
+        None where nothing can be told: exact derivatives have no ± gap, and losses of text jump.
+
+    Raises:
+        DivergenceError: the losses near the start are not finite.
+    """
+    settings = prepared.config.settings
+    objective = prepared.workload.objective(prepared.config.objective)
+    if settings.estimator in ("forward-gradient", "exact") or isinstance(objective, TextObjective):
+        return None
+    encoded = prepared.batch(0)
+    if settings.refresh:  # before the first basis a low-rank trainable changes nothing
+        session.refresh(Key(prepared.config.task.seed, 0))
+    with np.errstate(all="ignore"):  # what is not finite is refused below, with a message
+        found = preflight(
+            lambda rows, keys, matrix: session.evaluate(encoded.batch.rows(rows), keys, matrix),
+            len(encoded.batch.input_ids),
+            objective.on(encoded),
+            settings.eps,
+            prepared.config.task.seed,
+            min(STEPS * settings.recipe().estimator.evaluations, MOST_PROBES),
+            progress,
+        )
+    if not np.isfinite([found.gap, found.noise]).all():
+        raise DivergenceError(
+            f"the loss is not finite at or near the initial weights (eps {settings.eps:g}); lower "
+            "--eps, and check with `zofx eval` that the compiled model answers at all",
+            0,
+        )
+    return found
+
+
+def recall(prepared: Prepared) -> Preflight | None:
+    """What was measured before for a run like this one."""
+    key = _key(prepared)
+    with suppress(OSError, UnicodeDecodeError):
+        for line in _file(prepared).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, TypeError, AttributeError):
+                fields = json.loads(line)
+                if fields.pop("key") == key:
+                    return Preflight(**{name: float(value) for name, value in fields.items()})
+    return None
+
+
+def remember(prepared: Prepared, measured: Preflight) -> None:
+    """Keep it, where the folder can be written to."""
+    with suppress(OSError):
+        jsonl.append(_file(prepared), {"key": _key(prepared), **asdict(measured)})
+
+
+def _file(prepared: Prepared) -> Path:
+    folder = prepared.model.folder.resolve()
+    return folder.with_name(folder.name + ".preflight.jsonl")
+
+
+def _key(prepared: Prepared) -> str:
+    """Everything that what is measured depends on."""
+    config = prepared.config
+    settings, engine = config.settings, config.engine
+    parts = (
+        config.artifact, config.task.seed, config.examples, config.objective, config.task.balance,
+        settings.estimator, settings.eps, settings.queries, settings.batch_size,
+        engine.runtime, engine.device, dict(config.versions),
+    )  # fmt: skip
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
