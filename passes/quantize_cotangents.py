@@ -4,10 +4,10 @@
     Q(v) = round(v / t),  t = max |v| / 127 of each row of v
 
 The scales of Ŵ lie along the axis that is summed over, so they go into the cotangents first.
-Meaning is approximate: an entry of dx is off by at most t/2 · Σ_o |codes[i, o]|, and by the rounding
-of f32. The forward graph is not touched.
-Source: rounding by rows, Yao et al. 2022 (ZeroQuant), arXiv 2206.01861; of cotangents, Banner et al.
-2018, Scalable Methods for 8-bit Training of Neural Networks, arXiv 1805.11046.
+Meaning is approximate: an entry of dx is off by at most t/2 · Σ_o |codes[i, o]|, and by what f32
+rounds. The forward graph is not touched.
+Source: rounding by rows, Yao et al. 2022 (ZeroQuant), arXiv 2206.01861; of cotangents, Banner et
+al. 2018, Scalable Methods for 8-bit Training of Neural Networks, arXiv 1805.11046.
 """
 
 from dataclasses import dataclass

@@ -1,11 +1,24 @@
 """Derive the joint graph: the scores, and the gradient of every tensor that trains by it.
 
-logprob f32[N, C]        →   logprob, g_1, g_2, …
-inputs  …                →   …, cotangent f32[N, C]
-g_i = Σ_nc cotangent[n, c] · ∂logprob[n, c]/∂θ_i
+    logprob f32[N, C]        →   logprob, g_1, g_2, …
+    inputs  …                →   …, cotangent f32[N, C]
+    g_i = Σ_nc cotangent[n, c] · ∂logprob[n, c]/∂θ_i
+
+The cotangent is the derivative of any loss by the scores, which the host computes between the two
+halves of the graph (`zofx.ir.residuals`): so one graph serves every objective with a derivative.
+From the last op to the first, each passes the cotangent of its result on to its operands by its
+vector-Jacobian product (`zofx.ir.vjps`: torch's own autograd for aten, a rule for what torch has no
+derivative of). The walk is traced once, on shapes. Only ops between an exact tensor and the scores
+take part, and batch and length stay free.
+
+Exact up to rounding, for the program as it stands. `quantize-activations` comes later: rounding is
+taken for the identity (straight-through), and a product of integers for one with the dequantized
+matrix, at the activations of the rounded forward.
+Source: Griewank and Walther 2008, Evaluating Derivatives, §3.2 (reverse mode as a program);
+straight-through, Bengio et al. 2013, arXiv 1308.3432.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
 from typing import Any, ClassVar
@@ -17,19 +30,15 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+from zofx.errors import UnsupportedError
 from zofx.ir.facts import CANONICAL, HAS_TRAINABLES, NARROWED
 from zofx.ir.pipeline import Pass, Remarker
-from zofx.ir.program import Program, is_call, output_node, placeholders
+from zofx.ir.program import Program, is_call, output_node, placeholders, results_of
 from zofx.ir.rewrite import Editor, same_type
 from zofx.ir.schema import COTANGENT, INPUTS, Role
-from zofx.ir.vjps import Call, pull_back
+from zofx.ir.vjps import Call, Cotangents, Place, pull_back
 
 aten = torch.ops.aten
-
-SAME = (aten.detach.default, aten.alias.default)
-
-# torch's derivatives that are ops of their own → what they are made of.
-DERIVATIVES = {op: rule for op, rule in decomposition_table.items() if "backward" in str(op)}
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,8 @@ class _Pullback:
     def join(self, scores: fx.Node, cotangent: fx.Node) -> list[fx.Node]:
         """Append the pullback to the graph; returns the gradients."""
         values = [n for n in self._edit.nodes if isinstance(n.meta.get("val"), Tensor)]
-        values.sort(
-            key=lambda n: n.op != "placeholder"
-        )  # sizes are read off the first that has one
+        # A size is read off the first value that has it: let that be an input.
+        values.sort(key=lambda n: n.op != "placeholder")
         path = [n for n in self._edit.nodes if n in self._moves and n.op == "call_function"]
 
         def pullback(*given: Tensor) -> list[Tensor]:
@@ -75,7 +83,7 @@ class _Pullback:
             return self._pulled(path, scores, known, known[cotangent])
 
         with enable_python_dispatcher():
-            traced = make_fx(pullback, decomposition_table=DERIVATIVES)(
+            traced = make_fx(pullback, decomposition_table=_derivatives())(
                 *(node.meta["val"] for node in values)
             )
         return self._inlined(traced.graph, values)
@@ -91,13 +99,23 @@ class _Pullback:
             found = cotangents.pop(node)
             if is_call(node, getitem):
                 parent, number = node.args
-                cotangents.setdefault(parent, {})[number] = found
+                cotangents.setdefault(parent, {})[number] = found  # type: ignore[arg-type]  # a node
                 continue
-            for place, value in pull_back(self._call(node, known), found).items():
+            for place, value in self._shares(node, known, found).items():
                 operand = _at(node.args, place)
                 before = cotangents.get(operand)
                 cotangents[operand] = value if before is None else before + value
         return [cotangents.get(node, torch.zeros_like(known[node])) for node in self._exact]
+
+    def _shares(self, node: fx.Node, known: dict[fx.Node, Tensor], found: Any) -> Cotangents:
+        """What one op passes on."""
+        try:
+            return pull_back(self._call(node, known), found)
+        except (NotImplementedError, RuntimeError) as error:
+            raise UnsupportedError(
+                "reverse-mode cannot differentiate this program",
+                [f"{node.target}: {error}", "leave --exact-layers out, or train by probes there"],
+            ) from error
 
     def _call(self, node: fx.Node, known: dict[fx.Node, Tensor]) -> Call:
         wanted = frozenset(
@@ -122,11 +140,8 @@ class _Pullback:
             if str(node.meta["val"]) in sizes:
                 moved[node] = sizes[str(node.meta["val"])]
                 continue
-            if is_call(node, *SAME) or (
-                is_call(node, aten.expand.default)
-                and same_type(node.meta["val"], node.args[0].meta["val"])  # type: ignore[union-attr]
-            ):
-                moved[node] = moved[node.args[0]]  # type: ignore[index]
+            if _is_same(node):
+                moved[node] = moved[node.all_input_nodes[0]]
                 continue
             key = _key(node, moved)
             if key not in made:
@@ -135,7 +150,7 @@ class _Pullback:
                 made[key].meta = {"val": node.meta["val"]}
                 self.size += 1
             moved[node] = made[key]
-        return [moved[node] for node in output_node(graph).args[0]]  # type: ignore[union-attr]
+        return [moved[node] for node in results_of(graph)]
 
     def _sizes(self) -> dict[str, fx.Node]:
         """The sizes of the inputs, by symbol, each read off the first input that has it."""
@@ -155,6 +170,19 @@ class _Pullback:
         return found
 
 
+def _derivatives() -> dict[Any, Callable[..., Any]]:
+    """Torch's derivatives that are ops of their own → what they are made of."""
+    return {op: rule for op, rule in decomposition_table.items() if "backward" in str(op)}
+
+
+def _is_same(node: fx.Node) -> bool:
+    """Whether a call gives its operand back."""
+    if is_call(node, aten.detach.default, aten.alias.default):
+        return True
+    expands = is_call(node, aten.expand.default)
+    return expands and same_type(node.meta["val"], node.all_input_nodes[0].meta["val"])
+
+
 def _key(node: fx.Node, moved: Mapping[fx.Node, fx.Node]) -> Any:
     """What a call computes, as text: two with the same are one."""
     args, kwargs = map_arg((node.args, node.kwargs), moved.__getitem__)
@@ -162,6 +190,7 @@ def _key(node: fx.Node, moved: Mapping[fx.Node, fx.Node]) -> Any:
 
 
 def _downstream(sources: Sequence[fx.Node]) -> set[fx.Node]:
+    """These, and what depends on them."""
     found, waiting = set(sources), list(sources)
     while waiting:
         for user in waiting.pop().users:
@@ -181,7 +210,8 @@ def _operands(
             yield from _operands(value, (*place, number))
 
 
-def _at(values: Any, place: tuple[int, ...]) -> fx.Node:
+def _at(values: Any, place: Place) -> fx.Node:
+    """The node at a place."""
     for number in place:
         values = values[number]
     node: fx.Node = values

@@ -147,7 +147,8 @@ class EngineSession(HostThetaSession):
 
     @abstractmethod
     def _forward(self, feeds: Feeds) -> FloatArray:
-        """f32[P, N, C], or [N, C] of a program without probes, of rows that are all computed to the length of the longest.
+        """f32[P, N, C], or [N, C] of a program without probes.
 
+        Rows are all computed to the length of the longest.
         Where there are workers, several threads ask at a time.
         """

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -48,7 +49,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from zofx import __version__
 from zofx.ir.directions import directions_of, draw_of
 from zofx.ir.facts import PARTED
-from zofx.ir.program import Program, TensorSpec, output_node, placeholders, shape_of
+from zofx.ir.program import Program, TensorSpec, placeholders, results_of, shape_of
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import FROZEN_ROLES, KEYS, VOCABULARY, Role
 from zofx.ir.sparse_cost import as_block
@@ -217,12 +218,12 @@ def feed_directions(program: Program) -> Program:
 def exported_program(program: Program) -> ExportedProgram:
     """A program as torch.export's container, every tensor a user input."""
     graph = fx.Graph()
-    result = graph.graph_copy(program.graph, {})
+    result: Any = graph.graph_copy(program.graph, {})
     graph.output(result if isinstance(result, tuple) else (result,))
     inputs = list(placeholders(graph))
     for number, node in enumerate(inputs):
         node.target = node.name = f"input_{number}"
-    (returned,) = output_node(graph).args
+    returned = results_of(graph)
     signature = ExportGraphSignature(
         [InputSpec(InputKind.USER_INPUT, TensorArgument(n.name), None) for n in inputs],
         [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in returned],

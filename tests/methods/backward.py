@@ -207,8 +207,9 @@ def log_softmax_back(op: Any, value: Tensor, g: Tensor, y: Tensor, axis: int, *_
 
 EXACT = {
     aten._unsafe_view, aten.alias, aten.cat, aten.clone, aten.detach, aten.expand, aten.masked_fill,
-    aten.gather, aten.index, aten.index_select, aten.neg, aten.new_zeros, aten.ones_like, aten.permute, aten.select,
-    aten.select_backward, aten.slice, aten.slice_backward, aten.squeeze, aten.stack, aten.t,
+    aten.gather, aten.index, aten.index_select, aten.neg, aten.new_zeros, aten.ones_like,
+    aten.permute, aten.select, aten.select_backward, aten.slice, aten.slice_backward,
+    aten.squeeze, aten.stack, aten.t,
     aten.transpose, aten.unsqueeze, aten.view, aten.where, aten.zeros, aten.zeros_like,
 }  # fmt: skip
 RULES: Mapping[Any, Rule] = {

@@ -44,6 +44,7 @@ MODELS = {
 }  # fmt: skip
 LORA = {"method": "mezo", "train": "lora", "settings": ("insert-lora.match=.",)}
 SPARSE = {"method": "senszoq", "fraction": 0.05, "activations": "none"}
+WHOLE = {"method": "mezo", "train": "."}
 NF4 = (*LORA["settings"], "quantize-frozen.block=32")
 
 
@@ -68,7 +69,8 @@ class Case:
     def __str__(self) -> str:
         options = dict(self.options)
         cut = "" if self.from_layer is None else f"-from{self.from_layer}"
-        return f"{self.model}-{self.quant}-{options.get('train', options['method'])}-{self.layers}{cut}"
+        trains = options.get("train", options["method"])
+        return f"{self.model}-{self.quant}-{trains}-{self.layers}{cut}"
 
 
 def case(
@@ -87,14 +89,11 @@ CASES = (
     case("llama", "codebook", LORA),
     case("llama", "int4", LORA, "1"),
     case("llama", "int8", LORA, "all", 1),
-    case("llama", "none", {"method": "mezo", "train": "."}),
+    case("llama", "none", WHOLE),
     case("llama", "int4", SPARSE),
     case("llama", "int8", SPARSE, fraction=0.004, settings=("select-sensitive.cover=1",)),
     *(case(model, "int8-row", LORA) for model in ("gpt2", "opt", "falcon", "roberta")),
-    *(
-        case(model, "none", {"method": "mezo", "train": "."})
-        for model in ("gpt2", "opt", "falcon", "roberta")
-    ),
+    *(case(model, "none", WHOLE) for model in ("gpt2", "opt", "falcon", "roberta")),
 )
 
 

@@ -116,7 +116,7 @@ def _run(pipeline: Pipeline, program: Program, after: After) -> tuple[Program, P
         after(item, before, now, *rest)
 
     program = pipeline.run(program, watch)
-    return program, joint and joint.run(base, after)
+    return program, None if joint is None else joint.run(base, after)
 
 
 def _model_description(

@@ -104,7 +104,7 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 
 
 def _write_joint(joint: Program, folder: Path, weights: TensorFile) -> dict[str, tuple[str, ...]]:
-    """The forward graph with residuals, and the backward graph; their files, and the ops of each."""
+    """Forward graph with residuals, and backward graph: their files, and the ops of each."""
     _, above = split(joint)
     forward, backward = partition(above)
     kept = len(results_of(forward.graph)) - 1

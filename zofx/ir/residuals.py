@@ -1,19 +1,21 @@
-"""Take a joint graph apart: a forward graph that returns residuals, a backward graph that reads them.
+"""Take a joint graph apart: a forward graph with residuals, a backward graph that reads them.
 
     joint(x, dy) = logprob, g    →    forward(x) = logprob, r        backward(x, r, dy) = g
 
-Residuals are the cheapest values that the backward graph can be computed from: a minimum cut between
-what it reads and what must not be computed twice (products with matrices, attention). The rest, such
-as norms, activation functions and masks, is computed again. Inputs and tensors are free to both.
+Two graphs, so that the host can turn scores into cotangents between them, and nothing that takes
+long is computed twice. Residuals are the cheapest values that the backward graph can be computed
+from: a minimum cut, by bytes, between what it reads and the products with matrices and attention.
+The rest (norms, activation functions, masks) is computed again, right before it is read. Inputs and
+tensors are free to both graphs.
 Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174; as a
-minimum cut, Jain et al. 2020 (Checkmate), arXiv 1910.02653.
+minimum cut, torch's own partitioner of joint graphs (`torch._functorch.partitioners`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
-import networkx
+import networkx  # type: ignore[import-untyped]  # of torch's requirements; it has no types
 import torch
 from torch import Tensor, fx
 

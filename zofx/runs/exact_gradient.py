@@ -10,13 +10,13 @@ the same bits when it is computed again.
 
 from collections.abc import Iterator
 from functools import cached_property, partial
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
 from zofx.session import ExactSession
 from zofx.tasks.encode import Encoded
-from zofx.tasks.objectives import Loss, Objective
+from zofx.tasks.objectives import Loss, Objective, ScoreObjective
 from zofx.zo.types import FloatArray, Key, Losses
 
 POSITIONS: Final = 192
@@ -57,8 +57,9 @@ class ExactGradient:
 
     def _weigh(self, part: Encoded, losses: list[Loss], logprob: FloatArray) -> Losses:
         """The derivative of the sum that a loss is the mean of; the loss is noted."""
-        losses.append(self._objective.loss(logprob[None], part))
-        return self._objective.weigh(logprob, part) * losses[-1].weight
+        weights = self._objective.weigh(logprob, part)
+        losses.append(cast(ScoreObjective, self._objective).loss(logprob[None], part))
+        return weights * losses[-1].weight
 
 
 def parts(encoded: Encoded) -> Iterator[Encoded]:

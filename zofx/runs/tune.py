@@ -21,7 +21,7 @@ from zofx.runs.exact_gradient import ExactGradient
 from zofx.runs.guard import Finding
 from zofx.runs.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
 from zofx.runs.prepare import Prepared
-from zofx.runs.run_folder import RunFolder, require_free
+from zofx.runs.run_folder import STATE, RunFolder, require_free
 from zofx.runs.watch import CollapseError, Watch
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
@@ -150,7 +150,8 @@ class _Loop:
 
     def go(self, journal: Journal) -> int:
         """Make steps until there are enough, or until told to stop; returns how many there are."""
-        step = self.driver.resume(journal, self._exact_gradient_at)
+        saved = self.run.saved(journal) if self.saves else (0, {})
+        step = self.driver.resume(journal, self._exact_gradient_at, saved)
         self.run.trim(step)
         self.watch.look_back(journal, self.run.evaluations())
         evaluated = set(self.run.evaluations())
@@ -162,7 +163,17 @@ class _Loop:
             self._step(step)
             step += 1
         self.run.save_snapshot("last", self.session.read(), step, self.writer.digest)
+        self._save_state(step)
         return step
+
+    @property
+    def saves(self) -> bool:
+        """Whether the run keeps its state: exact gradients are in no journal of scalars."""
+        return bool(self.prepared.model.manifest.exact) and self.driver.saves
+
+    def _save_state(self, step: int) -> None:
+        if self.saves:
+            self.run.save_snapshot(STATE, self.driver.saved(), step, self.writer.digest)
 
     def _due(self, step: int) -> bool:
         ends = step == self.prepared.steps
@@ -211,6 +222,7 @@ class _Loop:
         by = self.prepared.config.evaluation.select_by
         if best is None or found.rank(by) > self.run.evaluations()[best].rank(by):
             self.run.save_snapshot("best", self.session.read(), step, self.writer.digest)
+        self._save_state(step)
         for observer in self.observers:
             observer.evaluation(step, found)
         self.watch.after_evaluation(step, found)

@@ -25,6 +25,7 @@ from zofx.zo.journal.format import Header, Journal, Record
 from zofx.zo.journal.replay import Mover
 from zofx.zo.journal.writer import JournalWriter
 from zofx.zo.recipe import Recipe
+from zofx.zo.rules.saved_state import Arrays
 from zofx.zo.theta import Theta
 from zofx.zo.types import ExactGradientFn, FloatArray, LossFn, Ray
 
@@ -133,10 +134,20 @@ class Driver:
         self._mover.move(log.rays, rate, exact)
         return log
 
+    @property
+    def saves(self) -> bool:
+        """Whether `saved` can stand for all steps before it; a rule on probes' gradients forbids."""
+        return self._mover.saves
+
+    def saved(self) -> Arrays:
+        """θ and what a rule on exact gradients remembers: what no journal of scalars tells."""
+        return self._mover.saved()
+
     def resume(
         self,
         journal: Journal,
         exact_gradient: Callable[[int], ExactGradientFn | None] = lambda step: None,
+        after: tuple[int, Arrays] = (0, {}),
     ) -> int:
         """Bring a fresh driver and θ to where a journal ends; evaluates no probe.
 
@@ -144,6 +155,7 @@ class Driver:
             journal: of the run.
             exact_gradient: step → exact gradients of its batch; they are in no journal, so they are
                 computed again.
+            after: what was saved after so many steps: these move nothing again.
 
         Returns:
             The next step.
@@ -153,6 +165,8 @@ class Driver:
             ArtifactError: the recipe does not lead to the recorded coefficients.
         """
         _require_same_run(self.recipe, self.seed, journal.header)
+        if after[0]:
+            self._mover.restore(after[1])
         for record in journal:
             log, self._state = self._decide(record.step, record.losses, record.learning_rate)
             found = self._padded(log.rays)
@@ -162,6 +176,8 @@ class Driver:
                     f"losses lead to coefficients {found}, recorded are "
                     f"{record.coefficients}; resume with the version of zofx that wrote it"
                 )
+            if record.step < after[0]:
+                continue
             self._mover.begin_step(record.step)
             again = exact_gradient(record.step)
             exact = again() if again else None

@@ -1,9 +1,10 @@
 """Transposes of the linear ops: what a reverse-mode derivative multiplies cotangents by.
 
-    y = x·Ŵᵀ    →   dx = dy·Ŵ                    linear_…_transpose, Ŵ as `zofx.ir.formats` stores it
-    y = x·Sᵀ    →   dx = dy·S,  ds_j = Σ_m dy[m, row_j]·x[m, column_j]      at the entries of S alone
-    y = x[n, p] →   dx[n, p] += dy               select_positions_transpose
-    a·b, aᵀ·b, a·bᵀ                              product
+    y = x·Ŵᵀ      →   dx = dy·Ŵ             linear_…_transpose, Ŵ as `zofx.ir.formats` stores it
+    y = x·Sᵀ      →   dx = dy·S             sparse_linear_transpose
+                      ds_j = Σ_m dy[m, row_j]·x[m, column_j]              sparse_linear_entries
+    y = x[n, p]   →   dx[n, p] += dy        select_positions_transpose
+    a·b, aᵀ·b, a·bᵀ                         product
 
 Frozen matrices need no derivative of their own. No op here makes a dense derivative of a matrix.
 """
@@ -26,7 +27,7 @@ def product(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tenso
 
 @product.register_fake
 def _(a: Tensor, b: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
-    before = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    before = (a[..., :1, :1] + b[..., :1, :1]).shape[:-2]
     rows, columns = a.shape[-1 if transpose_a else -2], b.shape[-2 if transpose_b else -1]
     return a.new_empty((*before, rows, columns))
 

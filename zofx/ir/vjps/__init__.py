@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from zofx.ir.vjps import elementwise, layout, products
-from zofx.ir.vjps.values import Call, Cotangents, Rule, by_autograd
+from zofx.ir.vjps.values import Call, Cotangents, Place, Rule, by_autograd
 
 RULES: Final[Mapping[Callable[..., Any], Rule]] = {
     **elementwise.RULES,
@@ -31,4 +31,4 @@ def pull_back(call: Call, cotangent: torch.Tensor) -> Cotangents:
     return RULES.get(call.target, by_autograd)(call, cotangent)
 
 
-__all__ = ["Call", "Cotangents", "pull_back"]
+__all__ = ["Call", "Cotangents", "Place", "pull_back"]

@@ -19,6 +19,10 @@ aten = torch.ops.aten
 zo = torch.ops.zofx
 
 
+SLICE_DEFAULTS: Final[tuple[Any, ...]] = (0, None, None, 1)
+"""Axis, start, end and step."""
+
+
 def cut(call: Call, dy: Tensor) -> Cotangents:
     """The same."""
     return {(0,): dy}
@@ -26,21 +30,19 @@ def cut(call: Call, dy: Tensor) -> Cotangents:
 
 def slice_(call: Call, dy: Tensor) -> Cotangents:
     """Zeros before and after."""
-    x, axis, start, end, step = (*call.args, *(0, None, None, 1)[len(call.args) - 1 :])
+    x, axis, start, end, step = (*call.args, *SLICE_DEFAULTS[len(call.args) - 1 :])
     if step != 1:
         raise NotImplementedError(f"aten.slice with step {step} has no rule; step 1 has")
     size, axis = x.shape[axis], axis % x.dim()
-    start, end = start or 0, sys.maxsize if end is None else end
-    if not all(isinstance(number, int) for number in (start, end)):
-        raise NotImplementedError("aten.slice has a rule where its ends are numbers")
-    start = start + size if start < 0 else start
-    after = (
-        0
-        if isinstance(end, int) and end >= sys.maxsize
-        else size - (end + size if end < 0 else min(end, size))
-    )
-    edges = [0, 0] * (x.dim() - 1 - axis) + [start, after]
+    first = _from_start(start or 0, size)
+    after = 0 if end is None or end == sys.maxsize else size - _from_start(end, size)
+    edges = [0, 0] * (x.dim() - 1 - axis) + [first, after]
     return {(0,): aten.constant_pad_nd.default(dy, edges, 0.0)}
+
+
+def _from_start(place: Any, size: Any) -> Any:
+    """A negative place counts from the end."""
+    return place + size if isinstance(place, int) and place < 0 else place
 
 
 def select_positions(call: Call, dy: Tensor) -> Cotangents:

@@ -66,10 +66,10 @@ def by_autograd(call: Call, cotangent: Tensor | Mapping[int, Tensor]) -> Cotange
     with torch.enable_grad():
         result = target(*_with(call.args, leaves), **call.kwargs)
         if isinstance(cotangent, Mapping):
-            result, cotangent = [result[n] for n in cotangent], list(cotangent.values())
-        elif cotangent.shape != result.shape:
-            cotangent = cotangent.expand_as(result)
-        found = torch.autograd.grad(result, list(leaves.values()), cotangent)
+            results, seeds = [result[n] for n in cotangent], list(cotangent.values())
+        else:
+            results, seeds = [result], [cotangent.expand_as(result)]
+        found = torch.autograd.grad(results, list(leaves.values()), seeds)
     return dict(zip(places, found, strict=True))
 
 

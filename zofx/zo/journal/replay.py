@@ -11,15 +11,19 @@ the states, a step holds a copy of θ, and temporaries of one trainable.
 
 from collections import deque
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from zofx.errors import UsageError
 from zofx.zo.journal.format import Journal
 from zofx.zo.rules.gradient_rules import Gradient, TensorRule, Tensors
+from zofx.zo.rules.saved_state import Arrays, restored, saved
 from zofx.zo.theta import Theta
 from zofx.zo.types import Key, Ray
+
+THETA: Final = "theta:"
+STATES: Final = "states:"
 
 
 class Mover:
@@ -84,6 +88,33 @@ class Mover:
             self._follow(self._rule, rays, rate)
         if exact:
             self._descend(exact, np.float32(-rate * self._exact))
+
+    @property
+    def saves(self) -> bool:
+        """Whether all that a step inherits, beside a journal's scalars, is θ and exact states."""
+        return self._rule is None
+
+    def saved(self) -> Arrays:
+        """θ and the states of the rule on exact gradients, as named arrays."""
+        states = saved(self._exact_states)
+        return {
+            **{f"{THETA}{name}": values for name, values in self._theta.read().items()},
+            **{f"{STATES}{path}": values for path, values in states.items()},
+        }
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take back what was saved.
+
+        Raises:
+            KeyError: it was saved under another rule.
+        """
+        values = {n.removeprefix(THETA): v for n, v in arrays.items() if n.startswith(THETA)}
+        states = {n.removeprefix(STATES): v for n, v in arrays.items() if n.startswith(STATES)}
+        if self._exact_rule:
+            names = {path.split("/")[1] for path in states}
+            like = {name: self._exact_rule.init({name: values[name]}) for name in names}
+            self._exact_states = restored(like, states)
+        self._theta.write(values)
 
     def _descend(self, gradients: Tensors, down: np.float32) -> None:
         """Along exact gradients, or what their rule makes of them."""
