@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import transformers_reference
 
+from zofx.api.callbacks import Callbacks
 from zofx.cli.console import Progress, RunProgress
 from zofx.errors import ArtifactError, UsageError
 from zofx.runs import jsonl
@@ -111,7 +112,9 @@ def trial(
     run, session = prepared.run, prepared.session()
     assert run is not None
     with Progress("tune") as bar:
-        outcome = train(prepared, session, [RunProgress(bar, prepared.steps)])
+        told = Callbacks([RunProgress(bar)])
+        told.start(prepared.config, prepared.steps)
+        outcome = train(prepared, session, [told])
     digests = _require_bit_equal(prepared, run, session)
     last = judge.evaluate(prepared, session, outcome.steps)
     step, theta = run.theta(artifact, prepared.model.manifest, "best")

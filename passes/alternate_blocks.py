@@ -23,7 +23,7 @@ from zofx.ir.facts import PERTURBED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import KEYS
+from zofx.ir.schema import KEYS, Stage
 
 zofx = torch.ops.zofx
 
@@ -38,6 +38,7 @@ class AlternateBlocks(Pass):
     """
 
     name: ClassVar[str] = "alternate-blocks"
+    stage = Stage.PERTURB
     requires = (PERTURBED,)
     by: Literal["step", "query"] = "step"
     level: Literal["layer", "module"] = "layer"

@@ -26,6 +26,7 @@ from zofx.ir.patterns import row_by_row
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec, is_call, shape_of
 from zofx.ir.rewrite import Editor, run_node, same_type
+from zofx.ir.schema import Stage
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
@@ -44,6 +45,7 @@ class Canonicalize(Pass):
     """See the module."""
 
     name: ClassVar[str] = "canonicalize"
+    stage = Stage.NORMALIZE
     establishes = (CANONICAL,)
 
     def run(self, program: Program, remark: Remarker) -> Program:

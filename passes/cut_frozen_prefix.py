@@ -22,7 +22,7 @@ from zofx.ir.facts import CUT, HAS_TRAINABLES
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import FROZEN_ROLES, TOKENS
+from zofx.ir.schema import FROZEN_ROLES, TOKENS, Stage
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -33,6 +33,7 @@ class CutFrozenPrefix(Pass):
     """See the module."""
 
     name: ClassVar[str] = "cut-frozen-prefix"
+    stage = Stage.PARTITION
     requires = (HAS_TRAINABLES,)
     establishes = (CUT,)
 

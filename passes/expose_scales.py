@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import torch
 
 from zofx.errors import PipelineError
-from zofx.ir.facts import HAS_TRAINABLES, QUANTIZED
+from zofx.ir.facts import BLOCK_SCALED, HAS_TRAINABLES, QUANTIZED
 from zofx.ir.formats import format_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 
 aten = torch.ops.aten
 
@@ -31,7 +31,8 @@ class ExposeScales(Pass):
     """See the module."""
 
     name: ClassVar[str] = "expose-scales"
-    requires = (QUANTIZED,)
+    stage = Stage.STORE
+    requires = (QUANTIZED, BLOCK_SCALED)
     establishes = (HAS_TRAINABLES,)
 
     def run(self, program: Program, remark: Remarker) -> Program:

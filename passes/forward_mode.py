@@ -30,7 +30,7 @@ from zofx.ir.facts import FORWARD_MODE, PERTURBED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, shape_of
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import COEFFICIENTS
+from zofx.ir.schema import COEFFICIENTS, Stage
 from zofx.ir.tangents import RULES, Tangents, Value, carry
 
 aten = torch.ops.aten
@@ -49,6 +49,7 @@ class ForwardMode(Pass):
     """See the module."""
 
     name: ClassVar[str] = "forward-mode"
+    stage = Stage.BATCH
     requires = (PERTURBED,)
     establishes = (FORWARD_MODE,)
     destroys = (PERTURBED,)

@@ -22,7 +22,7 @@ from zofx.errors import PipelineError
 from zofx.ir.facts import CANONICAL
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, placeholders
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class FreezeLayers(Pass):
     """
 
     name: ClassVar[str] = "freeze-layers"
+    stage = Stage.NORMALIZE
+    serves: ClassVar[dict[str, str]] = {"train-from-layer": "below"}
     requires = (CANONICAL,)
     below: int = 1
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from zofx.errors import PipelineError
-from zofx.ir.facts import HAS_TRAINABLES
+from zofx.ir.facts import EXACT, HAS_TRAINABLES
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, placeholders
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class HybridFirstOrder(Pass):
     """
 
     name: ClassVar[str] = "hybrid-first-order"
+    stage = Stage.PERTURB
     requires = (HAS_TRAINABLES,)
+    establishes = (EXACT.undone_by("take a method of probes alone"),)
     layers: str = "1"
 
     def __post_init__(self) -> None:

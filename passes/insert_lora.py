@@ -19,11 +19,12 @@ from torch import Tensor
 
 from zofx.errors import PipelineError
 from zofx.ir.facts import CANONICAL, HAS_TRAINABLES
+from zofx.ir.pass_options import require_regex
 from zofx.ir.patterns import linears_of, trainable_weights
-from zofx.ir.pipeline import Pass, Remarker, require_regex
+from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 from zofx.zo.random.direction_spec import Basis
 from zofx.zo.random.noise import Stream, sample_words
 from zofx.zo.types import Key
@@ -44,6 +45,7 @@ class InsertLora(Pass):
     """
 
     name: ClassVar[str] = "insert-lora"
+    stage = Stage.SPLIT
     requires = (CANONICAL,)
     establishes = (HAS_TRAINABLES,)
     rank: int = 8

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, fx
 
 from zofx.errors import PipelineError
-from zofx.ir.facts import HAS_TRAINABLES, TENSORS_SELECTED
+from zofx.ir.facts import ALL_TRAIN, HAS_TRAINABLES, REFRESHED, TENSORS_SELECTED, Fact
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec, is_call
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 from zofx.zo.random.direction_spec import Basis
 from zofx.zo.random.low_rank_bases import orthonormal_rows
 from zofx.zo.random.noise import Stream, sample
@@ -52,8 +52,9 @@ class InsertLowRank(Pass):
     """
 
     name: ClassVar[str] = "insert-low-rank"
+    stage = Stage.SPLIT
     requires = (TENSORS_SELECTED,)
-    establishes = (HAS_TRAINABLES,)
+    destroys = (ALL_TRAIN,)
     rank: int = 2
     basis: Literal["refreshed", "fixed"] = "refreshed"
     sides: Literal["one", "two"] = "one"
@@ -64,6 +65,12 @@ class InsertLowRank(Pass):
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise PipelineError(f"insert-low-rank.rank={self.rank}: must be at least 1")
+
+    @property
+    def establishes(self) -> tuple[Fact, ...]:
+        """With a refreshed basis the matrices move, too."""
+        moving = REFRESHED.undone_by(f"keep one basis: --set {self.name}.basis=fixed")
+        return (HAS_TRAINABLES, *((moving,) if self.basis == "refreshed" else ()))
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """A branch for every chosen matrix; vectors stay chosen."""

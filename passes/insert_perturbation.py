@@ -20,7 +20,7 @@ from zofx.ir.facts import HAS_TRAINABLES, PERTURBED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import COEFFICIENTS, KEYS, Role
+from zofx.ir.schema import COEFFICIENTS, KEYS, Role, Stage
 from zofx.zo.random.noise import TABLE_SIZE, normal_table
 
 direction = torch.ops.zofx.direction.default
@@ -38,6 +38,7 @@ class InsertPerturbation(Pass):
     """
 
     name: ClassVar[str] = "insert-perturbation"
+    stage = Stage.PERTURB
     requires = (HAS_TRAINABLES,)
     establishes = (PERTURBED,)
     noise: Literal["gaussian", "rademacher"] = "gaussian"

@@ -22,7 +22,7 @@ from zofx.ir.facts import PERTURBED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import KEYS
+from zofx.ir.schema import KEYS, Stage
 from zofx.zo.random.direction_spec import KEEP_ALL
 
 zofx = torch.ops.zofx
@@ -42,6 +42,7 @@ class MaskDirections(Pass):
     """
 
     name: ClassVar[str] = "mask-directions"
+    stage = Stage.PERTURB
     requires = (PERTURBED,)
     keep: float = 0.8
     interval: int = 0

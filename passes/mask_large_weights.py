@@ -21,6 +21,7 @@ from zofx.ir.facts import PERTURBED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Stage
 
 zofx = torch.ops.zofx
 
@@ -34,6 +35,8 @@ class MaskLargeWeights(Pass):
     """
 
     name: ClassVar[str] = "mask-large-weights"
+    stage = Stage.PERTURB
+    serves: ClassVar[dict[str, str]] = {"fraction": "fraction"}
     requires = (PERTURBED,)
     fraction: float = 0.2
 

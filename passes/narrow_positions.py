@@ -24,6 +24,7 @@ from zofx.ir.patterns import row_by_row
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Stage
 
 aten = torch.ops.aten
 select = torch.ops.zofx.select_positions.default
@@ -34,6 +35,7 @@ class NarrowPositions(Pass):
     """See the module."""
 
     name: ClassVar[str] = "narrow-positions"
+    stage = Stage.NORMALIZE
     requires = (CANONICAL,)
     establishes = (NARROWED,)
 

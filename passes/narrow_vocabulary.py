@@ -25,7 +25,7 @@ from zofx.ir.facts import NARROWED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
@@ -37,6 +37,7 @@ class NarrowVocabulary(Pass):
     """See the module."""
 
     name: ClassVar[str] = "narrow-vocabulary"
+    stage = Stage.BATCH
     requires = (NARROWED,)
 
     def run(self, program: Program, remark: Remarker) -> Program:

@@ -26,13 +26,13 @@ import torch
 from torch import fx
 
 from zofx.errors import PipelineError, UsageError
-from zofx.ir.facts import PARTED, QUANTIZED, STACKED
+from zofx.ir.facts import PARTED, QUANTIZED, ROUNDED, ROW_SCALED, STACKED
 from zofx.ir.ops.rounding import FINER
 from zofx.ir.patterns import summands
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, placeholders, shape_of
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import COEFFICIENTS
+from zofx.ir.schema import COEFFICIENTS, Stage
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -50,7 +50,10 @@ class QuantizeActivations(Pass):
     """
 
     name: ClassVar[str] = "quantize-activations"
-    requires = (QUANTIZED,)
+    stage = Stage.LOWER
+    serves: ClassVar[dict[str, str]] = {"activations": ""}
+    requires = (QUANTIZED, ROW_SCALED)
+    establishes = (ROUNDED.undone_by("--activations none"),)
     exact = False
     values: int = 2
 
@@ -74,8 +77,8 @@ class QuantizeActivations(Pass):
         products = list(rounding.products())
         if not products:
             raise UsageError(
-                "quantize-activations found no matrix in int8-row, the format whose products are "
-                "products of integers: --set quantize-frozen.format=int8-row"
+                "quantize-activations finds no matrix in int8-row; quantize-frozen skipped them "
+                "all (`zofx compile --verbose` says why): --activations none"
             )
         count = 0
         for base, others in products:

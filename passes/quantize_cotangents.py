@@ -16,10 +16,11 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from zofx.ir.facts import QUANTIZED
+from zofx.ir.facts import QUANTIZED, ROW_SCALED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
+from zofx.ir.schema import Stage
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -30,7 +31,8 @@ class QuantizeCotangents(Pass):
     """See the module."""
 
     name: ClassVar[str] = "quantize-cotangents"
-    requires = (QUANTIZED,)
+    stage = Stage.LOWER
+    requires = (QUANTIZED, ROW_SCALED)
     exact = False
 
     def run(self, program: Program, remark: Remarker) -> Program:

@@ -22,14 +22,23 @@ import torch
 from torch import Tensor
 
 from zofx.errors import PipelineError, UsageError
-from zofx.ir.facts import CANONICAL, QUANTIZED
+from zofx.ir.facts import (
+    ALL_TRAIN,
+    BLOCK_SCALED,
+    CANONICAL,
+    QUANTIZED,
+    REFRESHED,
+    ROW_SCALED,
+    Conflict,
+    Fact,
+)
 from zofx.ir.formats import FORMATS
 from zofx.ir.formats.format import Format
 from zofx.ir.patterns import linear_weights, linears_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, SharedLoader, TensorSpec, is_call, placeholders
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 
 aten = torch.ops.aten
 
@@ -48,8 +57,21 @@ class QuantizeFrozen(Pass):
     """
 
     name: ClassVar[str] = "quantize-frozen"
+    stage = Stage.STORE
+    serves: ClassVar[dict[str, str]] = {"quant": "format"}
     requires = (CANONICAL,)
-    establishes = (QUANTIZED,)
+    conflicts = (
+        Conflict(
+            REFRESHED,
+            "at every refresh what was learnt is folded into the matrix, which has to be in full "
+            "precision for that; leave --quant out",
+        ),
+        Conflict(
+            ALL_TRAIN,
+            "it finds nothing to quantize where every parameter trains; leave --quant and "
+            "--activations out",
+        ),
+    )
     exact = False
     format: Annotated[str, FORMATS] = "nf4"
     block: int = 0
@@ -63,6 +85,12 @@ class QuantizeFrozen(Pass):
     def stored(self) -> Format:
         """The format itself."""
         return FORMATS[self.format]
+
+    @property
+    def establishes(self) -> tuple[Fact, ...]:
+        """By the format: whether its scales may train, and its products be of integers."""
+        scales = (BLOCK_SCALED,) if self.stored.dequantize_op else ()
+        return (QUANTIZED, *scales, *((ROW_SCALED,) if self.stored.integers else ()))
 
     @property
     def needs_scores(self) -> bool:

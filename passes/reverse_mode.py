@@ -31,11 +31,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
 from zofx.errors import UnsupportedError
-from zofx.ir.facts import CANONICAL, HAS_TRAINABLES, NARROWED
+from zofx.ir.facts import CANONICAL, EXACT, NARROWED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders, results_of
 from zofx.ir.rewrite import Editor, same_type
-from zofx.ir.schema import COTANGENT, INPUTS, Role
+from zofx.ir.schema import COTANGENT, INPUTS, Role, Stage
 from zofx.ir.vjps import Call, Cotangents, Place, pull_back
 
 aten = torch.ops.aten
@@ -46,7 +46,8 @@ class ReverseMode(Pass):
     """See the module."""
 
     name: ClassVar[str] = "reverse-mode"
-    requires = (CANONICAL, NARROWED, HAS_TRAINABLES)
+    stage = Stage.PARTITION
+    requires = (CANONICAL, NARROWED, EXACT)
     destroys = (NARROWED,)
 
     def run(self, program: Program, remark: Remarker) -> Program:

@@ -19,7 +19,7 @@ from zofx.ir.facts import PERTURBED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 from zofx.zo.random.direction_spec import SCALE
 
 aten = torch.ops.aten
@@ -30,6 +30,7 @@ class ScaleDirections(Pass):
     """See the module."""
 
     name: ClassVar[str] = "scale-directions"
+    stage = Stage.PERTURB
     requires = (PERTURBED,)
 
     def run(self, program: Program, remark: Remarker) -> Program:

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from zofx.errors import PipelineError
-from zofx.ir.facts import CANONICAL, TENSORS_SELECTED
-from zofx.ir.pipeline import Pass, Remarker, require_regex
+from zofx.ir.facts import ALL_TRAIN, CANONICAL, TENSORS_SELECTED, Fact
+from zofx.ir.pass_options import require_regex
+from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
+
+EVERY = "."
+"""The pattern that finds every name."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,21 @@ class SelectParameters(Pass):
     """
 
     name: ClassVar[str] = "select-parameters"
+    stage = Stage.SELECT
+    serves: ClassVar[dict[str, str]] = {"train": "match"}
     requires = (CANONICAL,)
-    establishes = (TENSORS_SELECTED,)
-    match: str = "."
+    match: str = EVERY
 
     def __post_init__(self) -> None:
         require_regex("select-parameters.match", self.match)
+
+    @property
+    def establishes(self) -> tuple[Fact, ...]:
+        """A pattern that finds every name leaves nothing frozen."""
+        every = ALL_TRAIN.undone_by(
+            "train less: --train lora, --train REGEX, or a method with a sparse trainable"
+        )
+        return (TENSORS_SELECTED, *((every,) if self.match == EVERY else ()))
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Go by the names."""

@@ -32,6 +32,7 @@ from zofx.ir.facts import CANONICAL, COORDINATES_SELECTED
 from zofx.ir.patterns import trainable_weights
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
+from zofx.ir.schema import Stage
 from zofx.ir.sparse_cost import Columns, cheapest
 
 INDEX_LIMIT = 2**31  # positions are int32
@@ -48,6 +49,8 @@ class SelectSensitive(Pass):
     """
 
     name: ClassVar[str] = "select-sensitive"
+    stage = Stage.SELECT
+    serves: ClassVar[dict[str, str]] = {"fraction": "fraction"}
     requires = (CANONICAL,)
     establishes = (COORDINATES_SELECTED,)
     fraction: float = 0.001

@@ -23,7 +23,7 @@ from zofx.ir.facts import PARTED, STACKED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import COEFFICIENTS
+from zofx.ir.schema import COEFFICIENTS, Stage
 
 aten = torch.ops.aten
 zofx = torch.ops.zofx
@@ -37,6 +37,8 @@ class SplitBaseProbe(Pass):
     """See the module."""
 
     name: ClassVar[str] = "split-base-probe"
+    stage = Stage.LOWER
+    serves: ClassVar[dict[str, str]] = {"activations": ""}
     requires = (STACKED,)
     establishes = (PARTED,)
 

@@ -21,7 +21,7 @@ from zofx.ir.facts import HAS_TRAINABLES, TENSORS_SELECTED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 
 aten = torch.ops.aten
 
@@ -31,6 +31,7 @@ class SplitDense(Pass):
     """See the module."""
 
     name: ClassVar[str] = "split-dense"
+    stage = Stage.SPLIT
     requires = (TENSORS_SELECTED,)
     establishes = (HAS_TRAINABLES,)
     destroys = (TENSORS_SELECTED,)

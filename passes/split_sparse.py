@@ -20,7 +20,7 @@ from zofx.ir.patterns import linears_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role
+from zofx.ir.schema import Role, Stage
 
 aten = torch.ops.aten
 sparse_linear = torch.ops.zofx.sparse_linear.default
@@ -31,6 +31,7 @@ class SplitSparse(Pass):
     """See the module."""
 
     name: ClassVar[str] = "split-sparse"
+    stage = Stage.SPLIT
     requires = (COORDINATES_SELECTED,)
     establishes = (HAS_TRAINABLES,)
     destroys = (COORDINATES_SELECTED,)

@@ -29,7 +29,7 @@ from zofx.ir.facts import PERTURBED, STACKED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import COEFFICIENTS, INPUTS
+from zofx.ir.schema import COEFFICIENTS, INPUTS, Stage
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
@@ -52,6 +52,7 @@ class StackProbes(Pass):
     """
 
     name: ClassVar[str] = "stack-probes"
+    stage = Stage.BATCH
     requires = (PERTURBED,)
     establishes = (STACKED,)
     at: Literal["trainable", "input"] = "trainable"

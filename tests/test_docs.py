@@ -6,13 +6,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
+
+from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
     "docs/generation.md",
     "docs/jsonl.md",
     "docs/methods.md",
+    "docs/python.md",
     "docs/randomness.md",
     "passes/README.md",
 ]
@@ -31,6 +36,9 @@ def test_the_python_of_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks share their names from top to bottom; sessions are compared with what they print."""
+    if page == "docs/python.md":  # its model and its text, tiny
+        tiny.tiny_llama(tmp_path / "model")
+        tiny.calibration_file(tmp_path / "text.txt")
     monkeypatch.chdir(tmp_path)
     blocks = PYTHON.findall((ROOT / page).read_text())
     names: dict[str, Any] = {"__name__": "page"}
@@ -46,6 +54,20 @@ def test_the_python_of_a_page_runs(
     assert runner.summarize(verbose=False).failed == 0
 
 
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell of docs/first_run.ipynb, in a kernel of its own, in a minute; it is kept clean."""
+    notebook = nbformat.read(ROOT / "docs" / "first_run.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert all(not cell.get("outputs") for cell in notebook.cells)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    client = NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    printed = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+    assert "accuracy" in printed
+
+
 @pytest.mark.parametrize("page", pages())
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     """Every relative link names a file of the repository."""
@@ -55,7 +77,8 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
 
 def test_the_op_table_is_complete() -> None:
     """Every zofx:: op has its line in the runtimes' page, and every line its op."""
-    sources = [path.read_text() for path in (ROOT / "zofx" / "ir" / "ops").glob("*.py")]
+    folders = (ROOT / "zofx" / "ir" / name for name in ("ops", "formats"))
+    sources = [path.read_text() for folder in folders for path in folder.glob("*.py")]
     ops = re.findall(r'custom_op\("(zofx::\w+)"', "".join(sources))
     page = (ROOT / "runtimes" / "README.md").read_text()
     assert sorted(ops) == sorted(re.findall(r"^\| `(zofx::\w+)`", page, re.MULTILINE))

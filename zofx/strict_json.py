@@ -11,8 +11,12 @@ HALF: Final = "\\ud"
 """How an escaped half of a character begins, whole pairs too."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, paths: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        text: of the file.
+        paths: whether a path that is not UTF-8 may be among its strings, as Python spells it.
 
     Raises:
         ValueError: it is none, nests too deeply, or holds half a character or an endless number.
@@ -21,7 +25,9 @@ def parse_json(text: str | bytes) -> Any:
     try:
         value = json.loads(decoded)
         if HALF in decoded.lower():
-            json.dumps(value, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode(
+                errors="surrogateescape" if paths else "strict"
+            )
     except RecursionError as error:
         raise ValueError("it nests too deeply") from error
     return value

@@ -2,6 +2,7 @@
 
 linear_nf4           com.microsoft.MatMulBnb4       bitsandbytes' own packing
 linear_int           com.microsoft.MatMulNBits
+linear_gguf          the same without zero points
 linear_rounded       com.microsoft.MatMulIntegerToFloat
 linear_codebook      unpack · GatherElements · MatMul
 aten.linear          com.microsoft.FusedMatMul, so that W stays [out, in] for both runtimes
@@ -32,6 +33,15 @@ def linear_int(x: Any, codes: Any, scales: Any, zeros: Any, bias: Any, bits: int
     y = ms.MatMulNBits(
         x, codes, scales, zeros, K=x.shape[-1], N=out, bits=bits, block_size=stored * 8 // bits
     )  # fmt: skip
+    return add_bias(y, bias)
+
+
+def linear_gguf(x: Any, codes: Any, scales: Any, bias: Any, bits: int) -> Any:
+    """Without zero points the kernel takes half of 2^bits, as GGUF does."""
+    out, _, stored = codes.shape
+    y = ms.MatMulNBits(
+        x, codes, scales, K=x.shape[-1], N=out, bits=bits, block_size=stored * 8 // bits
+    )
     return add_bias(y, bias)
 
 

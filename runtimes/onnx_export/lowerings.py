@@ -216,6 +216,7 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     zofx.dequantize_int.default: frozen.dequantize_int,
     zofx.left_over.default: frozen.left_over,
     zofx.linear_codebook.default: frozen.linear_codebook,
+    zofx.linear_gguf.default: frozen.linear_gguf,
     zofx.linear_int.default: frozen.linear_int,
     zofx.linear_int8.default: frozen.linear_int8,
     zofx.linear_nf4.default: frozen.linear_nf4,

@@ -3,12 +3,14 @@
 import io
 import signal
 import sys
+from typing import cast
 
 import pytest
 
 from zofx.cli import console
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.metrics_log import StepMetrics
+from zofx.runs.run_config import RunConfig
 from zofx.tasks.metrics import Accuracy
 
 
@@ -67,11 +69,12 @@ def test_a_terminal_gets_a_bar_that_goes_away(
 def test_a_run_is_followed(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     """Steps move the bar; an evaluation is a line that stays."""
     bar = console.Progress("tune")
-    follow = console.RunProgress(bar, 200)
-    follow.evaluation(50, Evaluation(Accuracy(7, 10), 0.25, "cross-entropy", 10, 1.0))
+    follow = console.RunProgress(bar)
+    follow.on_start(cast(RunConfig, None), 200)
+    follow.on_evaluation(50, Evaluation(Accuracy(7, 10), 0.25, "cross-entropy", 10, 1.0))
     clock.now += 3.0
-    follow.step(StepMetrics(50, 0.5, 1e-3, 0.5, 1000, 2000.0, None))
-    follow.close()
+    follow.on_step(StepMetrics(50, 0.5, 1e-3, 0.5, 1000, 2000.0, None))
+    follow.on_end()
     assert capsys.readouterr().err.splitlines() == [
         "step  50  dev accuracy 0.700 [0.397, 0.892] (7/10), cross-entropy 0.2500",
         "tune 51/200  loss 0.5000, 2,000 tokens/s",
@@ -97,3 +100,28 @@ def test_columns_and_sizes_are_aligned_and_short() -> None:
     assert [console.size(n) for n in (0, 999, 1000, 2_500_000, 4_000_000_000)] == [
         "0 B", "999 B", "1.0 kB", "2.5 MB", "4.0 GB",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_every_signal_that_ends_a_process_asks_first(number: signal.Signals) -> None:
+    """The second insists; handlers are as they were afterwards; the exit code tells which."""
+    before = signal.getsignal(number)
+    with console.interruptible() as stop:
+        assert not stop()
+        signal.raise_signal(number)
+        assert stop()
+        assert stop.exit_code == 128 + number
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As `nohup` has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with console.interruptible() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)

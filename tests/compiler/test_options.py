@@ -215,23 +215,24 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
         (
             "mezo",
             Options("int4"),
-            "quantize-frozen finds nothing to quantize where every parameter trains; leave --quant "
-            "and --activations out, or train less: --train lora, --train REGEX, or a method "
-            "with a sparse trainable",
+            "pass 4 (quantize-frozen) does not go with select-parameters: it finds nothing to "
+            "quantize where every parameter trains; leave --quant and --activations out, or train "
+            "less: --train lora, --train REGEX, or a method with a sparse trainable",
         ),
         (
             "lozo",
             Options("int4"),
-            "quantize-frozen does not go with insert-low-rank{basis=refreshed}: at every refresh "
-            "what was learnt is folded into the matrix, which has to be in full precision for "
+            "pass 5 (quantize-frozen) does not go with insert-low-rank: at every refresh what was "
+            "learnt is folded into the matrix, which has to be in full precision for "
             "that; leave --quant out, or keep one basis: --set insert-low-rank.basis=fixed",
         ),
-        ("subzero", Options("int4", train="mlp"), "does not go with insert-low-rank{basis=refre"),
+        ("subzero", Options("int4", train="mlp"), "does not go with insert-low-rank: at every ref"),
         (
             "qzo",
             Options("nf4"),
-            "expose-scales trains the scales of block-wise integers: name --quant int4 or int8, "
-            "not nf4",
+            "pass 3 (expose-scales) needs a program that is 'block-scaled', and nothing before it "
+            "makes it so; block-wise integers have scales and nothing else beside their codes: "
+            "name --quant int4 or int8",
         ),
         ("qzo", Options("none"), "pass 2 (expose-scales) needs a program that is 'quantized'"),
         ("senszoq", Options(activations="int4"), "--activations int4: there are none and int8"),
@@ -245,8 +246,9 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
         (
             "senszoq",
             Options(activations="int8", settings=["quantize-frozen.format=int4"]),
-            "quantize-activations multiplies matrices in int8-row, not int4: "
-            "--set quantize-frozen.format=int8-row, or --activations none",
+            "pass 9 (quantize-activations) needs a program that is 'row-scaled', and nothing "
+            "before it makes it so; products are of integers where a matrix has one scale per "
+            "row: --set quantize-frozen.format=int8-row, or --activations none",
         ),
         (
             "mezo",
@@ -256,7 +258,7 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
         (
             "qzo",
             Options(activations="int8"),
-            "name --quant int4 or int8, not int8-row",
+            "(expose-scales) needs a program that is 'block-scaled', and nothing before it makes",
         ),
         (
             "forward-grad",

@@ -333,7 +333,7 @@ WRONG_COMPILE: list[tuple[Sequence[str], int, str]] = [
     (["--set", "select-sensitive.fraction=much"], 2, "must be of type float"),
     (["--set", "fold.rank=1"], 2, "the pipeline has no pass 'fold'"),
     (["--set", "fraction"], 2, "write it as PASS.OPTION=VALUE"),
-    (["--quant", "int3"], 2, "must be one of nf4, int4, int8, int8-row, codebook"),
+    (["--quant", "int3"], 2, "must be one of nf4, int4, int8, int8-row, codebook, q8_0, q4_0"),
     (["--activations", "int4"], 2, "there are none and int8"),
     (["--quant", "int4", "--activations", "int8"], 2, "--quant int8-row"),
     (["--fraction", "2"], 2, "fraction must be in (0, 1]"),
@@ -492,7 +492,9 @@ def test_explaining(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
         said[name] = capsys.readouterr().out
     assert "arXiv 2406.02913" in said["senszoq"]
     assert "lr=0.0001" in said["senszoq"]
-    options = "quantize-frozen.format  nf4 | int4 | int8 | int8-row | codebook  default nf4"
+    options = (
+        "quantize-frozen.format  nf4 | int4 | int8 | int8-row | codebook | q8_0 | q4_0  default nf4"
+    )
     assert options in said["quantize-frozen"]
     found, wrong = run_inside("explain", "magic", capsys=capsys)
     assert (found, "there are methods: " in wrong) == (2, True)

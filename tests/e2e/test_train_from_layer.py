@@ -190,7 +190,7 @@ def test_the_pipeline_says_both() -> None:
     """Freezing comes first, the cut last; the text reads back."""
     pipeline = pipeline_for(METHODS["senszoq"], Options(from_layer=7))
     names = [item.name for item in pipeline.passes]
-    assert names[:2] == ["canonicalize", "freeze-layers"]
+    assert names[:3] == ["canonicalize", "narrow-positions", "freeze-layers"]
     assert names[-1] == "cut-frozen-prefix"
     assert Pipeline.parse(str(pipeline), PASSES) == pipeline
     assert "freeze-layers{below=7}" in str(pipeline)

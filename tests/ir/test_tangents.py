@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from tests.runtimes import reference
-from zofx.ir.formats import block_int, codebook, nf4, row_int8
+from zofx.ir.formats import block_int, codebook, gguf_block, nf4, row_int8
 from zofx.ir.tangents import RULES, Tangents, carry
 
 aten = torch.ops.aten
@@ -87,6 +87,7 @@ WEIGHT = f32(5, 32)
 NF4 = nf4.quantize(WEIGHT, 32)
 INT8 = block_int.quantize(WEIGHT, 8, 32)
 ROWS = row_int8.quantize(WEIGHT)
+Q8_0 = gguf_block.quantize(WEIGHT, 8)
 CODEBOOK = codebook.Codebook(below(256, 5, 16).to(torch.uint8), f32(5, 16))
 SEEN = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
 INFINITE = torch.zeros(3, 3, dtype=torch.float64).masked_fill(~SEEN, -math.inf)
@@ -203,6 +204,7 @@ CASES = [
         True,
     ),
     case(zofx.linear_codebook.default, f32(2, 32), *CODEBOOK, f32(5)),
+    case(zofx.linear_gguf.default, f32(2, 32), *Q8_0, f32(5), 8),
     case(zofx.linear_int.default, f32(4, 2, 32), *INT8, f32(5), 8),
     case(zofx.linear_int8.default, f32(4, 2, 32), *ROWS, f32(5)),
     case(zofx.linear_nf4.default, f32(2, 32), *NF4, f32(5), 5, 32),
@@ -233,6 +235,9 @@ def exactly(value: Tensor, *_: Any) -> Tensor:
 MEANINGS: dict[Any, Callable[..., Any]] = {
     zofx.linear_codebook.default: lambda v, codes, centroids, bias: torch.nn.functional.linear(
         v, codebook.dequantize(codebook.Codebook(codes, centroids)), bias
+    ),
+    zofx.linear_gguf.default: lambda v, codes, scales, bias, bits: torch.nn.functional.linear(
+        v, gguf_block.dequantize(gguf_block.Blocks(codes, scales), bits), bias
     ),
     zofx.linear_int.default: lambda v, codes, scales, zeros, bias, bits: torch.nn.functional.linear(
         v, block_int.dequantize(block_int.Affine(codes, scales, zeros), bits), bias

@@ -34,7 +34,7 @@ def test_every_draw_waits_for_its_turn() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, perturbed, sliced
+program                                  facts: all-train, canonical, perturbed, sliced
   input      input_ids       i64[N, T]
   input      attention_mask  i64[N, T]
   input      positions       i64[N, S]

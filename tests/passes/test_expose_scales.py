@@ -1,4 +1,3 @@
-# ruff: noqa: E501  (lines of printed programs)
 """expose-scales: the scales of quantized matrices train, their codes do not."""
 
 from collections.abc import Callable
@@ -10,12 +9,14 @@ import torch
 from tests.golden import apply, assert_golden, batch, captured, values
 from tests.golden import summation_bound as summation
 from tests.passes.probing import PERTURB, assert_a_probe_is_a_move
-from tests.passes.toys import OneLinear, Tied, TwoLinears
+from tests.passes.toys import OneLinear, Tied
 from zofx.errors import PipelineError
 from zofx.ir.formats import FORMATS
+from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.ir.program import Program
 from zofx.ir.schema import Role
+from zofx.passes import PASSES
 
 WIDTH = 32
 zofx = torch.ops.zofx
@@ -34,7 +35,7 @@ def test_spells_the_matrix_out() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, quantized, sliced
+program                                  facts: block-scaled, canonical, quantized, sliced
   input      input_ids         i64[N, T]
   input      attention_mask    i64[N, T]
   input      positions         i64[N, S]
@@ -111,7 +112,10 @@ def test_probes_have_a_matrix_each() -> None:
 
 def test_nothing_to_expose_is_an_error() -> None:
     """Normal floats have no scales beside their codes; a head of a tied model is not quantized."""
-    for text, toy in (("canonicalize, quantize-frozen{format=nf4}", TwoLinears), ("canonicalize, quantize-frozen{format=int4}", Tied)):  # fmt: skip
-        program, _ = apply(text, captured(toy(), integers=False))
-        with pytest.raises(PipelineError, match="finds no matrix of block-wise integers"):
-            apply("expose-scales", program)
+    floats = Pipeline.parse("canonicalize, quantize-frozen{format=nf4}, expose-scales", PASSES)
+    with pytest.raises(PipelineError, match=r"'block-scaled', .* name --quant int4 or int8"):
+        floats.check_order()
+    text = "canonicalize, quantize-frozen{format=int4}"
+    program, _ = apply(text, captured(Tied(), integers=False))
+    with pytest.raises(PipelineError, match="finds no matrix of block-wise integers"):
+        apply("expose-scales", program)

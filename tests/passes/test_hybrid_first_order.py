@@ -17,7 +17,7 @@ def test_from_the_last_block_on() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, perturbed, sliced
+program                                  facts: all-train, canonical, exact, perturbed, sliced
   input      input_ids          i64[N, T]
   input      attention_mask     i64[N, T]
   input      positions          i64[N, S]

@@ -70,7 +70,7 @@ def test_a_basis_that_is_refreshed() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, chosen, sliced
+program                                  facts: canonical, chosen, refreshed, sliced
   input      input_ids                 i64[N, T]
   input      attention_mask            i64[N, T]
   input      positions                 i64[N, S]

@@ -97,7 +97,7 @@ def test_products_above_and_below_a_slice() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, parted, perturbed, quantized, sliced, stacked
+program                                  facts: canonical, parted, perturbed, quantized, rounded, row-scaled, sliced, stacked
   input      input_ids           i64[N, T]
   input      attention_mask      i64[N, T]
   input      positions           i64[N, S]
@@ -292,17 +292,30 @@ def test_leaves_the_program_it_started_from_alone(embedded: Program) -> None:
     assert after.tensors == embedded.tensors
 
 
-@pytest.mark.parametrize("form", ["int4", "int8", "nf4"])
+@pytest.mark.parametrize("form", ["int4", "int8", "nf4", "codebook"])
 def test_needs_a_format_with_a_scale_per_row(form: str) -> None:
     """Anything else has no product of integers; the error says what to set."""
-    chosen = selected(captured(OneLinear(64), integers=False), fc_weight=[1])
-    text = f"split-sparse, {IN_ROWS}".replace("int8-row", form)
-    before, _ = apply(text, chosen)
+    text = f"canonicalize, select-sensitive, split-sparse, {IN_ROWS}".replace("int8-row", form)
     with pytest.raises(UsageError) as caught:
-        apply("quantize-activations", before)
+        Pipeline.parse(f"{text}, quantize-activations", PASSES).check_order()
     assert str(caught.value) == (
-        "quantize-activations found no matrix in int8-row, the format whose products are products of "
-        "integers: --set quantize-frozen.format=int8-row"
+        "pass 7 (quantize-activations) needs a program that is 'row-scaled', and nothing before it "
+        "makes it so; products are of integers where a matrix has one scale per row: "
+        "--set quantize-frozen.format=int8-row, or --activations none"
+    )
+
+
+def test_matrices_that_were_all_skipped_are_an_error() -> None:
+    """In no format there is no product of integers either; the error says where to look."""
+    chosen = selected(captured(OneLinear(64), integers=False), fc_weight=[1])
+    text = "split-sparse, insert-perturbation, stack-probes, split-base-probe"
+    before, _ = apply(text, chosen)
+    stored = before.with_(facts=before.facts | {"quantized", "row-scaled"})
+    with pytest.raises(UsageError) as caught:
+        apply("quantize-activations", stored)
+    assert str(caught.value) == (
+        "quantize-activations finds no matrix in int8-row; quantize-frozen skipped them all "
+        "(`zofx compile --verbose` says why): --activations none"
     )
 
 

@@ -77,7 +77,7 @@ def test_values_take_a_second_term() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, parted, perturbed, quantized, sliced, stacked
+program                                  facts: canonical, parted, perturbed, quantized, rounded, row-scaled, sliced, stacked
   input      input_ids         i64[N, T]
   input      attention_mask    i64[N, T]
   input      positions         i64[N, S]

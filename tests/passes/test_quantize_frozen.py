@@ -156,7 +156,7 @@ def test_int4_with_bias_and_slice() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, quantized, sliced
+program                                  facts: block-scaled, canonical, quantized, sliced
   input      input_ids         i64[N, T]
   input      attention_mask    i64[N, T]
   input      positions         i64[N, S]
@@ -258,7 +258,7 @@ def test_int8_row_with_bias_and_slice() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, quantized, sliced
+program                                  facts: canonical, quantized, row-scaled, sliced
   input      input_ids         i64[N, T]
   input      attention_mask    i64[N, T]
   input      positions         i64[N, S]
@@ -313,7 +313,7 @@ def test_a_table_keeps_its_16_bits(stored: torch.dtype) -> None:
     assert_golden(
         show(after, remarks).replace(str(stored)[6:], "HALF").replace(short, "HALF"),
         """\
-program                                  facts: canonical, quantized
+program                                  facts: block-scaled, canonical, quantized
   input   input_ids         i64[N, T]
   input   attention_mask    i64[N, T]
   input   positions         i64[N, S]
@@ -342,7 +342,10 @@ remarks
 
 @pytest.mark.parametrize(
     ("toy", "text"),
-    [(Tied, "canonicalize"), (OneLinear, "canonicalize, select-parameters, split-dense")],
+    [
+        (Tied, "canonicalize"),
+        (OneLinear, "canonicalize, select-parameters{match=embed}, split-dense"),
+    ],
 )
 def test_other_tables_stay_whole(toy: Any, text: str) -> None:
     """One that is the head too is multiplied in f32, and one that trains moves in f32."""
@@ -357,7 +360,7 @@ def test_skips_rows_that_blocks_do_not_divide() -> None:
     before, _ = apply("canonicalize", captured(OneLinear(24)))
     after, remarks = apply("quantize-frozen{format=int4}", before)
     assert list(map(str, remarks)) == ["skipped  fc.weight   in=24 is not a multiple of block=32"]
-    assert show(after) == show(before).replace("canonical", "canonical, quantized")
+    assert show(after) == show(before).replace("canonical", "block-scaled, canonical, quantized")
     assert torch.equal(run(after, batch()), run(before, batch()))
 
 
@@ -406,7 +409,7 @@ def test_parts_can_be_read_in_any_order_and_again(sliced: Program, form: str) ->
         ),
         (
             "format=fp8",
-            "quantize-frozen{format=fp8}: must be one of nf4, int4, int8, int8-row, codebook",
+            "quantize-frozen{format=fp8}: must be one of nf4, int4, int8, int8-row, codebook, q8_0, q4_0",
         ),
         ("block=big", "quantize-frozen{block=big}: must be of type int"),
     ],

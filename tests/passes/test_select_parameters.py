@@ -20,7 +20,9 @@ def test_chooses_every_parameter() -> None:
         "embed.weight", "norm.weight", "norm.bias", "fc.weight", "fc.bias", "gain", "head.weight",
     }  # fmt: skip
     assert list(map(str, remarks)) == ["applied  parameters   7 of 7 tensors, 88 weights"]
-    assert show(after) == show(before).replace("facts: canonical", "facts: canonical, chosen")
+    assert show(after) == show(before).replace(
+        "facts: canonical", "facts: all-train, canonical, chosen"
+    )
 
 
 @pytest.mark.parametrize(

@@ -139,9 +139,9 @@ def test_its_text_reads_back_and_it_comes_after_the_probes() -> None:
 def test_a_result_in_one_part_is_not_parted() -> None:
     """The fact is checked, not believed."""
     before = stacked(fc_weight=[1, 6])
-    why = SplitBaseProbe.establishes[0].check(before)
+    why = SplitBaseProbe().establishes[0].check(before)
     assert why == "the result is not put together of parts"
     after, _ = apply("split-base-probe", before)
-    assert SplitBaseProbe.establishes[0].check(after) is None
-    assert SplitBaseProbe.establishes[0].check(canonical(TwoLinears)) == why
+    assert SplitBaseProbe().establishes[0].check(after) is None
+    assert SplitBaseProbe().establishes[0].check(canonical(TwoLinears)) == why
     assert torch.equal(*(run(p, batch(coefficients=PROBES[1])) for p in (before, after)))

@@ -37,7 +37,7 @@ def test_parts_what_trains() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, sliced
+program                                  facts: all-train, canonical, sliced
   input      input_ids       i64[N, T]
   input      attention_mask  i64[N, T]
   input      positions       i64[N, S]

@@ -200,7 +200,7 @@ def test_weights_that_train_whole() -> None:
     assert_golden(
         show(after, remarks),
         """\
-program                                  facts: canonical, perturbed, sliced, stacked
+program                                  facts: all-train, canonical, perturbed, sliced, stacked
   input      input_ids       i64[N, T]
   input      attention_mask  i64[N, T]
   input      positions       i64[N, S]

@@ -265,3 +265,15 @@ def test_the_tiny_task_is_what_the_tests_say(mood: Path) -> None:
     assert len(rows) == 48
     assert sum(row["answer"] for row in rows) == 24
     assert all(tuple(row["candidates"]) == tiny.CANDIDATES for row in rows)
+
+
+@pytest.mark.parametrize("change", [{"hold": 3}, {"truncate": True}, {"reward": "0" * 64}])
+def test_what_a_run_depends_on_is_in_its_journal(run: RunFolder, change: dict[str, object]) -> None:
+    """A run.json that disagrees is refused; an older journal, without the field, is not."""
+    settings = replace(run.config.settings, **{k: v for k, v in change.items() if k == "hold"})  # type: ignore[arg-type]
+    task = replace(run.config.task, **{k: v for k, v in change.items() if k == "truncate"})  # type: ignore[arg-type]
+    reward = change.get("reward")
+    config = replace(run.config, settings=settings, task=task, reward=reward)  # type: ignore[arg-type]
+    assert config.began(config.header)
+    assert not run.config.began(config.header)
+    assert config.began(run.config.header) == ("reward" not in change)

@@ -239,8 +239,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"task": "trek"}, "did you mean trec"),
     ({"objective": "perplexity"}, "there is no objective 'perplexity'"),
     ({"schedule": "cosin"}, "did you mean cosine"),
-    ({"lr": -1.0}, "must be positive"),
-    ({"lr": float("nan")}, "must be positive"),
+    ({"lr": -1.0}, "θ moves in float32"),
+    ({"lr": float("nan")}, "θ moves in float32"),
     ({"eps": 0.0}, "eps"),
     (
         {"estimator": "forward-gradient"},
@@ -398,3 +398,51 @@ def test_the_preflight_measures_and_refuses_losses_that_are_not_finite(
     wild = prepare(artifact, options(mood, eps=1e30))
     with pytest.raises(DivergenceError, match="lower --eps"):
         measure(wild, wild.session())
+
+
+def test_metrics_are_made_again_from_the_journal(
+    artifact: Path, mood: Path, tmp_path: Path
+) -> None:
+    """Whatever happened to their file: a line per step, the loss as it was; none stops a resume."""
+    run = tmp_path / "run"
+    finish(start(prepare(artifact, options(mood)), run), After(6))
+    before = jsonl.read(run / "metrics.jsonl")
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    for kept in ([], lines[:3], [*lines[:2], "\x00{]", '{"step": []}', *lines[4:]], lines * 2):
+        (run / "metrics.jsonl").write_text("\n".join(kept) + "\n[[[")
+        finish(prepare_resumed(artifact, run, options(mood)), After(0))
+        rows = jsonl.read(run / "metrics.jsonl")
+        for row, old in zip(rows, before, strict=True):
+            assert {n: row[n] for n in ("step", "loss")} == {n: old[n] for n in ("step", "loss")}
+
+
+def test_a_first_step_that_fails_leaves_no_run(artifact: Path, mood: Path, tmp_path: Path) -> None:
+    """The name is free again, and the message says so."""
+    prepared = start(prepare(artifact, options(mood, lr=1e29)), tmp_path / "run")
+    session = prepared.session()
+    values = session.read()
+    session.write({name: np.full_like(value, np.nan) for name, value in values.items()})
+    with pytest.raises(DivergenceError, match=r"No step was made, so there is no run folder"):
+        train(prepared, session)
+    session.close()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_of_a_run_is_run_by_who_names_it(
+    artifact: Path, mood: Path, tmp_path: Path
+) -> None:
+    """Resuming alone imports nothing; a file that was edited is another objective."""
+    file, ran = tmp_path / "mine.py", tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'a').close()\ndef brief(text, example): return -len(text)\n"
+    file.write_text(code)
+    asked = options(mood, objective=f"reward:{file}:brief", steps=2)
+    run = tmp_path / "run"
+    finish(start(prepare(artifact, asked), run), After(1))
+    ran.unlink()
+    with pytest.raises(UsageError, match=r"a file of code that going on would run: .*--objective"):
+        prepare_resumed(artifact, run, {})
+    assert not ran.exists()
+    assert prepare_resumed(artifact, run, {"objective": f"reward:{file}:brief"}).steps == 2
+    file.write_text(code + "# edited")
+    with pytest.raises(ArtifactError, match="has changed since the run was started"):
+        prepare_resumed(artifact, run, {"objective": f"reward:{file}:brief"})

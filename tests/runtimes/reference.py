@@ -200,6 +200,14 @@ def linear_int(
     return linear(rounding, x, _scaled(codes, scales, zeros, bits), bias)
 
 
+def linear_gguf(
+    rounding: Note, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, bits: int
+) -> Tensor:
+    """scale · (code − 8 or 128)."""
+    zeros = torch.full_like(codes[..., 0], 0x88 if bits == 4 else 128)
+    return linear(rounding, x, _scaled(codes, scales, zeros, bits), bias)
+
+
 def dequantize_int(
     rounding: Note, codes: Tensor, scales: Tensor, zeros: Tensor, bits: int
 ) -> Tensor:
@@ -445,6 +453,7 @@ MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     zofx.direction.default: direction,
     zofx.left_over.default: left_over,
     zofx.linear_codebook.default: linear_codebook,
+    zofx.linear_gguf.default: linear_gguf,
     zofx.linear_int.default: linear_int,
     zofx.linear_int8.default: linear_int8,
     zofx.linear_nf4.default: linear_nf4,

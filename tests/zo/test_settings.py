@@ -27,7 +27,14 @@ def test_a_decaying_rate_ends_with_the_run(schedule: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "named"),
-    [({"lr": 0.0}, "lr=0.0"), ({"steps": 0}, "steps=0"), ({"batch_size": 0}, "=0")],
+    [
+        ({"lr": 0.0}, "lr=0.0"),
+        ({"lr": float("inf")}, "lr=inf"),
+        ({"lr": 1e-50}, "lr=1e-50"),
+        ({"eps": float("nan")}, "eps=nan"),
+        ({"steps": 0}, "steps=0"),
+        ({"batch_size": 0}, "=0"),
+    ],
 )
 def test_numbers_that_cannot_train_are_refused(given: dict[str, float], named: str) -> None:
     """The message shows the number."""

@@ -36,6 +36,7 @@ from zofx.artifact.safetensors_writer import read_tensors
 from zofx.errors import ArtifactError, UsageError
 from zofx.files import file_digest
 from zofx.ir.schema import Products, Result
+from zofx.strict_json import parse_json
 from zofx.zo.random.direction_spec import Noise
 from zofx.zo.types import FloatArray
 
@@ -133,7 +134,7 @@ class Manifest:
             ArtifactError: not a manifest, another version, or edited by hand.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text, paths=True)
             if fields.pop("format") != FORMAT:
                 raise KeyError("format")  # noqa: TRY301  one message for all that is not a manifest
             version, stored = fields.pop("version"), fields.pop("hash")
@@ -187,10 +188,10 @@ def is_only_an_artifact(folder: Path) -> bool:
     `zofx compile --force` replaces such a folder and no other.
     """
     try:
-        fields = json.loads((folder / MANIFEST).read_bytes())
+        fields = parse_json((folder / MANIFEST).read_bytes(), paths=True)
         known = {MANIFEST, STAGES, *fields["files"]}
         return fields["format"] == FORMAT and all(p.name in known for p in folder.iterdir())
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError):
         return False
 
 

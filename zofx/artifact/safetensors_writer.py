@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from zofx.errors import ArtifactError
+from zofx.strict_json import parse_json
 from zofx.zo.types import FloatArray
 
 HEADER_LENGTH: Final = struct.Struct("<Q")
@@ -56,16 +57,26 @@ def spans(path: Path) -> dict[str, Span]:
         ArtifactError: it is none.
     """
     try:
+        with safe_open(path, framework="np"):
+            pass  # the library checks that every tensor lies within the file
         with path.open("rb") as file:
             (length,) = HEADER_LENGTH.unpack(file.read(HEADER_LENGTH.size))
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         start = HEADER_LENGTH.size + length
         return {
             name: Span(row["dtype"], tuple(row["shape"]), start + row["data_offsets"][0])
             for name, row in header.items()
             if name != "__metadata__"
         }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        struct.error,
+    ) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
 
 

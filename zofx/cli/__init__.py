@@ -7,6 +7,17 @@ An error that zofx raises is one line or a few on stderr, and its exit code: 2 w
 be done, 1 anything else. Any other exception is a bug: one line says how to get the traceback.
 """
 
-from zofx.cli.app import main
+import sys
 
-__all__ = ["main"]
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run a command line; ends the process. Ctrl-C ends it too, also while modules are loading."""
+    try:
+        from zofx.cli.app import main as run
+
+        run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

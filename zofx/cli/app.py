@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -10,8 +11,10 @@ import typer
 from zofx import __version__
 from zofx.cli.options import unwrapped
 from zofx.errors import ZofxError
+from zofx.files import full_disk
 
 DEBUG = "ZOFX_DEBUG"
+PANIC = "PanicException"
 
 COMPILER = ("gguf", "huggingface_hub", "onnx", "onnx_ir", "onnxscript", "torch", "transformers")
 """What the extra `compile` brings; a machine that only trains has none of it."""
@@ -78,24 +81,31 @@ def _quieten() -> None:
 
 def main() -> None:
     """Run a command line; ends the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what the terminal has no letter for is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except Exception as error:  # the last place that can say something useful
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a panic of a Rust library is no Exception
         if os.environ.get(DEBUG):
             raise
         _fail(error)
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(error: BaseException) -> NoReturn:
     """One clear message on stderr, and the exit code."""
     print(f"error: {_said(error)}", file=sys.stderr)
     sys.exit(error.exit_code if isinstance(error, ZofxError) else 1)
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """What happened and what to do, for an error of any origin."""
     if isinstance(error, ZofxError):
         return str(error)
+    if reason := full_disk(error):
+        return f"{reason}: make room and run this again; a run goes on with --resume"
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{where}"
@@ -107,6 +117,13 @@ def _said(error: Exception) -> str:
             "run `pip install 'zofx[compile]'`"
         )
     first = (str(error).strip().splitlines() or ["no message"])[0]
+    if type(error).__name__ == PANIC:
+        return (
+            f"a library gave up on its input: {first}\nA tokenizer.json with a pattern that never "
+            "ends does this, or a text of extreme length: check both"
+        )
+    if type(error).__module__.startswith("safetensors"):
+        return f"a safetensors file is damaged: {first}; copy or download it again"
     return (
         f"{type(error).__name__}: {first}\nThis is a bug in zofx, or in a library it uses; "
         f"`{DEBUG}=1 zofx …` shows where"

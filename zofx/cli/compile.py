@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zofx.artifact.layout import STAGES
-from zofx.cli.console import Progress, columns, say, size
+from zofx.cli.console import Progress, RunProgress, columns, say, size
 from zofx.cli.options import ModelName, add_command
-from zofx.cli.sensitivity import C4
-from zofx.errors import PipelineError, UsageError
+from zofx.errors import PipelineError
 from zofx.ir.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from zofx.ir.pipeline import Pass, Pipeline, Remark
     from zofx.ir.program import Program
     from zofx.models.checkpoint import Checkpoint
-    from zofx.sensitivity.scores import Scores
 
 
 def register(app: typer.Typer) -> None:
@@ -163,42 +161,28 @@ def compile_(  # noqa: PLR0913  a verb has many options
     from zofx.compiler.methods import METHODS
 
     chosen = METHODS[method]
-    _require_one_source(calibration, scores_file)
-    if out is not None:
-        _require_free(out, force)
     say("loading torch, transformers and onnx")
-    from zofx.compiler.compile import compile_model
+    from zofx.api.build import build
+    from zofx.api.callbacks import Callbacks
     from zofx.compiler.options import Options, pipeline_for
-    from zofx.models.checkpoint import open_checkpoint
 
     options = Options(
         quant, activations, train, fraction, tuple(settings or ()), force, from_layer, exact_layers
     )
-    pipeline = pipeline_for(chosen, options)
-    _require_printable(print_after, pipeline)
-    target = out or Path("artifacts") / f"{_short(model)}-{method}-{_quant(pipeline)}"
-    _require_free(target, force)
-    checkpoint = open_checkpoint(model)
-    scores = None
-    if pipeline.needs_scores:
-        scores = _scores(checkpoint, calibration, scores_file)
+    _require_printable(print_after, pipeline_for(chosen, options))
     watch = Watch(print_after, save_stages)
     with Progress("compile") as bar:
-        manifest = compile_model(
-            checkpoint,
-            chosen,
-            target,
-            scores=scores,
-            options=options,
-            after=watch,
-            progress=lambda what, done, total: bar(done, total, what=f"compile: {what}"),
-        )
+        built = build(
+            model, method, options, out=out, calibration=calibration, sensitivity=scores_file,
+            after=watch, told=Callbacks([RunProgress(bar)]),
+        )  # fmt: skip
+    target, manifest = built.folder, built.manifest
     if save_stages:
         _write_stages(target / STAGES, watch.stages)
     if time_passes:
         times = {name: f"{seconds:.2f} s" for name, seconds in manifest.report["seconds"].items()}
         print(columns([*times.items()]))
-    print(_summary(checkpoint, target, manifest, watch.remarks, verbose))
+    print(_summary(built.checkpoint, target, manifest, watch.remarks, verbose))
 
 
 def _require_printable(name: str | None, pipeline: "Pipeline") -> None:
@@ -208,56 +192,6 @@ def _require_printable(name: str | None, pipeline: "Pipeline") -> None:
             f"--print-after {name}: the pipeline has no such pass; it has "
             f"{', '.join(there)}, or all"
         )
-
-
-def _require_one_source(calibration: str | None, scores_file: Path | None) -> None:
-    if calibration is not None and scores_file is not None:
-        raise UsageError(
-            "--calibration makes ranks and --sensitivity reads them: give one of the two"
-        )
-
-
-def _require_free(target: Path, force: bool) -> None:
-    """What the writer would find out only after the weights were ranked."""
-    if force:
-        from zofx.artifact.manifest import is_only_an_artifact
-        from zofx.files import require_free
-
-        require_free(target, is_only_an_artifact)
-    if not force and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(
-            f"{target} exists already; choose another -o, or pass --force to replace it"
-        )
-
-
-def _short(model: str) -> str:
-    """The last word of a model's name."""
-    path = Path(model)
-    return (
-        path.stem if path.suffix == ".gguf" else path.resolve().name if path.exists() else path.name
-    )
-
-
-def _quant(pipeline: "Pipeline") -> str:
-    formats = [
-        str(getattr(p, "format", "")) for p in pipeline.passes if p.name == "quantize-frozen"
-    ]
-    return formats[0] if formats else "none"
-
-
-def _scores(checkpoint: "Checkpoint", calibration: str | None, file: Path | None) -> "Scores":
-    if file is None:
-        from zofx.sensitivity.rank import rank_on_text
-
-        text = calibration or C4
-        say(f"ranking the weights of {checkpoint.source} on {text}: one backward pass per batch")
-        with Progress("sensitivity") as bar:
-            return rank_on_text(checkpoint, text, progress=bar)
-    from zofx.sensitivity.scores import load_scores
-
-    scores = load_scores(file)
-    scores.check_model(checkpoint)
-    return scores
 
 
 def _write_stages(folder: Path, stages: dict[str, str]) -> None:

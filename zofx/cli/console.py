@@ -6,17 +6,21 @@
 Nothing is shown for what takes less than two seconds.
 """
 
+import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from zofx.api.callbacks import Callback
+
 if TYPE_CHECKING:
     from zofx.runs.evaluation import Evaluation
     from zofx.runs.metrics_log import StepMetrics
+    from zofx.runs.run_config import RunConfig
 
 QUIET: Final = 2.0
 """Seconds before anything is shown."""
@@ -94,52 +98,91 @@ class Progress:
             self._bar = None
 
 
-class RunProgress:
-    """Shows a training run: an observer.
+class RunProgress(Callback):
+    """Shows a run: messages and evaluations as lines, steps on a bar.
 
     Args:
         bar: where steps are shown.
-        steps: how many there will be.
     """
 
-    def __init__(self, bar: Progress, steps: int) -> None:
+    def __init__(self, bar: Progress) -> None:
         self._bar = bar
+        self._steps = 0
+
+    def on_start(self, config: "RunConfig", steps: int) -> None:
+        """There will be so many steps."""
         self._steps = steps
 
-    def step(self, metrics: "StepMetrics") -> None:
+    def on_message(self, text: str) -> None:
+        """A line that stays."""
+        say(text)
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        """The bar, of something else."""
+        self._bar(done, total, what=what)
+
+    def on_step(self, metrics: "StepMetrics") -> None:
         """Move the bar."""
         note = f"loss {metrics.loss:.4f}, {metrics.tokens_per_second:,.0f} tokens/s"
-        self._bar(metrics.step + 1, self._steps, note)
+        self._bar(metrics.step + 1, self._steps, note, what="tune")
 
-    def evaluation(self, step: int, evaluation: "Evaluation") -> None:
+    def on_evaluation(self, step: int, evaluation: "Evaluation") -> None:
         """A line that stays."""
         say(f"step {step:>{len(str(self._steps))}}  dev {evaluation}")
 
-    def close(self) -> None:
-        """The bar belongs to the caller."""
+
+class Stop:
+    """Whether a signal asked to stop.
+
+    Attributes:
+        signal: the number of the first one; None before it.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        """Whether it was asked."""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """As shells have it: 128 and the number of the signal."""
+        return 128 + (self.signal or signal.SIGINT)
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal.
+
+        Raises:
+            KeyboardInterrupt: it is the second one.
+        """
+        if self():
+            raise KeyboardInterrupt
+        self.signal = number
+        # A terminal that hung up takes no more lines.
+        with contextlib.suppress(OSError):
+            say("finishing this step; Ctrl-C again stops at once (no finished step is lost)")
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C ask and the second one insist.
+def interruptible() -> Iterator[Stop]:
+    """Let the first Ctrl-C, SIGTERM or SIGHUP ask and the second one insist.
 
     Yields:
         Whether it was asked.
     """
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        say("finishing this step; Ctrl-C again stops at once (no finished step is lost)")
-
-    before = signal.signal(signal.SIGINT, ask)
+    stop = Stop()
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # One that is ignored stays so: `nohup` starts programs with SIGHUP ignored.
+    before = {
+        n: signal.signal(n, stop.ask) for n in numbers if signal.getsignal(n) != signal.SIG_IGN
+    }
     try:
-        yield lambda: asked
+        yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def columns(rows: Sequence[tuple[str, ...]], indent: str = "") -> str:

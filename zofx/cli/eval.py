@@ -23,8 +23,6 @@ from zofx.errors import UsageError
 
 if TYPE_CHECKING:
     from zofx.runs.evaluation import Evaluation
-    from zofx.runs.run_folder import RunFolder
-    from zofx.tasks.selection import TaskChoice
 
 
 def register(app: typer.Typer) -> None:
@@ -98,50 +96,36 @@ def evaluate(  # noqa: PLR0913  a verb has many options
         zofx eval art --run run --step last --split dev --json
         zofx eval art --run run --predictions answers.jsonl
     """
+    from zofx.api.inference import NO_TASK, Question, Source, changed, judge
     from zofx.runs import jsonl
-    from zofx.runs.compiled_model import default_runtime, open_model, open_session
+    from zofx.runs.compiled_model import open_model
     from zofx.runs.evaluate import Prediction
-    from zofx.runs.evaluate import evaluate as evaluate_
     from zofx.runs.run_folder import RunFolder
-    from zofx.runs.task_data import open_workload
-    from zofx.tasks.selection import SPLITS
+    from zofx.tasks.selection import TaskChoice
 
     if predictions is not None:
         _require_place(predictions)
     answers: list[Prediction] | None = None if predictions is None else []
     model = open_model(artifact)
     folder = None if run is None else RunFolder.open(run)
-    chosen = next((name for name in SPLITS if name == split), None)
-    if chosen is None:
-        raise UsageError(f"--split {split}: there are {', '.join(SPLITS)}")
-    theta = None if folder is None else folder.theta(artifact, model.manifest, step_of(step))
-    workload = open_workload(model, _choice(folder, task, data, seed, truncate))
-    examples = workload.examples(chosen)[:limit]
-    named = objective or (_own_objective(folder) if folder and task is None else None)
-    judged = workload.objective(named)
-    engine = runtime or (folder.config.engine.runtime if folder else default_runtime())
-    say(f"loading {artifact} on {engine}, every file checked")
-    session = open_session(model, engine, device or "cpu", threads, workload.rows(batch_size))
-    try:
-        if theta is not None:
-            session.write(theta[1])
-        with Progress("eval") as bar:
-            result = evaluate_(
-                session, workload.encoder, workload.task, examples, judged,
-                decoder=workload.decoder if workload.generates else None,
-                batch_size=batch_size, step=theta[0] if theta else 0, progress=bar,
-                predictions=answers,
-            )  # fmt: skip
-    finally:
-        session.close()
+    if task is not None:
+        choice = TaskChoice(task, data, seed or 0, truncate=truncate)
+    elif folder is not None:
+        choice = changed(folder.config.task, data, truncate)
+    else:
+        raise UsageError(NO_TASK)
+    source = Source.of(model, folder, step_of(step), runtime, device, threads, say)
+    question = Question(choice, None, split, limit, batch_size, objective, task is None)
+    with Progress("eval") as bar:
+        result = judge(source, question, progress=bar, predictions=answers)
     about = {
         "artifact": str(artifact), "hash": model.manifest.hash, "method": model.manifest.method,
-        "run": run and str(run), "step": theta and theta[0], "task": workload.task.name,
-        "split": chosen, "runtime": engine,
+        "run": run and str(run), "step": result.step, "task": result.task,
+        "split": split, "runtime": source.engine.runtime,
     }  # fmt: skip
     if predictions is not None and answers is not None:
         jsonl.write(predictions, (answer.to_dict() for answer in answers))
-    print(_report(about, result, as_json=json_))
+    print(_report(about, result.evaluation, as_json=json_))
 
 
 def _require_place(path: Path) -> None:
@@ -149,37 +133,6 @@ def _require_place(path: Path) -> None:
     if path.is_dir() or not path.parent.is_dir():
         reason = "is a folder" if path.is_dir() else "is in a folder that does not exist"
         raise UsageError(f"--predictions {path} {reason}; name a file that can be written")
-
-
-def _choice(
-    folder: "RunFolder | None",
-    task: str | None,
-    data: str | None,
-    seed: int | None,
-    truncate: bool,
-) -> "TaskChoice":
-    """The run's own examples, unless another task is named."""
-    from dataclasses import replace
-
-    from zofx.tasks.selection import TaskChoice
-
-    if task is not None:
-        return TaskChoice(task, data, seed or 0, truncate=truncate)
-    if folder is None:
-        raise UsageError("name a task: `--task NAME` or `--task FILE.jsonl` (`zofx list tasks`)")
-    own = folder.config.task
-    return replace(own, data=data or own.data, truncate=truncate or own.truncate)
-
-
-def _own_objective(folder: "RunFolder") -> str | None:
-    """A run's objective; a file of code that a run folder names is not run for that."""
-    from zofx.tasks.reward import PREFIX
-
-    own = folder.config.objective
-    if not own.startswith(PREFIX):
-        return own
-    say(f"the run minimised {own}: name it with --objective to run that file")
-    return None
 
 
 def _report(about: dict[str, Any], result: "Evaluation", *, as_json: bool) -> str:

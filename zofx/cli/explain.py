@@ -133,10 +133,13 @@ def _pass(kind: Any) -> str:
         )
         for f in fields(kind)
     ]
-    facts = [
-        (verb, ", ".join(map(str, getattr(kind, verb))) or "nothing")
+    item = kind()  # with its defaults
+    facts = [("stage", item.stage.name.lower())] + [
+        (verb, ", ".join(map(str, getattr(item, verb))) or "nothing")
         for verb in ("requires", "establishes", "destroys")
     ]
+    if item.conflicts:
+        facts.append(("conflicts", ", ".join(str(c.fact) for c in item.conflicts)))
     return "\n".join(
         [
             f"{kind.name}: {inspect.getdoc(module)}",
@@ -148,6 +151,6 @@ def _pass(kind: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    from zofx.ir.pipeline import words_of
+    from zofx.ir.pass_options import words_of
 
     return " | ".join(words_of(annotation)) or getattr(annotation, "__name__", str(annotation))

@@ -1,7 +1,7 @@
 """zofx export: a merged checkpoint that transformers loads."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -11,13 +11,6 @@ from zofx.cli.options import (
     add_command,
     step_of,
 )
-from zofx.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-
-T = TypeVar("T")
 
 
 def register(app: typer.Typer) -> None:
@@ -48,39 +41,20 @@ def export(
         zofx export art --run run --to hf -o tuned
         python -c "from transformers import pipeline; pipeline('text-generation', 'tuned')"
     """
-    from zofx.artifact import layout
+    from zofx.api.export import export as export_
+    from zofx.api.export import require_format
     from zofx.artifact.manifest import read_manifest
     from zofx.files import require_free
     from zofx.runs.run_folder import RunFolder
 
-    if to != "hf":
-        raise UsageError(f"--to {to}: there is no such format; there is: hf")
+    require_format(to)
     require_free(out)
     manifest = read_manifest(artifact)
     theta = None
     if run is not None:
         taken, theta = RunFolder.open(run).theta(artifact, manifest, step_of(step))
     say("loading torch and transformers")
-    from zofx.artifact.merge import merged_tensors
-    from zofx.models.hf_export import export_hf
-    from zofx.models.tokenizer import SpecialTokens
-
-    weights = len({row.origin or row.name for row in manifest.tensors})
     with Progress("export") as bar:
-        export_hf(
-            manifest.config,
-            (artifact / layout.TOKENIZER).read_bytes(),
-            _counted(merged_tensors(artifact, theta), weights, bar),
-            out,
-            SpecialTokens(**manifest.model["special"]),
-            dtype=dtype,
-        )
+        export_(artifact, manifest, theta, to, out, dtype=dtype, progress=bar)
     whose = f"step {taken} of {run}" if theta is not None else "the model as compiled"
     print(f"{out}: {whose}, merged, {dtype}")
-
-
-def _counted(items: "Iterable[T]", total: int, bar: Progress) -> "Iterator[T]":
-    """The items, counted as they are taken."""
-    for done, item in enumerate(items, start=1):
-        bar(done, total)
-        yield item

@@ -20,8 +20,6 @@ from zofx.cli.options import (
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
-    from zofx.session import Session
-    from zofx.tasks.decode import Decoder
     from zofx.tasks.types import Example
 
 
@@ -72,32 +70,26 @@ def generate(  # noqa: PLR0913  a verb has many options
         zofx generate art "The capital of France is"
         zofx generate art --run run --line --file questions.txt --json
     """
-    from zofx.runs.compiled_model import default_runtime, open_model, open_session
+    from zofx.api.inference import Source, continued
+    from zofx.runs.compiled_model import open_model
     from zofx.runs.run_folder import RunFolder
 
     examples = _examples(prompts or [], file)
     model = open_model(artifact)
     folder = None if run is None else RunFolder.open(run)
-    theta = None if folder is None else folder.theta(artifact, model.manifest, step_of(step))
-    decoder = model.decoder(model.encoder(None, truncate), "\n" if line else None, max_new_tokens)
-    for example in examples:
-        decoder.encoder.prompt(example)
-    engine = runtime or (folder.config.engine.runtime if folder else default_runtime())
-    say(f"loading {artifact} on {engine}, every file checked")
-    session = open_session(model, engine, device or "cpu", threads)
-    try:
-        if theta is not None:
-            session.write(theta[1])
-        texts = _written(decoder, session, examples, batch_size)
-    finally:
-        session.close()
+    source = Source.of(model, folder, step_of(step), runtime, device, threads, say)
+    with Progress("generate") as bar:
+        texts, taken = continued(
+            source, examples, max_new_tokens=max_new_tokens, stop="\n" if line else None,
+            batch_size=batch_size, truncate=truncate, progress=bar,
+        )  # fmt: skip
     pairs = [(e.prompt.strip(" "), text) for e, text in zip(examples, texts, strict=True)]
     if not json_:
         print("\n\n".join(prompt + text for prompt, text in pairs))
         return
     about = {
         "artifact": str(artifact), "hash": model.manifest.hash, "run": run and str(run),
-        "step": theta and theta[0], "runtime": engine, "max_new_tokens": max_new_tokens,
+        "step": taken, "runtime": source.engine.runtime, "max_new_tokens": max_new_tokens,
     }  # fmt: skip
     print(json.dumps({**about, "texts": [{"prompt": p, "text": t} for p, t in pairs]}))
 
@@ -113,20 +105,10 @@ def _examples(given: list[str], file: Path | None) -> "list[Example]":
     elif not file.is_file():
         raise UsageError(f"--file {file}: there is no such file")
     else:
-        lines = enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
+        from zofx.tasks.data.sources import text
+
+        lines = enumerate(text(file).splitlines(), start=1)
         named = [(f"{file}:{number}", line) for number, line in lines if line.strip()]
     if not named:
         raise UsageError(f"{file} holds no prompts; write one a line")
     return [Example(prompt, ("",), id=name) for name, prompt in named]
-
-
-def _written(
-    decoder: "Decoder", session: "Session", examples: "list[Example]", batch_size: int
-) -> list[str]:
-    """The texts, some prompts at a time."""
-    texts: list[str] = []
-    with Progress("generate") as bar:
-        for start in range(0, len(examples), batch_size):
-            texts += decoder.answers(session, examples[start : start + batch_size])[0]
-            bar(len(texts), len(examples))
-    return texts

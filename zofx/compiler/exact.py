@@ -12,16 +12,15 @@ from dataclasses import replace
 from typing import Final
 
 from zofx.errors import PipelineError
+from zofx.ir.facts import PARTED, PERTURBED, STACKED
 from zofx.ir.pipeline import Pass, Pipeline
+from zofx.ir.schema import Stage
 from zofx.passes import PASSES
 from zofx.zo.settings import Settings
 
 EXACT: Final = "hybrid-first-order"
 ALL: Final = "all"
-PROBING: Final = (
-    "insert-perturbation", "mask-directions", "scale-directions", "mask-large-weights",
-    "alternate-blocks", "stack-probes", "split-base-probe",
-)  # fmt: skip
+PROBED: Final = {PERTURBED, STACKED, PARTED}
 LATE: Final = "quantize-activations"
 """Rewrites products that `reverse-mode` has to see as they were."""
 
@@ -43,9 +42,9 @@ def with_exact_layers(pipeline: Pipeline, layers: str) -> Pipeline:
             "gradients have no use for; leave --exact-layers out, or take another method"
         )
     passes = [p for p in pipeline.passes if p.name != EXACT]
-    place = next((n for n, p in enumerate(passes) if p.name == PROBING[0]), len(passes))
+    place = next((n for n, p in enumerate(passes) if p.stage >= Stage.PERTURB), len(passes))
     exact = PASSES[EXACT](layers=layers)  # type: ignore[call-arg]  # an option of this pass
-    after = [p for p in passes[place:] if layers != ALL or p.name not in PROBING]
+    after = [p for p in passes[place:] if layers != ALL or not _probes(p)]
     return Pipeline((*passes[:place], exact, *after))
 
 
@@ -54,11 +53,16 @@ def joint_pipeline(pipeline: Pipeline) -> Pipeline | None:
     names = [p.name for p in pipeline.passes]
     if EXACT not in names:
         return None
-    rest = [p for p in pipeline.passes[names.index(EXACT) + 1 :] if p.name not in PROBING]
+    rest = [p for p in pipeline.passes[names.index(EXACT) + 1 :] if not _probes(p)]
     late: list[Pass] = [p for p in rest if p.name == LATE]
     if late:
         late.append(PASSES["quantize-cotangents"]())
     return Pipeline((*(p for p in rest if p.name != LATE), PASSES["reverse-mode"](), *late))
+
+
+def _probes(item: Pass) -> bool:
+    """Whether a pass makes probes, or rewrites what they are made of."""
+    return not PROBED.isdisjoint((*item.requires, *item.establishes))
 
 
 def settings_for(settings: Settings, asked: str | None) -> Settings:

@@ -1,31 +1,43 @@
-"""A method under a user's options → the pipeline to run; what cannot work is refused here, at once.
+"""Build and validate the pass pipeline for a method and compile options.
 
-method's text ─train─▶ what trains ─quant─▶ how the rest is stored ─activations─▶ what it multiplies
-              ─from_layer─▶ what is computed once ─fraction, --set─▶ Pipeline
+    method's text ─train─▶ what trains ─quant─▶ the frozen format ─activations─▶ its products
+                  ─from_layer─▶ what is computed once ─fraction, set─▶ Pipeline ─check_order─▶
+
+An option sets a field of the passes that serve it (`Pass.serves`), or brings passes of its own,
+each to its stage (`Pipeline.with_pass`). What does not go together shows in the facts, which follow
+from the options of passes: no check here knows a pass by its name.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from zofx.compiler.exact import with_exact_layers
 from zofx.compiler.methods import Method
 from zofx.errors import PipelineError
-from zofx.ir.facts import HAS_TRAINABLES
-from zofx.ir.pipeline import Pass, Pipeline
+from zofx.ir.facts import HAS_TRAINABLES, ROW_SCALED, TRAINING
+from zofx.ir.pipeline import Pipeline
 from zofx.models.soft_prompts import ADAPTERS
 from zofx.passes import PASSES
 
+# What passes serve.
+TRAIN: Final = "train"
+QUANT: Final = "quant"
+ACTIVATIONS: Final = "activations"
+FRACTION: Final = "fraction"
+FROM_LAYER: Final = "train-from-layer"
+
+# Passes that options bring.
+TRAIN_LORA: Final = "insert-lora"
+STORE: Final = "quantize-frozen"
+ROUND: Final = ("split-base-probe", "quantize-activations")
+CUT: Final = ("freeze-layers", "cut-frozen-prefix")
+
+NONE: Final = "none"
 LORA: Final = "lora"
 INT4: Final = "int4"
 INT8: Final = "int8"
 INT8_ROW: Final = "int8-row"
-PART: Final = "split-base-probe"
-ROUND: Final = "quantize-activations"
-CHOOSING: Final = (
-    "select-parameters", "select-sensitive", "split-dense", "split-sparse", "insert-low-rank",
-    "insert-lora", "expose-scales",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Options:
         fraction: share of the weights that trains; None keeps the method's.
         settings: "PASS.OPTION=VALUE", applied last.
         force: replace an existing artifact.
-        from_layer: the first layer that trains; what is below is computed once per row.
+        from_layer: the first layer that trains; the frozen prefix is computed once per row.
         exact_layers: how many of the last layers train by exact gradients, or "all".
     """
 
@@ -69,7 +81,7 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
     """
     pipeline = _training(Pipeline.parse(method.pipeline, PASSES), method, options.train)
     if options.quant:
-        pipeline = _quantized(pipeline, options.quant)
+        pipeline = _stored(pipeline, options.quant)
     if options.activations is not None:
         pipeline = _rounded(pipeline, options.activations, options.quant)
     if options.exact_layers is not None:
@@ -77,61 +89,50 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
     if options.from_layer is not None:
         pipeline = _cut(pipeline, options)
     if options.fraction is not None:
-        select = next((p.name for p in pipeline.passes if hasattr(p, "fraction")), None)
-        if select is None:
+        if not pipeline.serving(FRACTION):
             raise PipelineError(
                 f"method {method.name} selects no fraction of the weights; leave --fraction out"
             )
-        pipeline = pipeline.with_option(f"{select}.fraction={options.fraction}")
+        pipeline = pipeline.with_served(FRACTION, options.fraction)
     for setting in options.settings:
         pipeline = pipeline.with_option(setting)
     pipeline.check_order([HAS_TRAINABLES.name] if options.adapter else ())
-    _require_something_frozen(pipeline)
-    _require_scales(pipeline)
-    _require_rows(pipeline)
     return pipeline
 
 
 def _training(pipeline: Pipeline, method: Method, train: str | None) -> Pipeline:
-    """With what trains changed."""
+    """With what trains changed: by name, or by a pass in place of those that decide it."""
     if train is None:
         return pipeline
-    passes = pipeline.passes
+    deciding = [p for p in pipeline.passes if not set(TRAINING).isdisjoint(p.establishes)]
     if train in ADAPTERS:
-        return Pipeline(tuple(p for p in passes if p.name not in CHOOSING))
+        return pipeline.without(*deciding)
     if train == LORA:
-        lora = _find(pipeline, "insert-lora") or PASSES["insert-lora"]()
-        first = _first(pipeline, *CHOOSING, "quantize-frozen")
-        kept = [p for p in passes[first:] if p.name not in CHOOSING]
-        return Pipeline((*passes[:first], lora, *kept))
-    if not _find(pipeline, "select-parameters"):
+        lora = next((p for p in deciding if p.name == TRAIN_LORA), PASSES[TRAIN_LORA]())
+        return pipeline.without(*deciding).with_pass(lora)
+    if not pipeline.serving(TRAIN):
         raise PipelineError(
             f"--train {train}: method {method.name} does not choose parameters by name; it takes "
             "lora, prefix and prompt, or --set for its own passes"
         )
-    return pipeline.with_option(f"select-parameters.match={train}")
+    return pipeline.with_served(TRAIN, train)
 
 
-def _quantized(pipeline: Pipeline, form: str) -> Pipeline:
-    """With the frozen matrices stored in a format, or as they are; only one is of integers."""
-    if form != INT8_ROW:
-        pipeline = _without(pipeline, PART, ROUND)
-    if form == "none":
-        return _without(pipeline, "quantize-frozen")
-    if not _find(pipeline, "quantize-frozen"):
-        place = _first(pipeline, "insert-perturbation")
-        before, after = pipeline.passes[:place], pipeline.passes[place:]
-        pipeline = Pipeline((*before, PASSES["quantize-frozen"](), *after))
-    return pipeline.with_option(f"quantize-frozen.format={form}")
+def _stored(pipeline: Pipeline, form: str) -> Pipeline:
+    """With the frozen matrices in a format, or as they are; only one is of integers."""
+    if form == NONE:
+        return _floats(pipeline).without(*pipeline.serving(QUANT))
+    if not pipeline.serving(QUANT):
+        pipeline = pipeline.with_pass(PASSES[STORE]())
+    pipeline = pipeline.with_served(QUANT, form)
+    return pipeline if _by_rows(pipeline) else _floats(pipeline)
 
 
 def _rounded(pipeline: Pipeline, form: str, quant: str | None) -> Pipeline:
     """With products of integers, or of floats."""
-    if form == "none":
-        floats = _without(pipeline, PART, ROUND)
-        stored: Any = _find(pipeline, "quantize-frozen")
-        own = quant is None and stored and stored.format == INT8_ROW
-        return _quantized(floats, INT4) if own else floats
+    if form == NONE:
+        own = quant is None and _by_rows(pipeline)
+        return _stored(pipeline, INT4) if own else _floats(pipeline)
     if form != INT8:
         raise PipelineError(f"--activations {form}: there are none and {INT8}")
     if quant not in (None, INT8_ROW):
@@ -139,81 +140,29 @@ def _rounded(pipeline: Pipeline, form: str, quant: str | None) -> Pipeline:
             f"--activations {INT8} multiplies integers, for which a matrix has one scale per row: "
             f"--quant {INT8_ROW}, which is also what it takes without --quant; not {quant}"
         )
-    pipeline = _without(_quantized(pipeline, INT8_ROW), PART, ROUND)
-    return Pipeline((*pipeline.passes, PASSES[PART](), PASSES[ROUND]()))
+    pipeline = _floats(_stored(pipeline, INT8_ROW))
+    for name in ROUND:
+        pipeline = pipeline.with_pass(PASSES[name]())
+    return pipeline
+
+
+def _floats(pipeline: Pipeline) -> Pipeline:
+    """Without what makes products of integers."""
+    return pipeline.without(*pipeline.serving(ACTIVATIONS))
+
+
+def _by_rows(pipeline: Pipeline) -> bool:
+    """Whether the frozen matrices are in a format whose products are of integers."""
+    return any(ROW_SCALED in item.establishes for item in pipeline.passes)
 
 
 def _cut(pipeline: Pipeline, options: Options) -> Pipeline:
-    """With the first layers left as they are, and what is below the trainables apart."""
+    """With the first layers left as they are, and the frozen prefix apart."""
     if options.adapter:
         raise PipelineError(
             f"--train-from-layer {options.from_layer}: a {options.adapter} stands before the text "
             "and changes every layer, so none can be left as it is; leave one of the two out"
         )
-    start = _first(pipeline, "canonicalize") + 1
-    freeze = PASSES["freeze-layers"]()
-    passes = (
-        *pipeline.passes[:start],
-        freeze,
-        *pipeline.passes[start:],
-        PASSES["cut-frozen-prefix"](),
-    )
-    return Pipeline(passes).with_option(f"freeze-layers.below={options.from_layer}")
-
-
-def _require_something_frozen(pipeline: Pipeline) -> None:
-    """A matrix that moves is no frozen one."""
-    if not _find(pipeline, "quantize-frozen"):
-        return
-    low_rank: Any = _find(pipeline, "insert-low-rank")
-    chosen: Any = _find(pipeline, "select-parameters")
-    if low_rank and low_rank.basis == "refreshed":
-        raise PipelineError(
-            "quantize-frozen does not go with insert-low-rank{basis=refreshed}: at every refresh "
-            "what was learnt is folded into the matrix, which has to be in full precision for "
-            "that; leave --quant out, or keep one basis: --set insert-low-rank.basis=fixed"
-        )
-    if chosen and not low_rank and chosen.match == ".":
-        raise PipelineError(
-            "quantize-frozen finds nothing to quantize where every parameter trains; leave --quant "
-            "and --activations out, or train less: --train lora, --train REGEX, or a method "
-            "with a sparse trainable"
-        )
-
-
-def _require_scales(pipeline: Pipeline) -> None:
-    """Scales to train are those of a format that has them."""
-    stored: Any = _find(pipeline, "quantize-frozen")
-    form = stored.format if stored else "none"
-    if _find(pipeline, "expose-scales") and form not in ("int4", "int8"):
-        raise PipelineError(
-            "expose-scales trains the scales of block-wise integers: name --quant int4 or int8, "
-            f"not {form}"
-        )
-
-
-def _require_rows(pipeline: Pipeline) -> None:
-    """Integers are multiplied in one format."""
-    if not _find(pipeline, ROUND):
-        return
-    stored: Any = _find(pipeline, "quantize-frozen")
-    form = stored.format if stored else "none"
-    if form != INT8_ROW:
-        raise PipelineError(
-            f"{ROUND} multiplies matrices in {INT8_ROW}, not {form}: "
-            f"--set quantize-frozen.format={INT8_ROW}, or --activations none"
-        )
-
-
-def _without(pipeline: Pipeline, *names: str) -> Pipeline:
-    return Pipeline(tuple(p for p in pipeline.passes if p.name not in names))
-
-
-def _first(pipeline: Pipeline, *names: str) -> int:
-    """The place of the first pass of these names; the end, if there is none."""
-    places = (i for i, p in enumerate(pipeline.passes) if p.name in names)
-    return next(places, len(pipeline.passes))
-
-
-def _find(pipeline: Pipeline, name: str) -> Pass | None:
-    return next((p for p in pipeline.passes if p.name == name), None)
+    for name in CUT:
+        pipeline = pipeline.with_pass(PASSES[name]())
+    return pipeline.with_served(FROM_LAYER, options.from_layer)

@@ -1,17 +1,19 @@
 """Facts: invariants of a program with a name and a check. They guard the order of passes.
 
-A pass says which facts it requires, establishes and destroys. A pipeline checks the order before
-running anything, and every held fact again after each pass; so a pass that breaks what an earlier
-one achieved is caught where it happens.
+A pass names the facts that it requires, establishes, destroys and conflicts with; they may depend
+on its options. A pipeline checks the order before running anything, and every fact that holds again
+after each pass; so a pass that breaks what an earlier one achieved is caught where it happens.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
 
 from zofx.ir import ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.formats import format_of
+from zofx.ir.formats.format import Format
 from zofx.ir.program import Program, is_call, output_node, shape_of
 from zofx.ir.schema import COEFFICIENTS, FROZEN_ROLES, KEYS, TOKENS, Role
 from zofx.ir.traits import Trait, has
@@ -27,13 +29,34 @@ class Fact:
     Attributes:
         name: as printed.
         check: one sentence why it does not hold, or None.
+        cure: what to do where no pass of a pipeline makes it so.
+        undo: what to do where a pass makes it so, and it must not be.
     """
 
     name: str
     check: Callable[[Program], str | None]
+    cure: str = "add a pass that makes it so"
+    undo: str = field(default="", compare=False)
+
+    def undone_by(self, what: str) -> "Fact":
+        """The same fact, as a pass establishes it that can tell how to do without."""
+        return replace(self, undo=what)
 
     def __str__(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A fact under which a pass cannot run.
+
+    Attributes:
+        fact: what must not hold.
+        why: the reason, and what to do about the pass that conflicts.
+    """
+
+    fact: Fact
+    why: str
 
 
 def _first(nodes: list[fx.Node], what: str) -> str | None:
@@ -87,6 +110,49 @@ def _quantized(program: Program) -> str | None:
     return f"{whole[0]} is there both quantized and whole" if whole else None
 
 
+def _all_train(program: Program) -> str | None:
+    """Tensors that a model computes, and integers, are no parameters."""
+    rest = (
+        spec.name
+        for spec in program.tensors.values()
+        if spec.role in FROZEN_ROLES
+        and spec.form != "computed"
+        and spec.dtype.is_floating_point
+        and spec.name not in program.fixed | program.chosen
+    )
+    name = next(rest, None)
+    return f"{name} does not train" if name else None
+
+
+def _refreshed(program: Program) -> str | None:
+    return None if any(b.base for b in program.bases.values()) else "no matrix is refreshed"
+
+
+def _exact(program: Program) -> str | None:
+    roles = {spec.role for spec in program.tensors.values()}
+    return None if Role.EXACT in roles else "no tensor trains by exact gradients"
+
+
+def _formats(program: Program) -> list[Format]:
+    """Those that products with frozen matrices are of."""
+    return [stored for node in program.graph.nodes if (stored := format_of(node))]
+
+
+def _block_scaled(program: Program) -> str | None:
+    other = next((f for f in _formats(program) if f.dequantize_op is None), None)
+    return f"a matrix is in {other.name}, whose scales cannot train" if other else None
+
+
+def _row_scaled(program: Program) -> str | None:
+    other = next((f for f in _formats(program) if not f.integers), None)
+    return f"a matrix is in {other.name}, whose products are of floats" if other else None
+
+
+def _rounded(program: Program) -> str | None:
+    rounded = program.graph.find_nodes(op="call_function", target=zofx.linear_rounded.default)
+    return None if rounded else "no product is of integers"
+
+
 def _perturbed(program: Program) -> str | None:
     if KEYS not in program.inputs or COEFFICIENTS not in program.inputs:
         return f"the program takes no {KEYS} and {COEFFICIENTS}"
@@ -138,9 +204,28 @@ NARROWED = Fact("narrowed", _narrowed)
 COORDINATES_SELECTED = Fact("selected", _selected)
 TENSORS_SELECTED = Fact("chosen", _chosen)
 HAS_TRAINABLES = Fact("sliced", _sliced)
-QUANTIZED = Fact("quantized", _quantized)
+ALL_TRAIN = Fact("all-train", _all_train)
+REFRESHED = Fact("refreshed", _refreshed)
+EXACT = Fact("exact", _exact)
+QUANTIZED = Fact("quantized", _quantized, "store matrices in a frozen format: --quant FORMAT")
+BLOCK_SCALED = Fact(
+    "block-scaled",
+    _block_scaled,
+    "block-wise integers have scales and nothing else beside their codes: "
+    "name --quant int4 or int8",
+)
+ROW_SCALED = Fact(
+    "row-scaled",
+    _row_scaled,
+    "products are of integers where a matrix has one scale per row: "
+    "--set quantize-frozen.format=int8-row, or --activations none",
+)
+ROUNDED = Fact("rounded", _rounded)
 PERTURBED = Fact("perturbed", _perturbed)
 STACKED = Fact("stacked", _stacked)
 PARTED = Fact("parted", _parted)
 CUT = Fact("cut", _cut)
 FORWARD_MODE = Fact("forward-mode", _forward_mode)
+
+TRAINING = (COORDINATES_SELECTED, TENSORS_SELECTED, HAS_TRAINABLES)
+"""What a pass establishes that decides what trains."""

@@ -14,12 +14,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from zofx.errors import InvariantError, PipelineError
-from zofx.ir.facts import Fact
-from zofx.ir.pipeline_syntax import passes_of, read_pass, written
+from zofx.ir.facts import Conflict, Fact
+from zofx.ir.pass_options import read_options, show_value
+from zofx.ir.pipeline_syntax import passes_of, read_pass
 from zofx.ir.program import Program
+from zofx.ir.schema import Stage
 from zofx.ir.verify import verify
 from zofx.registry import Table
 
@@ -47,17 +49,36 @@ class Pass(ABC):
 
     Attributes:
         name: kebab-case; the module that holds it has the same name with underscores.
-        requires: facts that must hold before.
-        establishes: facts that hold afterwards.
-        destroys: facts that may not hold afterwards.
+        stage: where it belongs.
+        serves: options of a compilation → the field that each of them sets; "" where the option
+            brings and drops the pass as it is.
         exact: whether the meaning stays up to rounding; if not, the docstring states the bound.
     """
 
     name: ClassVar[str]
-    requires: ClassVar[tuple[Fact, ...]] = ()
-    establishes: ClassVar[tuple[Fact, ...]] = ()
-    destroys: ClassVar[tuple[Fact, ...]] = ()
+    stage: ClassVar[Stage] = Stage.NORMALIZE
+    serves: ClassVar[Mapping[str, str]] = {}
     exact: ClassVar[bool] = True
+
+    @property
+    def requires(self) -> tuple[Fact, ...]:
+        """Facts that must hold before."""
+        return ()
+
+    @property
+    def establishes(self) -> tuple[Fact, ...]:
+        """Facts that hold afterwards."""
+        return ()
+
+    @property
+    def destroys(self) -> tuple[Fact, ...]:
+        """Facts that may not hold afterwards."""
+        return ()
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Facts that must not hold before."""
+        return ()
 
     @abstractmethod
     def run(self, program: Program, remark: Remarker) -> Program:
@@ -68,14 +89,18 @@ class Pass(ABC):
         """Whether it reads the program's sensitivity scores, which cost backward passes to make."""
         return False
 
+    def served(self, option: str) -> Any:
+        """The value of the field that an option of a compilation sets."""
+        return getattr(self, self.serves[option])
+
     def __str__(self) -> str:
         """The pass as pipeline text; options that have their default value are left out."""
-        said = [
-            f"{f.name.replace('_', '-')}={_show(getattr(self, f.name))}"
+        options = [
+            f"{f.name.replace('_', '-')}={show_value(getattr(self, f.name))}"
             for f in fields(self)
             if getattr(self, f.name) != f.default
         ]
-        return self.name + (f"{{{' '.join(said)}}}" if said else "")
+        return self.name + (f"{{{' '.join(options)}}}" if options else "")
 
 
 After: TypeAlias = Callable[[Pass, Program, Program, tuple[Remark, ...], float], None]
@@ -112,6 +137,32 @@ class Pipeline:
         """Whether any of the passes does."""
         return any(item.needs_scores for item in self.passes)
 
+    def serving(self, option: str) -> tuple[Pass, ...]:
+        """The passes that an option of a compilation is for."""
+        return tuple(item for item in self.passes if option in item.serves)
+
+    def without(self, *items: Pass) -> Self:
+        """The others."""
+        return type(self)(tuple(item for item in self.passes if item not in items))
+
+    def with_pass(self, item: Pass) -> Self:
+        """With one more, behind those of its stage and of earlier ones."""
+        later = (i for i, other in enumerate(self.passes) if other.stage > item.stage)
+        place = next(later, len(self.passes))
+        return type(self)((*self.passes[:place], item, *self.passes[place:]))
+
+    def with_served(self, option: str, value: object) -> Self:
+        """With the value of an option in every pass that serves it.
+
+        Raises:
+            PipelineError: a value that its pass refuses.
+        """
+        pipeline = self
+        for item in self.serving(option):
+            field = item.serves[option].replace("_", "-")
+            pipeline = pipeline.with_option(f"{item.name}.{field}={value}")
+        return pipeline
+
     def with_option(self, setting: str) -> Self:
         """Apply `PASS.OPTION=VALUE`.
 
@@ -129,31 +180,40 @@ class Pipeline:
             )
         return type(self)(
             tuple(
-                replace(p, **_options(type(p), {option: value})) if p.name == name else p
+                replace(p, **read_options(type(p), {option: value})) if p.name == name else p
                 for p in self.passes
             )
         )
 
     def check_order(self, given: Iterable[str] = ()) -> None:
-        """Check that every pass gets the facts it requires, before anything runs.
+        """Check that every pass gets the facts it requires and none that it conflicts with.
+
+        Args:
+            given: facts that hold before the first pass.
 
         Raises:
-            PipelineError: names the pass, the fact, and who would establish it.
+            PipelineError: names the pass, the fact, and who would establish it or did.
         """
-        held = set(given)
+        made: dict[str, tuple[str, Fact | None]] = dict.fromkeys(given, ("the model", None))
         for place, item in enumerate(self.passes):
             for fact in item.requires:
-                if fact.name not in held:
-                    makers = [p.name for p in self.passes if fact in p.establishes]
-                    cure = (
-                        f"move {makers[0]} before it" if makers else "add a pass that makes it so"
-                    )
+                if fact.name not in made:
+                    later = [p.name for p in self.passes if fact in p.establishes]
+                    cure = f"move {later[0]} before it" if later else fact.cure
                     raise PipelineError(
                         f"pass {place} ({item.name}) needs a program that is '{fact}', "
                         f"and nothing before it makes it so; {cure}"
                     )
-            held -= {fact.name for fact in item.destroys}
-            held |= {fact.name for fact in item.establishes}
+            for conflict in item.conflicts:
+                if conflict.fact.name in made:
+                    maker, fact_made = made[conflict.fact.name]
+                    undo = f", or {fact_made.undo}" if fact_made and fact_made.undo else ""
+                    raise PipelineError(
+                        f"pass {place} ({item.name}) does not go with {maker}: {conflict.why}{undo}"
+                    )
+            for fact in item.destroys:
+                made.pop(fact.name, None)
+            made |= {fact.name: (item.name, fact) for fact in item.establishes}
 
     def run(self, program: Program, after: After = _nothing) -> Program:
         """Run all passes, verifying after each.
@@ -163,12 +223,12 @@ class Pipeline:
             InvariantError: a pass produced a program that breaks a rule or a fact.
         """
         self.check_order(program.facts)
-        held = {f.name: f for p in self.passes for f in (*p.requires, *p.establishes)}
+        known = {f.name: f for p in self.passes for f in (*p.requires, *p.establishes)}
         for item in self.passes:
             remarks: list[Remark] = []
             start = time.perf_counter()
             now = run_pass(item, program, remarks)
-            _check_facts(item, now, held)
+            _check_facts(item, now, known)
             after(item, program, now, tuple(remarks), time.perf_counter() - start)
             program = now
         return program
@@ -176,7 +236,7 @@ class Pipeline:
 
 def run_pass(item: Pass, program: Program, remarks: list[Remark]) -> Program:
     """Run one pass and verify its result; remarks are appended."""
-    now = item.run(program, lambda *said: remarks.append(Remark(*said)))
+    now = item.run(program, lambda *words: remarks.append(Remark(*words)))
     facts = program.facts - {f.name for f in item.destroys} | {f.name for f in item.establishes}
     now = now.with_(facts=facts, history=(*program.history, str(item)))
     verify(now, item.name)
@@ -196,58 +256,4 @@ def _check_facts(item: Pass, now: Program, known: Mapping[str, Fact]) -> None:
 def _parse_pass(text: str, table: Table[type[Pass]]) -> Pass:
     name, options = read_pass(text)
     kind = table[name]
-    return kind(**_options(kind, options))
-
-
-def _options(kind: type[Pass], given: Mapping[str, str]) -> dict[str, Any]:
-    known = {f.name.replace("_", "-"): f for f in fields(kind)}
-    for option in given:
-        if option not in known:
-            raise PipelineError(f"{kind.name} has no option '{option}'; it has {sorted(known)}")
-    return {
-        known[option].name: _read(kind, option, known[option].type, value)
-        for option, value in given.items()
-    }
-
-
-def _read(kind: type[Pass], option: str, want: Any, text: str) -> Any:
-    """A value from text; options are int, float, bool, str, or one of some words."""
-    if words := words_of(want):
-        if text in words:
-            return text
-        raise PipelineError(f"{kind.name}{{{option}={text}}}: must be one of {', '.join(words)}")
-    if want is bool and text in ("true", "false"):
-        return text == "true"
-    try:
-        return want(text) if want is not bool else _fail()
-    except ValueError:
-        raise PipelineError(
-            f"{kind.name}{{{option}={text}}}: must be of type {want.__name__}"
-        ) from None
-
-
-def words_of(want: Any) -> tuple[str, ...]:
-    """The words an option's type allows: of a Literal, or the names of a table."""
-    if get_origin(want) is Literal:
-        return get_args(want)
-    return tuple(get_args(want)[1]) if get_origin(want) is Annotated else ()
-
-
-def require_regex(option: str, text: str) -> None:
-    """Refuse a regular expression that is none, when the option is given.
-
-    Raises:
-        PipelineError: names the option and what is wrong with the text.
-    """
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise PipelineError(f"{option}={text}: not a regular expression ({error})") from error
-
-
-def _fail() -> bool:
-    raise ValueError
-
-
-def _show(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else written(str(value))
+    return kind(**read_options(kind, options))

@@ -1,6 +1,6 @@
 """What a program and an artifact agree on: roles of tensors, names of inputs. No torch."""
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 HIDDEN: Final = "hidden"
@@ -48,3 +48,16 @@ class Products(StrEnum):
     FLOATS = "floats"
     NIBBLES = "nibbles"  # floats with 4-bit codes, which the product unpacks
     INTEGERS = "integers"  # 8-bit integers on both sides
+
+
+class Stage(IntEnum):
+    """Where in a pipeline a pass belongs; an option that brings a pass puts it by its stage."""
+
+    NORMALIZE = 0  # one spelling of the model, and what of it may train at all
+    SELECT = 1  # which tensors or coordinates train
+    SPLIT = 2  # these apart from what is frozen
+    STORE = 3  # the format of what is frozen
+    PERTURB = 4  # how what trains is read: under probes, or by exact gradients
+    BATCH = 5  # several probes in one forward
+    LOWER = 6  # products in the arithmetic of an engine
+    PARTITION = 7  # the program in two parts

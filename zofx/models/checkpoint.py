@@ -176,6 +176,16 @@ def build_on_meta(config: PreTrainedConfig, architecture: Architecture) -> PreTr
     return model.eval()
 
 
+def _require_layers(folder: Path, config: PreTrainedConfig, tensors: int) -> None:
+    """No more layers than tensors: building millions of empty ones takes all memory."""
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > tensors:
+        raise UsageError(
+            f"{folder / 'config.json'} has {layers:,} layers and the weights are {tensors:,} "
+            "tensors: the two are not of one model; copy both from where it came from"
+        )
+
+
 def _open_folder(model: str, folder: Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise UsageError(
@@ -184,8 +194,11 @@ def _open_folder(model: str, folder: Path) -> Checkpoint:
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder / 'config.json'} is not understood: {error}") from error
+    except Exception as error:  # whatever a damaged file makes the parsers raise
+        raise UsageError(
+            f"{folder / 'config.json'} is not understood: {type(error).__name__}: {error}; copy it "
+            "from where the model came from again"
+        ) from error
     if getattr(config, "quantization_config", None):
         raise UnsupportedError(
             f"{model} is quantized already; compile from the model it was made from",
@@ -193,6 +206,7 @@ def _open_folder(model: str, folder: Path) -> Checkpoint:
         )
     architecture = architecture_of(model, config)
     tensors, headers = open_shards(folder)
+    _require_layers(folder, config, len(tensors))
     text = tokenizer.from_folder(folder)
     return Checkpoint(
         model, config, architecture, tensors, fingerprint(headers), text, lambda _: tensors

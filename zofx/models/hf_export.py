@@ -92,6 +92,12 @@ def _checked(
                 f"cannot export {name} {list(value.shape)}: {type(model).__name__} has {wanted}"
             )
         cast = _cast(value, dtype)
+        if cast.is_floating_point() and not cast.isfinite().all():
+            raise ArtifactError(
+                f"cannot export {name} as {str(dtype).removeprefix('torch.')}: it would hold NaN "
+                "or infinity. Where the values are beyond float16's range, export as bfloat16 or "
+                "float32; where the run diverged, take an earlier --step"
+            )
         source = ties.get(name, name)
         tied = source in ties.values()
         digest = (

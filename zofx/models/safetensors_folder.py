@@ -8,7 +8,6 @@ recipe runs, so memory never grows with the checkpoint.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from zofx.errors import UnsupportedError, UsageError
+from zofx.strict_json import parse_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -119,9 +119,11 @@ def _shard_names(folder: Path) -> dict[str, set[str]]:
     if not (folder / INDEX).is_file():
         raise UsageError(_without_safetensors(folder))
     try:
-        weight_map = json.loads((folder / INDEX).read_bytes())["weight_map"]
+        weight_map = parse_json((folder / INDEX).read_bytes())["weight_map"]
         shards: dict[str, set[str]] = {}
         for name, file in weight_map.items():
+            if Path(file).name != file:
+                raise ValueError(f"{file!r} is no file of this folder")  # noqa: TRY301
             shards.setdefault(file, set()).add(name)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(f"{folder / INDEX} is damaged ({error!r}); download it again") from error
@@ -150,7 +152,7 @@ def _read_header(path: Path) -> tuple[Header, dict[str, Any]]:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if length <= size - 8 else b""
     try:
-        entries = json.loads(text)
+        entries = parse_json(text)
         entries.pop("__metadata__", None)
         begins = tuple(8 + length + entry["data_offsets"][0] for entry in entries.values())
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
@@ -173,6 +175,11 @@ def _stored(path: Path, name: str, entry: dict[str, Any]) -> StoredTensor:
     def read() -> Tensor:
         with safe_open(path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UsageError(
+                f"{path}: tensor {name} holds NaN or infinity, so the model answers nothing; "
+                "download it again, or save the model before it diverged"
+            )
         return tensor
 
     return StoredTensor(tuple(entry["shape"]), DTYPES[entry["dtype"]], read)

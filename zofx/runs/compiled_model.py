@@ -106,7 +106,13 @@ def open_model(folder: Path) -> Model:
             f"{path} is damaged: its SHA-256 is not the recorded one; "
             "copy the artifact again or compile the model again"
         )
-    return Model(folder, manifest, Tokenizer.from_file(str(path)))
+    try:
+        tokenizer = Tokenizer.from_buffer(path.read_bytes())
+    except Exception as error:  # the library raises no type of its own
+        raise ArtifactError(
+            f"{path} is no tokenizer ({error}); copy the artifact again or compile the model again"
+        ) from error
+    return Model(folder, manifest, tokenizer)
 
 
 def default_runtime() -> str:

@@ -6,13 +6,15 @@ read     every whole line           a torn last line is passed over
 keep     rewrite beside, rename     when a run goes back to an earlier step
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from zofx.errors import ArtifactError
 from zofx.files import anything, new_file
+from zofx.strict_json import parse_json
 
 Row: TypeAlias = dict[str, Any]
 
@@ -23,12 +25,11 @@ def append(path: Path, row: Row) -> None:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """A file of these lines; it appears whole, and replaces one of its name."""
-    beside = path.with_name(path.name + ".new")
     lines = (json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
-    beside.write_text("".join(lines), encoding="utf-8")
-    beside.replace(path)
+    with new_file(path, anything) as beside:
+        beside.write_text("".join(lines), encoding="utf-8")
 
 
 def read(path: Path) -> list[Row]:
@@ -44,6 +45,17 @@ def read(path: Path) -> list[Row]:
     return [_row(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
+def salvage(path: Path) -> list[Row]:
+    """Every line that can be read; others are passed over: for logs that can be made again."""
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")):
+        with contextlib.suppress(ArtifactError):
+            rows.append(_row(path, number, line))
+    return rows
+
+
 def keep(path: Path, wanted: Callable[[Row], bool]) -> None:
     """Drop all other lines, and a torn one."""
     if not path.is_file():
@@ -55,9 +67,9 @@ def keep(path: Path, wanted: Callable[[Row], bool]) -> None:
 
 def _row(path: Path, number: int, line: str) -> Row:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{path}:{number} is damaged ({error.msg}); delete that line") from None
+        row = parse_json(line)
+    except ValueError as error:
+        raise ArtifactError(f"{path}:{number} is damaged ({error}); delete that line") from None
     if not isinstance(row, dict):
         raise ArtifactError(f"{path}:{number} is damaged: it is no JSON object; delete that line")
     return row

@@ -8,7 +8,7 @@ Observers see a step after it counts; a run does not depend on what they do.
 
 import importlib
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from zofx.errors import UsageError
 from zofx.runs import jsonl
 from zofx.runs.evaluation import Evaluation
+from zofx.zo.driver import StepLog
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,12 @@ def require_tensorboard() -> None:
         raise UsageError(
             "--tensorboard needs the package tensorboardX; run `pip install 'zofx[tensorboard]'`"
         )
+
+
+def metrics_again(log: StepLog) -> dict[str, Any]:
+    """What the journal tells of a step whose line was lost; nobody measured its time again."""
+    told = {"step": log.step, "loss": log.loss, "learning_rate": log.learning_rate}
+    return {**{field.name: None for field in fields(StepMetrics)}, **told}
 
 
 def peak_memory() -> float | None:

@@ -24,10 +24,13 @@ from zofx.runs.run_config import OPTIONS, DevEvaluation, Engine, RunConfig, pack
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
+from zofx.tasks import reward as rewards
+from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.class_report import classes_of
 from zofx.tasks.data.order import balanced_indices, batch_indices
 from zofx.tasks.encode import Encoded
 from zofx.tasks.selection import TaskChoice
+from zofx.tasks.types import Task
 from zofx.zo.journal.format import Journal
 from zofx.zo.settings import Settings
 from zofx.zo.types import IntArray
@@ -80,20 +83,21 @@ class Prepared:
         return open_session(self.model, engine.runtime, engine.device, engine.threads, rows)
 
 
-def prepare(artifact: Path, options: Mapping[str, Any]) -> Prepared:
+def prepare(artifact: Path, options: Mapping[str, Any], own: Task | None = None) -> Prepared:
     """Check everything about a new run.
 
     Args:
         artifact: the folder.
         options: of `run_config.OPTIONS`, by name; None is as good as absent.
+        own: the task itself, where it is one of rows.
 
     Raises:
         ZofxError: the first thing that is wrong, with what to do.
     """
     given = checked(options, OPTIONS)
     model = open_model(artifact)
-    choice = _choice(given)
-    workload = open_workload(model, choice)
+    choice = _choice({"task": ROWS, **given} if own else given)
+    workload = open_workload(model, choice, own)
     workload.examples("train")
     _require_classes(workload, choice)
     workload.check("train", "dev")
@@ -111,6 +115,7 @@ def prepare(artifact: Path, options: Mapping[str, Any]) -> Prepared:
         engine=with_options(Engine(default_runtime()), given),
         drawn=workload.drawn,
         examples=workload.digest,
+        reward=rewards.digest(objective),
         versions=packages(),
     )
     config.header  # noqa: B018  what is wrong with the settings shows here
@@ -188,17 +193,45 @@ def prepare_resumed(artifact: Path, folder: Path, options: Mapping[str, Any]) ->
     run, model = RunFolder.open(folder), open_model(artifact)
     config = run.config
     run.require_artifact(model.manifest)
-    workload = open_workload(model, config.task)
+    workload = open_workload(model, config.task, run.own_task())
     if workload.digest != config.examples:
         raise ArtifactError(
             f"the examples of task '{config.task.name}' have changed since {folder} was "
             "started; restore the data it was started with, or start a new run"
         )
+    _require_consent(config, given)
     _require_same(run, given, workload)
+    _require_same_reward(config)
     journal = run.journal()
     steps = _steps(run, given.get("steps"), journal.next_step)
     engine = with_options(config.engine, given)
     return Prepared(model, workload, replace(config, engine=engine), steps, run, journal)
+
+
+def _require_consent(config: RunConfig, given: Mapping[str, Any]) -> None:
+    """A file of code is run by who names it; that a run folder names it is not enough.
+
+    Raises:
+        UsageError: the run's objective is such a file, and the caller did not name it.
+    """
+    if config.objective.startswith(rewards.PREFIX) and "objective" not in given:
+        raise UsageError(
+            f"the run minimised {config.objective}, a file of code that going on would run: if it "
+            f"is yours, name it: --objective {config.objective}"
+        )
+
+
+def _require_same_reward(config: RunConfig) -> None:
+    """A reward that was edited is another objective.
+
+    Raises:
+        ArtifactError: it was.
+    """
+    if config.reward is not None and config.reward != rewards.digest(config.objective):
+        raise ArtifactError(
+            f"{config.objective} has changed since the run was started; restore the file as it "
+            "was, or start a new run"
+        )
 
 
 def _steps(run: RunFolder, asked: int | None, made: int) -> int:

@@ -17,12 +17,13 @@ takes neither numpy nor an engine.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from zofx.errors import ArtifactError
 from zofx.options import Option, option, options_of, values_of
+from zofx.strict_json import parse_json
 from zofx.tasks.selection import TaskChoice
 from zofx.zo.settings import Settings
 
@@ -96,6 +97,7 @@ class RunConfig:
         examples: hash of train and dev.
         versions: of the packages the run was started with.
         objective: what is minimised, by name.
+        reward: hash of the file of a reward; None for other objectives, and runs of an older zofx.
     """
 
     artifact: str
@@ -112,6 +114,7 @@ class RunConfig:
         "reward:FILE.py:FUNCTION runs your file FILE.py.",
         metavar="NAME",
     )
+    reward: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -121,7 +124,6 @@ class RunConfig:
     @property
     def header(self) -> "Header":
         """The header of the run's journal."""
-        balanced = {"balance": "classes"} if self.task.balance else {}
         return self.settings.recipe().header(
             self.artifact,
             self.task.seed,
@@ -129,8 +131,28 @@ class RunConfig:
             examples=self.examples,
             objective=self.objective,
             batch_size=str(self.settings.batch_size),
-            **balanced,
+            **self._not_plain,
         )
+
+    @property
+    def _not_plain(self) -> dict[str, str]:
+        """What θ depends on beside the rest of the header, where it is not as in most runs."""
+        return {
+            **({"balance": "classes"} if self.task.balance else {}),
+            **({"hold": str(self.settings.hold)} if self.settings.hold != 1 else {}),
+            **({"truncate": "left"} if self.task.truncate else {}),
+            **({"reward": self.reward} if self.reward else {}),
+        }
+
+    def began(self, header: "Header") -> bool:
+        """Whether a journal with this header is one of this run's.
+
+        An older zofx wrote no `hold` and no `truncate` there: what is absent is not compared.
+        """
+        mine = self.header
+        older = {"hold", "truncate"} - header.settings.keys()
+        settings = {name: value for name, value in mine.settings.items() if name not in older}
+        return header == replace(mine, settings=settings)
 
     def to_json(self) -> str:
         """The file's text."""
@@ -144,7 +166,7 @@ class RunConfig:
             ArtifactError: damaged, or of another version.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text, paths=True)
             form, version = fields.pop("format"), fields.pop("version")
             if (form, version) == (FORMAT, 1):
                 fields, version = _nested(**fields), VERSION

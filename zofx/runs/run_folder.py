@@ -1,20 +1,22 @@
 """The run folder: one training run on disk.
 
     run.json          what the run is; written once
+    task.jsonl        the examples, where they were given as rows
     journal.bin       what every step did: θ = f(artifact, journal)         the checkpoint
     evals.jsonl       accuracy and loss on dev after some of the steps      says which step is best
     metrics.jsonl     loss, rate, time and memory of every step             only to look at
     best.safetensors  θ of the best step, and last.safetensors of the last  caches, deletable
-    state.safetensors θ and the state of the rule on exact gradients        where they train, a cache
+    state.safetensors θ and the state of the rule on exact gradients        a cache of such runs
     activations/      of the layers below the first that trains             a cache too
 
 The folder appears with its first two files or not at all. Resuming drops what is ahead of the
 journal in the other files.
 """
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias
 
@@ -27,12 +29,16 @@ from zofx.runs import jsonl, snapshot
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.run_config import RunConfig
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
+from zofx.tasks.catalog.jsonl_task import ROWS, own_task, write_rows
+from zofx.tasks.data.pool import Pool
+from zofx.tasks.types import Record, Task
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.replay import replay
 from zofx.zo.journal.writer import JournalWriter
 from zofx.zo.types import FloatArray
 
 RUN: Final = "run.json"
+ROWS_FILE: Final = "task.jsonl"
 JOURNAL: Final = "journal.bin"
 EVALS: Final = "evals.jsonl"
 METRICS: Final = "metrics.jsonl"
@@ -56,8 +62,8 @@ class RunFolder:
     config: RunConfig
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> Self:
-        """Make a folder with run.json and an empty journal.
+    def create(cls, path: Path, config: RunConfig, rows: Pool[Record] | None = None) -> Self:
+        """Make a folder with run.json, an empty journal and, of a task of rows, the rows.
 
         Raises:
             UsageError: the name is taken.
@@ -65,6 +71,8 @@ class RunFolder:
         require_free(path)
         with new_folder(path) as folder:
             (folder / RUN).write_text(config.to_json(), encoding="utf-8")
+            if rows is not None:
+                write_rows(rows, folder / ROWS_FILE)
             JournalWriter.create(folder / JOURNAL, config.header).close()
         return cls(path, config)
 
@@ -80,6 +88,16 @@ class RunFolder:
         if not file.is_file():
             raise UsageError(f"{path} is not a run folder: it has no {RUN}; `zofx tune` makes one")
         return cls(path, RunConfig.from_json(file.read_bytes(), file))
+
+    def own_task(self) -> Task | None:
+        """The task, where it was given as rows: these are in the folder.
+
+        Raises:
+            UsageError: they are not.
+        """
+        if self.config.task.name != ROWS:
+            return None
+        return replace(own_task(self.path / ROWS_FILE), name=ROWS)
 
     @property
     def journal_path(self) -> Path:
@@ -102,7 +120,7 @@ class RunFolder:
                 f"{self.path} has lost its {JOURNAL}: the steps are gone; restore it"
             )
         journal = Journal.read(self.journal_path)
-        if journal.header != self.config.header:
+        if not self.config.began(journal.header):
             raise ArtifactError(
                 f"{self.journal_path} does not belong to {self.path / RUN}: their runs differ; "
                 "restore both from one copy"
@@ -142,7 +160,29 @@ class RunFolder:
     def trim(self, steps: int) -> None:
         """Drop what other files say about steps that the journal does not hold."""
         jsonl.keep(self.path / EVALS, lambda row: row.get("step", 0) <= steps)
-        jsonl.keep(self.metrics_path, lambda row: row.get("step", 0) < steps)
+        rows = self._metrics().items()
+        if self.metrics_path.is_file():
+            jsonl.write(self.metrics_path, [row for step, row in rows if step < steps])
+
+    def _metrics(self) -> dict[int, jsonl.Row]:
+        """Step → its line, where that can be read."""
+        rows = jsonl.salvage(self.metrics_path)
+        return {row["step"]: row for row in rows if type(row.get("step")) is int}
+
+    def restore_metrics(self, steps: Sequence[Mapping[str, Any]]) -> None:
+        """Make metrics.jsonl a line per step again, where a kill or damage took some.
+
+        Args:
+            steps: a row for every step of the journal, in order, of what that tells; a line that is
+                there tells more and is kept.
+        """
+        rows = self._metrics()
+        if len(rows) != len(steps):
+            jsonl.write(self.metrics_path, [rows.get(step["step"], step) for step in steps])
+
+    def discard(self) -> None:
+        """Delete a run that has made no step."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def rewind(self, step: int) -> Path:
         """End the run at an earlier step; the caller holds the lock, and no writer is open.

@@ -154,11 +154,11 @@ def digest(examples: Sequence[Example]) -> str:
     return said.hexdigest()
 
 
-def open_workload(model: Model, choice: TaskChoice) -> Workload:
-    """Read and draw a task's examples for a model.
+def open_workload(model: Model, choice: TaskChoice, own: Task | None = None) -> Workload:
+    """Read and draw a task's examples for a model; `own` is a task of rows.
 
     Raises:
         UsageError: no such task or file, a bad record, or no examples left.
     """
-    task, splits = open_task(choice, masked=model.masked)
+    task, splits = open_task(choice, masked=model.masked, own=own)
     return Workload(model, task, model.encoder(task, choice.truncate), splits)

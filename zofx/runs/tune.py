@@ -19,15 +19,22 @@ from zofx.runs.evaluate import evaluate
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.exact_gradient import ExactGradient
 from zofx.runs.guard import Finding
-from zofx.runs.metrics_log import JsonlLog, Observer, StepMetrics, peak_memory
+from zofx.runs.metrics_log import (
+    JsonlLog,
+    Observer,
+    StepMetrics,
+    metrics_again,
+    peak_memory,
+)
 from zofx.runs.prepare import Prepared
 from zofx.runs.run_folder import STATE, RunFolder, require_free
 from zofx.runs.watch import CollapseError, Watch
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
 from zofx.session import ExactSession, Session
+from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.encode import Encoded
-from zofx.zo.driver import Driver
+from zofx.zo.driver import Driver, StepLog
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.writer import JournalWriter
 from zofx.zo.types import ExactGradientFn, LossFn
@@ -68,7 +75,8 @@ def start(prepared: Prepared, out: Path) -> Prepared:
         UsageError: the name is taken.
     """
     require_free(out)
-    return replace(prepared, run=RunFolder.create(out, prepared.config))
+    rows = prepared.workload.task.load() if prepared.config.task.name == ROWS else None
+    return replace(prepared, run=RunFolder.create(out, prepared.config, rows))
 
 
 def train(
@@ -112,19 +120,29 @@ def train(
             loop = _Loop(prepared, run, session, writer, told, stop, watch)
             try:
                 steps = loop.go(journal)
-            except CollapseError as error:
+            except Exception as error:
                 writer.close()
-                way = _rewound(run) if on_collapse == "rewind" else _way_back(run, error.step)
-                raise DivergenceError(f"{error}\n{way}", error.step) from error
-            except DivergenceError as error:
-                raise DivergenceError(
-                    f"{error}\n{_way_back(run, error.step)}", error.step
-                ) from error
+                if writer.next_step == 0:
+                    run.discard()
+                raise _told(error, run, rewind=on_collapse == "rewind") from error
             finally:
                 for observer in observers:
                     observer.close()
     findings = tuple(watch.findings)
     return Outcome(run, steps, prepared.steps, run.evaluations(), run.best(), findings)
+
+
+def _told(error: Exception, run: RunFolder, *, rewind: bool) -> Exception:
+    """A divergence with the way back, in place of one without; other errors as they are."""
+    if not isinstance(error, DivergenceError):
+        return error
+    if not run.path.exists():
+        way = "No step was made, so there is no run folder. Lower --lr or --eps"
+    elif rewind and isinstance(error, CollapseError):
+        way = _rewound(run)
+    else:
+        way = _way_back(run, error.step)
+    return DivergenceError(f"{error}\n{way}", error.step)
 
 
 class _Loop:
@@ -150,9 +168,11 @@ class _Loop:
 
     def go(self, journal: Journal) -> int:
         """Make steps until there are enough, or until told to stop; returns how many there are."""
+        made: list[StepLog] = []
         saved = self.run.saved(journal) if self.saves else (0, {})
-        step = self.driver.resume(journal, self._exact_gradient_at, saved)
+        step = self.driver.resume(journal, self._exact_gradient_at, made.append, saved)
         self.run.trim(step)
+        self.run.restore_metrics([metrics_again(log) for log in made])
         self.watch.look_back(journal, self.run.evaluations())
         evaluated = set(self.run.evaluations())
         while not self.stop():
@@ -189,7 +209,13 @@ class _Loop:
         seconds = time.perf_counter() - began
         tokens = int(encoded.batch.attention_mask.sum())
         metrics = StepMetrics(
-            step, log.loss, log.learning_rate, seconds, tokens, tokens / seconds, peak_memory()
+            step,
+            log.loss,
+            log.learning_rate,
+            seconds,
+            tokens,
+            tokens / max(seconds, 1e-9),
+            peak_memory(),
         )
         for observer in self.observers:
             observer.step(metrics)

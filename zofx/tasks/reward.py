@@ -17,10 +17,17 @@ from types import ModuleType
 from typing import Any, Self
 
 from zofx.errors import UsageError
+from zofx.files import file_digest
 from zofx.tasks.types import Example
 
 PREFIX = "reward:"
 FORM = "reward:FILE.py:FUNCTION"
+
+
+def digest(objective: str) -> str | None:
+    """SHA-256 of the file that an objective names; None where it names none, or it is gone."""
+    path = Path(objective.removeprefix(PREFIX).rpartition(":")[0])
+    return file_digest(path) if objective.startswith(PREFIX) and path.is_file() else None
 
 
 @dataclass(frozen=True)

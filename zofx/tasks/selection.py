@@ -38,6 +38,7 @@ class TaskChoice:
         help="Of the draw, the data order and the directions; 0 if absent.",
         metavar="N",
         minimum=0,
+        maximum=2**64 - 1,
     )
     train: int | None = option(None, help="Examples to train on.", metavar="N", minimum=1)
     dev: int | None = option(None, help="Examples to choose by.", metavar="N", minimum=0)
@@ -54,13 +55,18 @@ class TaskChoice:
         return Sizes(*(size if chosen is None else chosen for chosen, size in given))
 
 
-def open_task(choice: TaskChoice, *, masked: bool) -> tuple[Task, Splits]:
+def open_task(choice: TaskChoice, *, masked: bool, own: Task | None = None) -> tuple[Task, Splits]:
     """Read and draw a task's examples, written for a masked model or for a causal one.
+
+    Args:
+        choice: which examples.
+        masked: whether the model is a masked one.
+        own: the task itself, where it is one of rows; else it is found by its name.
 
     Raises:
         UsageError: no such task or file, a bad record, or no examples left.
     """
-    task = find_task(choice.name)
+    task = own or find_task(choice.name)
     splits = task.splits(
         seed=choice.seed,
         sizes=choice.sizes(task),

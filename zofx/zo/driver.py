@@ -136,7 +136,7 @@ class Driver:
 
     @property
     def saves(self) -> bool:
-        """Whether `saved` can stand for all steps before it; a rule on probes' gradients forbids."""
+        """Whether `saved` stands for all steps before it: not under a rule on probes' gradients."""
         return self._mover.saves
 
     def saved(self) -> Arrays:
@@ -147,6 +147,7 @@ class Driver:
         self,
         journal: Journal,
         exact_gradient: Callable[[int], ExactGradientFn | None] = lambda step: None,
+        each: Callable[[StepLog], None] = lambda log: None,
         after: tuple[int, Arrays] = (0, {}),
     ) -> int:
         """Bring a fresh driver and θ to where a journal ends; evaluates no probe.
@@ -155,6 +156,7 @@ class Driver:
             journal: of the run.
             exact_gradient: step → exact gradients of its batch; they are in no journal, so they are
                 computed again.
+            each: told of every step, as its log was.
             after: what was saved after so many steps: these move nothing again.
 
         Returns:
@@ -176,6 +178,7 @@ class Driver:
                     f"losses lead to coefficients {found}, recorded are "
                     f"{record.coefficients}; resume with the version of zofx that wrote it"
                 )
+            each(log)
             if record.step < after[0]:
                 continue
             self._mover.begin_step(record.step)

