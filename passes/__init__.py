@@ -29,6 +29,8 @@ PASSES: "Table[type[Pass]]" = Table(
         "quantize-frozen": lazy("zofx.passes.quantize_frozen:QuantizeFrozen"),
         "split-base-probe": lazy("zofx.passes.split_base_probe:SplitBaseProbe"),
         "quantize-activations": lazy("zofx.passes.quantize_activations:QuantizeActivations"),
+        "quantize-cotangents": lazy("zofx.passes.quantize_cotangents:QuantizeCotangents"),
+        "reverse-mode": lazy("zofx.passes.reverse_mode:ReverseMode"),
         "scale-directions": lazy("zofx.passes.scale_directions:ScaleDirections"),
         "select-parameters": lazy("zofx.passes.select_parameters:SelectParameters"),
         "select-sensitive": lazy("zofx.passes.select_sensitive:SelectSensitive"),

@@ -25,8 +25,8 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import fx
 
-from zofx.errors import UsageError
-from zofx.ir.facts import EXACT, PARTED, QUANTIZED, ROUNDED, ROW_SCALED, Conflict
+from zofx.errors import PipelineError, UsageError
+from zofx.ir.facts import PARTED, QUANTIZED, ROUNDED, ROW_SCALED, STACKED
 from zofx.ir.ops import zofx_ops
 from zofx.ir.ops.rounding import FINER
 from zofx.ir.patterns import summands
@@ -52,15 +52,8 @@ class QuantizeActivations(Pass):
     name: ClassVar[str] = "quantize-activations"
     stage = Stage.LOWER
     serves: ClassVar[dict[str, str]] = {"activations": ""}
-    requires = (QUANTIZED, PARTED, ROW_SCALED)
+    requires = (QUANTIZED, ROW_SCALED)
     establishes = (ROUNDED.undone_by("--activations none"),)
-    conflicts = (
-        Conflict(
-            EXACT,
-            "exact gradients pass through its rounding, which has no derivative: "
-            "--activations none",
-        ),
-    )
     exact = False
     values: int = 2
 
@@ -74,6 +67,11 @@ class QuantizeActivations(Pass):
 
     def run(self, program: Program, remark: Remarker) -> Program:
         """Rewrite every product with a matrix in int8-row."""
+        if STACKED.name in program.facts and PARTED.name not in program.facts:
+            raise PipelineError(
+                "quantize-activations rounds what probes differ by, so it takes them apart: put "
+                "split-base-probe before it"
+            )
         edit = Editor(program)
         rounding = _Rounding(edit, values_of(edit.graph) if self.values == 2 else set())
         products = list(rounding.products())

@@ -25,14 +25,18 @@ from zofx.ir.schema import HIDDEN, Products
 from zofx.runtimes import ort_integers
 from zofx.runtimes.host.batching import BatchingPolicy, cpu_batching_policy
 from zofx.runtimes.host.engine_errors import engine_errors
-from zofx.runtimes.host.engine_session import Arrays, EngineSession, Feeds
+from zofx.runtimes.host.engine_session import Arrays, EngineSession
+from zofx.runtimes.host.gradient import Feeds, GradientEngine
 from zofx.runtimes.host.prefix import Compute
 from zofx.runtimes.onnx_check import check_models
+from zofx.runtimes.ort_gradient import OrtGradient, reads_of
 from zofx.session import Support
 from zofx.zo.types import FloatArray, Key
 
 COEFFICIENTS = "coefficients"
-MODELS = (layout.ONNX, layout.PREFIX_ONNX, layout.NOISE)
+MODELS = (
+    layout.ONNX, layout.PREFIX_ONNX, layout.NOISE, layout.FORWARD_ONNX, layout.BACKWARD_ONNX,
+)  # fmt: skip
 BFLOAT16 = 16  # ONNX's number for it
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Products also add probes and move weights, by factors of 1 and ε: TF32 would round both.
@@ -65,9 +69,9 @@ class OrtSession(EngineSession):
         self._threads = threads if batching.workers == 1 else 1
         integers = manifest.products is Products.INTEGERS
         self._kernels = (ort_integers.kernels() or ()) if integers else ()
-        self._engine = self._open(layout.ONNX)
-        self._reads = {value.name for value in self._engine.get_inputs()}
-        self._reads |= {value.name for value in self._engine.get_overridable_initializers()}
+        # Without probes, the forward graph of the gradient serves: its weights are there anyway.
+        self._engine = self._open(layout.ONNX if manifest.trainables else layout.FORWARD_ONNX)
+        self._reads = reads_of(self._engine)
         parts = ("ort", onnxruntime.__version__, device, threads or os.cpu_count())
         super().__init__(folder, manifest, " ".join(map(str, parts)), batching)
 
@@ -112,9 +116,12 @@ class OrtSession(EngineSession):
 
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BFLOAT16)
 
-    def _forward(self, inputs: Feeds, feeds: Feeds) -> FloatArray:
-        given = {**inputs, **feeds}
-        read = {name: value for name, value in given.items() if name in self._reads}
+    def _open_gradient(self) -> GradientEngine:
+        forward = self._open(layout.FORWARD_ONNX) if self._probed else self._engine
+        return OrtGradient(forward, self._open(layout.BACKWARD_ONNX))
+
+    def _forward(self, feeds: Feeds) -> FloatArray:
+        read = {name: value for name, value in feeds.items() if name in self._reads}
         (logprob,) = self._engine.run(["logprob"], read)
         scores: FloatArray = logprob
         return scores
@@ -122,6 +129,7 @@ class OrtSession(EngineSession):
     def close(self) -> None:
         """Drop the engine and its memory, after the last forward."""
         super().close()
+        self._gradient_engine = None
         del self._engine
 
 
@@ -142,11 +150,6 @@ class OrtRuntime:
             reasons.append(f"{folder} has no {layout.ONNX}")
             return Support(tuple(reasons))
         manifest = read_manifest(folder, check=False)
-        if exact := manifest.exact:
-            reasons.append(
-                f"{len(exact)} of its tensors train by backpropagation, which no inference engine "
-                "has: use --runtime torch"
-            )
         if (folder / layout.WEIGHTS).is_symlink():
             reasons.append(
                 f"{layout.WEIGHTS} is a symbolic link, and ONNX Runtime reads tensors from files "

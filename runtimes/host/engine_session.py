@@ -1,6 +1,7 @@
 """A session whose engine scores one rectangular batch at a time: all engines here are of that kind.
 
 evaluate(batch, keys, C)   feeds once  →  one forward per group of rows  →  rows in their order
+gradient(batch, weigh)     the same groups, forward and backward (`gradient`)
 
 Where the program is cut, what is below is computed row by row, or looked up (`below`). Tables of a
 row per token are cut to the batch's tokens, where that does (`vocabulary`).
@@ -21,13 +22,13 @@ from zofx.ir.schema import HIDDEN
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.batching import BatchingPolicy, by_length
 from zofx.runtimes.host.engine_errors import engine_errors
+from zofx.runtimes.host.gradient import Feeds, GradientEngine, Gradients, Map, gradient
 from zofx.runtimes.host.prefix import Compute, FrozenPrefix, processor
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
 from zofx.runtimes.host.vocabulary import BFLOAT16, BatchVocabulary, Vocabulary
-from zofx.session import Batch
-from zofx.zo.types import FloatArray, Key
+from zofx.session import Batch, Weigh, unperturbed
+from zofx.zo.types import FloatArray, IntArray, Key
 
-Feeds: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 
@@ -59,9 +60,11 @@ class EngineSession(HostThetaSession):
         self._closed = False
         self._artifact, self._engine_name = folder, engine.partition(" ")[0]
         self.batching = batching or BatchingPolicy()
-        self._pool = (
-            ThreadPoolExecutor(self.batching.workers) if self.batching.workers > 1 else None
-        )
+        workers = self.batching.workers
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._map: Map = self._pool.map if self._pool else map
+        self._probed = bool(manifest.trainables)
+        self._gradient_engine: GradientEngine | None = None
         self.below = FrozenPrefix(self._open_prefix, owner) if manifest.cut else None
 
     def keep_activations(self, activations: ActivationCache) -> None:
@@ -71,22 +74,40 @@ class EngineSession(HostThetaSession):
 
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes; rows of about the same length share a forward."""
+        probes = len(coefficients)
+        groups = self._groups(batch, keys, coefficients)
+        with engine_errors(self._engine_name, self._artifact):
+            scores = list(self._map(lambda group: self._forward(group[1]), groups))
+        back = np.argsort(np.concatenate([rows for rows, _ in groups]))
+        if self._probed:
+            return np.concatenate(scores, axis=1)[:, back]
+        alike = np.concatenate(scores)[back]  # nothing moves along directions
+        return np.broadcast_to(alike, (probes, *alike.shape))
+
+    def gradient(self, batch: Batch, weigh: Weigh) -> Gradients:
+        """The exact gradient of a loss at θ, for the tensors that train by it."""
+        groups = self._groups(batch, (), unperturbed())
+        with engine_errors(self._engine_name, self._artifact):
+            if self._gradient_engine is None:
+                self._gradient_engine = self._open_gradient()
+            return gradient(self._gradient_engine, groups, weigh, self._map)
+
+    def _groups(
+        self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray
+    ) -> list[tuple[IntArray, Feeds]]:
+        """Rows of about the same length, and all that the engine is fed for them."""
         if self._closed:
             raise RuntimeError("this session is closed; open another one")
-        feeds = self._feeds(keys, coefficients)
         head = 0.0 if batch.relative else self._head
         cost_model = self.batching.cost_model(
             self._slices.bytes, self._frozen, len(coefficients), head
         )
-        rows, parts = zip(*by_length(batch, cost_model), strict=True)
         words = self._vocabulary.words(batch)
-        feeds |= self._tables(words)
-        forwards = map if self._pool is None else self._pool.map
-        with engine_errors(self._engine_name, self._artifact):
-            run = forwards(lambda part: self._forward(self._inputs(part, words), feeds), parts)
-            scores = list(run)
-        back = np.argsort(np.concatenate(rows))
-        return np.concatenate(scores, axis=1)[:, back]
+        feeds = {**self._feeds(keys, coefficients), **self._tables(words)}
+        return [
+            (rows, {**feeds, **self._inputs(part, words)})
+            for rows, part in by_length(batch, cost_model)
+        ]
 
     def _tables(self, words: BatchVocabulary) -> Feeds:
         """Rows of tables in place of whole ones."""
@@ -121,8 +142,13 @@ class EngineSession(HostThetaSession):
         """A tensor of numbers that numpy has no type for."""
 
     @abstractmethod
-    def _forward(self, inputs: Feeds, feeds: Feeds) -> FloatArray:
-        """f32[P, N, C] of rows that are all computed to the length of the longest.
+    def _open_gradient(self) -> GradientEngine:
+        """Open the forward graph with residuals, and the backward graph."""
 
+    @abstractmethod
+    def _forward(self, feeds: Feeds) -> FloatArray:
+        """f32[P, N, C], or [N, C] of a program without probes.
+
+        Rows are all computed to the length of the longest.
         Where there are workers, several threads ask at a time.
         """

@@ -11,9 +11,10 @@ another, and no packed copy is made of it, as of constants that are multiplied.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -25,6 +26,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
     RemoveUnusedOpsetsPass,
 )
+from onnx_ir.tape import Tape
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry, ModuleCallSignature
@@ -48,10 +50,11 @@ from zofx import __version__
 from zofx.ir.directions import directions_of, draw_of
 from zofx.ir.facts import PARTED
 from zofx.ir.ops import zofx_ops
-from zofx.ir.program import Program, TensorSpec, output_node, placeholders, shape_of
+from zofx.ir.program import Program, TensorSpec, placeholders, results_of, shape_of
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import FROZEN_ROLES, KEYS, VOCABULARY, Role
 from zofx.ir.sparse_cost import as_block
+from zofx.runtimes.onnx_export import transposes
 from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.fusions import fuse, share
 from zofx.runtimes.onnx_export.guards import guard_attention, name_outputs
@@ -64,7 +67,7 @@ def to_onnx(
     program: Program,
     place: Callable[[str], tuple[int, int]],
     weights: str,
-    result: str = "logprob",
+    results: Sequence[str] = ("logprob",),
 ) -> onnx.ModelProto:
     """Lower a compiled program.
 
@@ -72,7 +75,7 @@ def to_onnx(
         program: perturbed and stacked.
         place: offset and length in bytes of a frozen tensor in the weights file.
         weights: name of that file, next to the model's.
-        result: name of the output.
+        results: names of the outputs.
 
     Returns:
         A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per
@@ -90,11 +93,11 @@ def to_onnx(
     names = [str(node.target) for node in placeholders(fed.graph)]
     for name, value in zip(names, list(model.graph.inputs), strict=True):
         value.name = name
-    model.graph.outputs[0].name = result
+    _name_outputs(model, results)
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # where it came from; ONNX Runtime holds that as it does codes
     frozen = {s.name: s for s in program.tensors.values() if s.role in FROZEN_ROLES}
-    scattered = set(_scattered(fed.graph))
+    scattered = {*_scattered(fed.graph), *transposes.unpacked_codes(fed.graph)}
     for value in list(model.graph.inputs):
         if value.name in frozen:
             spec = frozen[str(value.name)]
@@ -110,6 +113,19 @@ def to_onnx(
     # Of torch it is only made: the same program is the same bytes under any version of it.
     model.producer_name, model.producer_version = "zofx", __version__
     return ir.to_proto(model)
+
+
+def _name_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    """A value has one name: one that is an output twice, or an input too, is copied."""
+    outputs = model.graph.outputs
+    for place, (value, name) in enumerate(zip(list(outputs), names, strict=True)):
+        if value.producer() is None or value in list(outputs)[:place]:
+            tape = Tape()
+            copy = tape.op("Identity", [value])
+            copy.type, copy.shape = value.type, value.shape
+            model.graph.extend(tape.nodes)
+            outputs[place] = value = copy
+        value.name = name
 
 
 def onnx_op_types(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -152,7 +168,7 @@ def _without_advice() -> Iterator[None]:
 def _registry() -> ONNXRegistry:
     """What every op becomes: torch.onnx's table, half a second to make, and ours over it."""
     registry = ONNXRegistry.from_torchlib(opset_version=OPSET)
-    for target, function in TRANSLATIONS.items():
+    for target, function in {**TRANSLATIONS, **transposes.TRANSLATIONS}.items():
         registry.register_op(target, function)
     return registry
 
@@ -201,17 +217,18 @@ def feed_directions(program: Program) -> Program:
 def exported_program(program: Program) -> ExportedProgram:
     """A program as torch.export's container, every tensor a user input."""
     graph = fx.Graph()
-    graph.output((graph.graph_copy(program.graph, {}),))
+    result: Any = graph.graph_copy(program.graph, {})
+    graph.output(result if isinstance(result, tuple) else (result,))
     inputs = list(placeholders(graph))
     for number, node in enumerate(inputs):
         node.target = node.name = f"input_{number}"
-    (result,) = output_node(graph).all_input_nodes
+    returned = results_of(graph)
     signature = ExportGraphSignature(
         [InputSpec(InputKind.USER_INPUT, TensorArgument(n.name), None) for n in inputs],
-        [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None)],
+        [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in returned],
     )
     arguments = pytree.tree_structure((tuple(range(len(inputs))), {}))
-    results = pytree.tree_structure((0,))
+    results = pytree.tree_structure(tuple(range(len(returned))))
     return ExportedProgram(
         root=fx.GraphModule(torch.nn.Module(), graph),
         graph=graph,

@@ -66,23 +66,24 @@ def row_scales(x: Any) -> Any:
 
 def round_rows(x: Any, scales: Any) -> Any:
     """A row is a block with a scale of its own; both divide, then round halves to even."""
-    zeros = op.Expand(_zero(), op.Shape(scales))
+    zeros = op.Expand(zero(), op.Shape(scales))
     return op.QuantizeLinear(x, scales, zeros, axis=-1, block_size=x.shape[-1])
 
 
 def left_over(x: Any, codes: Any, steps: Any) -> Any:
     """Steps come after: the kernel that reads them row by row takes four times as long."""
-    levels = op.DequantizeLinear(codes, op.Constant(value_float=1.0), _zero())
+    levels = op.DequantizeLinear(codes, op.Constant(value_float=1.0), zero())
     return op.Sub(x, op.Mul(levels, steps))
 
 
 def linear_rounded(x: Any, steps: Any, codes: Any, scales: Any) -> Any:
     """The rows' own scales come after: the kernel takes one for all."""
     one = op.Constant(value_float=1.0)
-    return op.Mul(ms.MatMulIntegerToFloat(x, codes, one, scales, _zero()), steps)
+    return op.Mul(ms.MatMulIntegerToFloat(x, codes, one, scales, zero()), steps)
 
 
-def _zero() -> Any:
+def zero() -> Any:
+    """What stands for 0 in a code."""
     return op.Cast(op.Constant(value_int=ROW_ZERO), to=onnx.TensorProto.UINT8)
 
 
@@ -113,11 +114,15 @@ def _unpacked(codes: Any, bits: int) -> Any:
 
 def linear_codebook(x: Any, codes: Any, centroids: Any, bias: Any) -> Any:
     """No engine kernel reads a codebook: ONNX Runtime folds this into an f32 weight at load."""
+    return add_bias(ms.FusedMatMul(x, codebook_matrix(codes, centroids), transB=1), bias)
+
+
+def codebook_matrix(codes: Any, centroids: Any) -> Any:
+    """Ŵ: f32[out, in]."""
     out, pairs = codes.shape
     places = op.Reshape(_unpacked(codes, 4), ints(out, 2 * pairs))
     places = op.Cast(places, to=onnx.TensorProto.INT64)
-    weight = op.GatherElements(centroids, places, axis=1)
-    return add_bias(ms.FusedMatMul(x, weight, transB=1), bias)
+    return op.GatherElements(centroids, places, axis=1)
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:

@@ -266,12 +266,11 @@ def test_a_format_set_by_hand_may_be_the_one_that_is_needed() -> None:
             "(split-base-probe) needs a program that is 'stacked', and nothing before it makes it",
         ),
         (
-            "zo-hybrid",
-            Options(activations="int8", train="q_proj"),
-            "(quantize-activations) does not go with hybrid-first-order: exact gradients pass "
-            "through its rounding, which has no derivative: --activations none, or take a method "
-            "of probes alone",
+            "lozo",
+            Options(exact_layers="1"),
+            "insert-low-rank trains along directions of its own, which exact gradients have no use",
         ),
+        ("mezo", Options(exact_layers="many"), "a number of blocks, from 1, or all"),
         ("bare", Options(train="q_proj"), "method bare does not choose parameters by name"),
         (
             "late",

@@ -170,6 +170,11 @@ def collided(value: Tensor, *args: Any) -> int:
     return [x for x in args if _is_real(x)][-1].numel()
 
 
+def collided_rows(op: Any, value: Tensor, g: Tensor, ids: Tensor, *sizes: Any) -> Tensor:
+    """Rows that are added where their ids are the same: all of them, at most."""
+    return _gamma(ids.numel()) * op(g.abs(), ids, *sizes)
+
+
 def itself(roundings: int) -> Rule:
     """Units of the value."""
     return lambda op, value, *_: _gamma(roundings) * value.abs()
@@ -178,6 +183,11 @@ def itself(roundings: int) -> Rule:
 def gelu_back(op: Any, value: Tensor, g: Tensor, x: Tensor, *_: Any) -> Tensor:
     """g·(Φ(x) + x·φ(x)): both functions are off by units of 1."""
     return _gamma(2 * FUNCTION) * g.abs() * (1 + x.abs())
+
+
+def tanh_back(op: Any, value: Tensor, g: Tensor, y: Tensor) -> Tensor:
+    """g·(1 − y²), with y as it was off by units of 1."""
+    return _gamma(2 * FUNCTION) * g.abs() * (1 + y * y)
 
 
 def softmax_back(op: Any, value: Tensor, g: Tensor, p: Tensor, axis: int, *_: Any) -> Tensor:
@@ -197,8 +207,9 @@ def log_softmax_back(op: Any, value: Tensor, g: Tensor, y: Tensor, axis: int, *_
 
 EXACT = {
     aten._unsafe_view, aten.alias, aten.cat, aten.clone, aten.detach, aten.expand, aten.masked_fill,
-    aten.gather, aten.index, aten.neg, aten.new_zeros, aten.ones_like, aten.permute, aten.select,
-    aten.select_backward, aten.slice, aten.slice_backward, aten.squeeze, aten.stack, aten.t,
+    aten.gather, aten.index, aten.index_select, aten.neg, aten.new_zeros, aten.ones_like,
+    aten.permute, aten.select, aten.select_backward, aten.slice, aten.slice_backward,
+    aten.squeeze, aten.stack, aten.t,
     aten.transpose, aten.unsqueeze, aten.view, aten.where, aten.zeros, aten.zeros_like,
 }  # fmt: skip
 RULES: Mapping[Any, Rule] = {
@@ -207,13 +218,17 @@ RULES: Mapping[Any, Rule] = {
     aten.add: summed(few),
     aten.bmm: summed(inner),
     aten.div: summed(few),
+    aten.embedding_dense_backward: collided_rows,
     aten.exp: itself(FUNCTION),
     aten.gelu_backward: gelu_back,
     aten.index_put: summed(collided),
     aten.mm: summed(inner),
     aten.mul: summed(few),
     aten.pow: itself(ARITHMETIC),
+    aten.rsub: summed(few, lambda x, y, *_: x + y),
     aten.scatter_add: summed(collided),
+    aten.sigmoid_backward: itself(ARITHMETIC),
     aten.sub: summed(few, torch.add),
     aten.sum: summed(terms),
+    aten.tanh_backward: tanh_back,
 }

@@ -191,7 +191,7 @@ class Run:
             before, watched.made, losses = self.session.read(), [], []
             for part in range(hold):
                 log = driver.step(
-                    t * hold + part, loss, exact_gradient=self._gradient(given.encoded)
+                    t * hold + part, loss, exact_gradient=self._gradient(watched, given.encoded)
                 )
                 losses.append(torch.from_numpy(log.losses).double())
             order = list(self.row.order) or slice(None)
@@ -207,12 +207,12 @@ class Run:
         losses = objective.slopes if self._sloped else objective.measure
         return lambda keys, matrix: losses(session, encoded, keys, matrix)
 
-    def _gradient(self, encoded: Encoded) -> ExactGradientFn | None:
+    def _gradient(self, session: Any, encoded: Encoded) -> ExactGradientFn | None:
         """The exact gradients of a batch, for the tensors that train by them."""
         if not self._exact:
             return None
         weigh = partial(OBJECTIVES["cross-entropy"].weigh, encoded=encoded)
-        return lambda: cast(ExactSession, self.session).gradient(encoded.batch, weigh)
+        return lambda: cast(ExactSession, session).gradient(encoded.batch, weigh)
 
     def _descent(
         self, t: int, watched: Watched, before: dict[str, FloatArray], given: Given

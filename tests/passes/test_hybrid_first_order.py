@@ -8,6 +8,7 @@ from tests.passes.toys import Blocks, OneLinear
 from zofx.errors import PipelineError
 from zofx.ir.printer import show
 from zofx.ir.schema import Role
+from zofx.passes.hybrid_first_order import HybridFirstOrder
 
 
 def test_from_the_last_block_on() -> None:
@@ -74,9 +75,26 @@ def test_only_the_others_move() -> None:
     assert len(last) > 1
 
 
-@pytest.mark.parametrize(("toy", "layers"), [(Blocks, 0), (Blocks, 2), (OneLinear, 1)])
-def test_some_blocks_go_each_way(toy: type[OneLinear], layers: int) -> None:
-    """None, all, or blocks where there are none: refused, with how many there are."""
+@pytest.mark.parametrize(("toy", "layers"), [(Blocks, 2), (OneLinear, 1)])
+def test_some_blocks_are_left_for_probes(toy: type[OneLinear], layers: int) -> None:
+    """As many as there are, or blocks where there are none: refused, with what to say instead."""
     found = 2 if toy is Blocks else 0
-    with pytest.raises(PipelineError, match=f"has {found} numbered blocks"):
+    with pytest.raises(PipelineError, match=f"{found} numbered blocks train.* say layers=all"):
         apply(f"hybrid-first-order{{layers={layers}}}", dense(toy))
+
+
+@pytest.mark.parametrize("layers", ["0", "-1", "some"])
+def test_layers_are_counted_from_one(layers: str) -> None:
+    """Anything else is refused before anything runs."""
+    with pytest.raises(PipelineError, match="a number of blocks, from 1, or all"):
+        HybridFirstOrder(layers)
+
+
+def test_all_leaves_nothing_for_probes() -> None:
+    """Every trainable is exact, and the graph is the one before."""
+    before = dense(Blocks)
+    after, _ = apply("hybrid-first-order{layers=all}", before)
+    assert not after.trainables
+    exact = {s.name for s in after.tensors.values() if s.role is Role.EXACT}
+    assert exact == {spec.name for spec in before.trainables}
+    assert_same_meaning(before, after, batch())

@@ -53,7 +53,7 @@ EXACT = {
     aten.type_as, aten.unsqueeze, aten.view, aten.where,
 }  # fmt: skip
 ROUNDED = {aten.add, aten.div, aten.mul, aten.pow, aten.rsqrt, aten.sub}
-FUNCTIONS = {aten.cos, aten.erf, aten.gelu, aten.sin, aten.silu, aten.tanh}
+FUNCTIONS = {aten.cos, aten.erf, aten.gelu, aten.sin, aten.tanh}
 
 
 Note: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
@@ -168,6 +168,12 @@ def linear(rounding: Note, x: Tensor, weight: Tensor, bias: Tensor | None = None
     return rounding(functional.linear(x, weight, bias), size, weight.shape[1] + 3)
 
 
+def silu(rounding: Note, x: Tensor) -> Tensor:
+    """x·σ(x)."""
+    share = rounding(x.sigmoid(), x.sigmoid(), FUNCTION)
+    return rounding(x * share, x.abs().clamp(min=1), FUNCTION)
+
+
 def matmul(rounding: Note, x: Tensor, y: Tensor) -> Tensor:
     """x·y."""
     return rounding(x @ y, x.abs() @ y.abs(), x.shape[-1] + 1)
@@ -272,8 +278,8 @@ def _nibbles(codes: Tensor) -> Tensor:
 def sparse_linear(
     rounding: Note, x: Tensor, values: Tensor, index: Tensor, out: int, *_: int
 ) -> Tensor:
-    """A dense S per probe."""
-    width = x.shape[-1]
+    """A dense S, or one per probe."""
+    width, values = x.shape[-1], values.reshape(-1, len(index))
     dense = torch.zeros(len(values), out * width, dtype=torch.float64)
     dense = dense.index_copy(1, index.long(), values).view(-1, out, width).transpose(1, 2)
     parts = x.reshape(len(values), -1, width)
@@ -435,6 +441,7 @@ def score_targets(rounding: Note, logits: Tensor, targets: Tensor) -> Tensor:
 MEANINGS: Mapping[Any, Callable[..., Tensor]] = {
     aten.exp.default: exponential,
     aten.layer_norm.default: layer_norm,
+    aten.silu.default: silu,
     aten.linear.default: linear,
     aten.matmul.default: matmul,
     aten.mean.dim: mean,

@@ -1,104 +1,178 @@
-"""Exact gradients on torch: those of the tensors that train by them, and only there."""
+"""Exact gradients on every runtime: those of the artifact's program, in float64.
 
+    CASES × RUNTIMES        |⟨w, g₃₂ − g⟩| ≤ bound        `tests.methods.backward`
+
+The reference is torch's autograd on the plain graph, op by op in float64: neither the backward
+graph nor the rules it was made by.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from torch import Tensor
 
 from tests import tiny
+from tests.artifacts import made_up_scores
 from tests.loads import batch
+from tests.methods.backward import SmallScores, noted_gradient
+from tests.methods.model import tiny_opt
+from tests.runtimes import reference
+from zofx.artifact import layout
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
-from zofx.errors import PipelineError, UnsupportedError
+from zofx.ir.graph_json import load_graph
+from zofx.ir.schema import HIDDEN
 from zofx.models.checkpoint import open_checkpoint
-from zofx.runs.prepare import prepare, prepare_resumed
-from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
 from zofx.zo.types import FloatArray
 
-RELATIVE = 2e-5
-"""Two orders of summation in float32, of at most a few hundred terms."""
+ROWS = batch(3, 9, 2, 3, "right")
+WEIGHTS = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+"""The derivative of a loss by the scores of these rows."""
+SIGNS = 5
+"""How many w: an error that is there is missed by all with a probability of 2⁻⁵ a tensor."""
+
+MODELS = {
+    "llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "opt": tiny_opt,
+    "falcon": tiny.tiny_falcon, "roberta": tiny.tiny_roberta,
+}  # fmt: skip
+LORA = {"method": "mezo", "train": "lora", "settings": ("insert-lora.match=.",)}
+SPARSE = {"method": "senszoq", "fraction": 0.05, "activations": "none"}
+WHOLE = {"method": "mezo", "train": "."}
+NF4 = (*LORA["settings"], "quantize-frozen.block=32")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An artifact.
+
+    Attributes:
+        model: by name.
+        quant: frozen format.
+        options: what else differs from the method's own.
+        layers: how many train exactly.
+        from_layer: the first that trains.
+    """
+
+    model: str
+    quant: str
+    options: tuple[tuple[str, object], ...]
+    layers: str = "all"
+    from_layer: int | None = None
+
+    def __str__(self) -> str:
+        options = dict(self.options)
+        cut = "" if self.from_layer is None else f"-from{self.from_layer}"
+        trains = options.get("train", options["method"])
+        return f"{self.model}-{self.quant}-{trains}-{self.layers}{cut}"
+
+
+def case(
+    model: str, quant: str, options: Mapping[str, object], *rest: object, **more: object
+) -> Case:
+    """A row of the table."""
+    return Case(model, quant, tuple({**options, **more}.items()), *rest)  # type: ignore[arg-type]
+
+
+CASES = (
+    case("llama", "none", LORA),
+    case("llama", "nf4", LORA, settings=NF4),
+    case("llama", "int4", LORA),
+    case("llama", "int8", LORA),
+    case("llama", "int8-row", LORA),
+    case("llama", "codebook", LORA),
+    case("llama", "int4", LORA, "1"),
+    case("llama", "int8", LORA, "all", 1),
+    case("llama", "none", WHOLE),
+    case("llama", "int4", SPARSE),
+    case("llama", "int8", SPARSE, fraction=0.004, settings=("select-sensitive.cover=1",)),
+    *(case(model, "int8-row", LORA) for model in ("gpt2", "opt", "falcon", "roberta")),
+    *(case(model, "none", WHOLE) for model in ("gpt2", "opt", "falcon", "roberta")),
+)
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of three blocks, and its artifact: the last trains exactly."""
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For checkpoints, artifacts and a task."""
     folder = tmp_path_factory.mktemp("exact")
-    checkpoint = open_checkpoint(str(tiny.tiny_llama(folder / "model", layers=3)))
-    compile_model(checkpoint, METHODS["zo-hybrid"], folder / "art")
     tiny.task_file(folder / "task.jsonl")
     return folder
 
 
-def test_gradients_are_those_of_the_model(compiled: Path) -> None:
-    """Of the last block, the final norm and the head, as autograd has them on the checkpoint."""
-    rows, weights = (
-        batch(3, 9, 1, 2, "right"),
-        np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32),
-    )
-    session = RUNTIMES["torch"].load(compiled / "art", threads=1)
-    found = session.gradient(rows, lambda scores: weights)  # type: ignore[attr-defined]
-    model = AutoModelForCausalLM.from_pretrained(compiled / "model").eval()
-    wanted = {n: p for n, p in model.named_parameters() if "layers.2." in n or "layers" not in n}
-    del wanted["model.embed_tokens.weight"]
-    assert found.keys() == wanted.keys()
-    scores = _scores(model, rows.named())
-    torch.autograd.backward((scores * torch.from_numpy(weights)).sum())
-    for name, parameter in wanted.items():
-        assert parameter.grad is not None
-        largest = float(parameter.grad.abs().max())
-        np.testing.assert_allclose(found[name], parameter.grad, rtol=0, atol=RELATIVE * largest)
+def artifact(root: Path, case: Case) -> Path:
+    """Compiled once."""
+    model, folder = root / case.model, root / str(case)
+    if not model.exists():
+        MODELS[case.model](model, layers=2)
+    if not folder.exists():
+        options = dict(case.options)
+        method = METHODS[str(options.pop("method"))]
+        checkpoint = open_checkpoint(str(model))
+        compile_model(
+            checkpoint, method, folder, scores=made_up_scores(checkpoint),
+            options=Options(
+                quant=case.quant, from_layer=case.from_layer, exact_layers=case.layers, **options  # type: ignore[arg-type]
+            ),
+        )  # fmt: skip
+    return folder
 
 
-def _scores(model: torch.nn.Module, inputs: dict[str, np.ndarray]) -> torch.Tensor:
-    """Mean log-probability of each alternative, differentiable."""
-    given = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    logits = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).logits
-    picked = logits[torch.arange(len(logits))[:, None], given["positions"]].log_softmax(-1)
-    used = (given["targets"] >= 0).float()
-    taken = picked.gather(-1, given["targets"].clamp(min=0)) * used
-    scores: torch.Tensor = taken.sum(1) / used.sum(1).clamp(min=1)
-    return scores
+def somewhere(theta: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """θ a little off the start, where no factor of an adapter is zero."""
+    random = np.random.default_rng(1)
+    return {
+        name: (values + 0.05 * random.normal(size=values.shape)).astype(np.float32)
+        for name, values in theta.items()
+    }
 
 
-def test_an_inference_engine_says_why_not(compiled: Path) -> None:
-    """There is no backward pass on ONNX Runtime."""
-    with pytest.raises(UnsupportedError, match="train by backpropagation"):
-        RUNTIMES["ort"].load(compiled / "art")
+def reference_gradient(
+    folder: Path, theta: Mapping[str, FloatArray], exact: Mapping[str, FloatArray]
+) -> tuple[dict[str, Tensor], SmallScores]:
+    """Σ weight · score, differentiated by autograd in float64; and what is rounded on the way."""
+    leaves = {n: torch.from_numpy(theta[n]).double().requires_grad_() for n in exact}
+    given = {
+        **load_file(folder / layout.WEIGHTS),
+        **{name: torch.from_numpy(values) for name, values in theta.items()},
+        **{name: torch.from_numpy(values) for name, values in ROWS.named().items()},
+        "keys": torch.zeros(1, 2, dtype=torch.int64),
+        "coefficients": torch.zeros(1, 1),
+        **leaves,
+    }
+    rounding = SmallScores()
+    if (folder / layout.PREFIX_GRAPH).is_file():
+        given[HIDDEN] = reference.run(load_graph(folder / layout.PREFIX_GRAPH), given, rounding)
+    scores = reference.run(load_graph(folder / layout.GRAPH), given, rounding)
+    total = (scores.reshape(WEIGHTS.shape) * torch.from_numpy(WEIGHTS)).sum()
+    return noted_gradient(total, leaves, rounding), rounding
 
 
-def test_an_interrupted_run_is_the_uninterrupted_one(compiled: Path, tmp_path: Path) -> None:
-    """Exact gradients are in no journal: resuming computes them again, to the same bits."""
-    options = {
-        "task": compiled / "task.jsonl", "train": 16, "dev": 0, "runtime": "torch", "threads": 1,
-        "steps": 6, "batch_size": 4, "exact_lr": 0.1,
-    }  # fmt: skip
-
-    def run(name: str, pauses: int) -> dict[str, FloatArray]:
-        prepared = start(prepare(compiled / "art", options), tmp_path / name)
-        session, asked = prepared.session(), iter([False] * pauses + [True])
-        outcome = train(prepared, session, stop=lambda: next(asked, True))
-        if outcome.steps < 6:
-            assert outcome.steps > 0
-            again = prepare_resumed(compiled / "art", tmp_path / name, {})
-            session = again.session()
-            train(again, session)
-        return session.read()
-
-    whole, parts = run("whole", 1000), run("parts", 6)
-    for name, values in whole.items():
-        np.testing.assert_array_equal(parts[name], values)
-    name = "model.layers.2.mlp.up_proj.weight"
-    assert not np.array_equal(whole[name], RUNTIMES["torch"].load(compiled / "art").read()[name])
-
-
-@pytest.mark.parametrize("layers", [0, 3])
-def test_some_blocks_go_each_way(compiled: Path, tmp_path: Path, layers: int) -> None:
-    """None or all of them by exact gradients is refused."""
-    options = Options(settings=[f"hybrid-first-order.layers={layers}"])
-    checkpoint = open_checkpoint(str(compiled / "model"))
-    with pytest.raises(PipelineError, match="at least one goes by each way"):
-        compile_model(checkpoint, METHODS["zo-hybrid"], tmp_path / "art", options=options)
+@pytest.mark.parametrize("engine", tuple(RUNTIMES))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_are_those_of_the_program(root: Path, case: Case, engine: str) -> None:
+    """Every tensor's, along random signs, within the rounding of its two passes."""
+    folder = artifact(root, case)
+    session = RUNTIMES[engine].load(folder, threads=1)
+    theta = somewhere(session.read())
+    session.write(theta)
+    found = session.gradient(ROWS, lambda scores: WEIGHTS)  # type: ignore[attr-defined]
+    wanted, rounding = reference_gradient(folder, theta, found)
+    assert set(found) == {n for n in theta if n not in session.trainables}
+    random, along, own = np.random.default_rng(2), [], []
+    for name, gradient in wanted.items():
+        assert gradient.abs().max() > 0, f"nothing is said of {name}"
+        signs = torch.from_numpy(random.choice([-1.0, 1.0], size=(SIGNS, *gradient.shape)))
+        along.append((signs * gradient).flatten(1).sum(1))
+        own.append((signs * torch.from_numpy(found[name]).double()).flatten(1).sum(1))
+    allowed = rounding.bound(torch.cat(along)).view(-1, SIGNS)
+    error = (torch.stack(own) - torch.stack(along)).abs()
+    wrong = [name for name, fits in zip(wanted, (error <= allowed).all(1), strict=True) if not fits]
+    assert not wrong, f"{wrong}: off by {(error / allowed).max():.2g} of what is allowed"
+    assert (allowed < 1e-2 * torch.stack(along).abs().max()).all(), "the bound says nothing"
+    session.close()

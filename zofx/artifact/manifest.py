@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 
 from zofx.artifact.layout import (
     FORMAT,
+    GRADIENT,
     MANIFEST,
     OPTIONAL,
     PREFIX_GRAPH,
@@ -262,7 +263,8 @@ def read_manifest(folder: Path, *, check: bool = True) -> Manifest:
 def _require_known_files(manifest: Manifest, where: Path) -> None:
     """A closed list: nothing outside the folder is named, and nothing is left unchecked."""
     prefix = {PREFIX_GRAPH, PREFIX_ONNX} if manifest.cut else set()
-    absent = (REQUIRED | prefix) - manifest.files.keys()
+    gradient = GRADIENT if manifest.exact else frozenset()
+    absent = (REQUIRED | prefix | gradient) - manifest.files.keys()
     unknown = manifest.files.keys() - REQUIRED - OPTIONAL
     if absent or unknown:
         which = f"does not list {min(absent)}" if absent else f"lists {min(unknown)[:80]!r}"

@@ -100,6 +100,15 @@ def compile_(  # noqa: PLR0913  a verb has many options
             "once per example.",
         ),
     ] = None,
+    exact_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--exact-layers",
+            metavar="K|all",
+            help="What trains in the last K layers, or everything that trains, does so by exact "
+            "gradients; probes are for the rest.",
+        ),
+    ] = None,
     fraction: Annotated[
         float | None,
         typer.Option("--fraction", metavar="F", help="Share of the weights that trains."),
@@ -157,7 +166,9 @@ def compile_(  # noqa: PLR0913  a verb has many options
     from zofx.api.callbacks import Callbacks
     from zofx.compiler.options import Options, pipeline_for
 
-    options = Options(quant, activations, train, fraction, tuple(settings or ()), force, from_layer)
+    options = Options(
+        quant, activations, train, fraction, tuple(settings or ()), force, from_layer, exact_layers
+    )
     _require_printable(print_after, pipeline_for(chosen, options))
     watch = Watch(print_after, save_stages)
     with Progress("compile") as bar:
@@ -197,13 +208,16 @@ def _summary(
     verbose: bool,
 ) -> str:
     """What was made, and what to do next."""
-    trained = sum(prod(shape) for shape in manifest.trainables.values())
+    moving = [row for row in manifest.tensors if row.role in ("trainable", "exact")]
+    trained = sum(prod(row.shape) for row in moving)
+    exact = sum(prod(row.shape) for row in moving if row.role == "exact")
+    by = f", {exact:,} by exact gradients" if exact else ""
     total = sum(prod(stored.shape) for stored in checkpoint.tensors.values())
     files = sum((folder / name).stat().st_size for name in manifest.files)
     skipped = [(name, remark) for name, remark in remarks if remark.verdict == "skipped"]
     rows: list[tuple[str, ...]] = [
         ("pipeline", manifest.pipeline),
-        ("trains", f"{trained:,} of {total:,} weights ({trained / total:.3%})"),
+        ("trains", f"{trained:,} of {total:,} weights ({trained / total:.3%}){by}"),
         ("noise", manifest.noise.kind),
         ("size", size(files)),
         ("skipped", f"{len(skipped)} rewrites{'' if verbose else ' (--verbose lists them)'}"),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from zofx.compiler.exact import with_exact_layers
 from zofx.compiler.methods import Method
 from zofx.errors import PipelineError
 from zofx.ir.facts import HAS_TRAINABLES, ROW_SCALED, TRAINING
@@ -53,6 +54,7 @@ class Options:
         settings: "PASS.OPTION=VALUE", applied last.
         force: replace an existing artifact.
         from_layer: the first layer that trains; the frozen prefix is computed once per row.
+        exact_layers: how many of the last layers train by exact gradients, or "all".
     """
 
     quant: str | None = None
@@ -62,6 +64,7 @@ class Options:
     settings: Sequence[str] = ()
     force: bool = False
     from_layer: int | None = None
+    exact_layers: str | None = None
 
     @property
     def adapter(self) -> str | None:
@@ -81,6 +84,8 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
         pipeline = _stored(pipeline, options.quant)
     if options.activations is not None:
         pipeline = _rounded(pipeline, options.activations, options.quant)
+    if options.exact_layers is not None:
+        pipeline = with_exact_layers(pipeline, options.exact_layers)
     if options.from_layer is not None:
         pipeline = _cut(pipeline, options)
     if options.fraction is not None:

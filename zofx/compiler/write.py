@@ -16,8 +16,9 @@ from zofx.ir.directions import noise_of
 from zofx.ir.graph_json import dump_graph, op_types
 from zofx.ir.partition import split
 from zofx.ir.printer import show
-from zofx.ir.program import Program
-from zofx.ir.schema import FROZEN_ROLES, HIDDEN, UPDATED_ROLES, Role
+from zofx.ir.program import Program, results_of
+from zofx.ir.residuals import partition
+from zofx.ir.schema import FROZEN_ROLES, HIDDEN, RESIDUAL, UPDATED_ROLES, Role
 from zofx.models.safetensors_folder import DTYPES
 from zofx.runtimes.onnx_check import NOISE_OPS, OPS
 from zofx.runtimes.onnx_export.export import onnx_op_types, to_onnx
@@ -46,8 +47,20 @@ class Written:
     ops: Mapping[str, tuple[str, ...]]
 
 
-def write_program(program: Program, folder: Path, progress: Progress = no_progress) -> Written:
-    """Write a compiled program's tensors and graphs."""
+def write_program(
+    program: Program,
+    folder: Path,
+    progress: Progress = no_progress,
+    joint: Program | None = None,
+) -> Written:
+    """Write a compiled program's tensors and graphs.
+
+    Args:
+        program: what is evaluated.
+        folder: where to.
+        progress: told of every tensor.
+        joint: scores and gradients (`reverse-mode`), of the same tensors.
+    """
     weights = tensor_file(program, folder / layout.WEIGHTS, *FROZEN_ROLES)
     trainables = tensor_file(program, folder / layout.TRAINABLES, *UPDATED_ROLES)
     for done, spec in enumerate(program.tensors.values()):
@@ -65,11 +78,13 @@ def write_program(program: Program, folder: Path, progress: Progress = no_progre
         if part is not None:
             (folder / graph).write_text(dump_graph(part.graph), encoding="utf-8")
             ops[graph] = op_types(part.graph)
-            exported = to_onnx(part, weights.span, layout.WEIGHTS, result)
+            exported = to_onnx(part, weights.span, layout.WEIGHTS, (result,))
             ops[model] = _save(exported, folder / model)
+    if joint is not None:
+        ops |= _write_joint(joint, folder, weights)
     progress("graphs", 1, 2)
     noise = noise_of(program)
-    if not any(spec.mask or spec.turn for spec in noise.specs.values()):
+    if program.trainables and not any(s.mask or s.turn for s in noise.specs.values()):
         ops[layout.NOISE] = _save(_noise_model(program, noise, weights), folder / layout.NOISE)
     return Written((layout.WEIGHTS, layout.TRAINABLES, layout.PROGRAM, *ops), ops)
 
@@ -85,6 +100,24 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
             ],
         )
     onnx.save(model, path)
+    return ops
+
+
+def _write_joint(joint: Program, folder: Path, weights: TensorFile) -> dict[str, tuple[str, ...]]:
+    """Forward graph with residuals, and backward graph: their files, and the ops of each."""
+    _, above = split(joint)
+    forward, backward = partition(above)
+    kept = len(results_of(forward.graph)) - 1
+    residuals = [f"{RESIDUAL}.{number}" for number in range(kept)]
+    exact = [s.name for s in joint.tensors.values() if s.role is Role.EXACT]
+    ops: dict[str, tuple[str, ...]] = {}
+    for part, graph, model, results in (
+        (forward, layout.FORWARD_GRAPH, layout.FORWARD_ONNX, ["logprob", *residuals]),
+        (backward, layout.BACKWARD_GRAPH, layout.BACKWARD_ONNX, [f"{n}.gradient" for n in exact]),
+    ):
+        (folder / graph).write_text(dump_graph(part.graph), encoding="utf-8")
+        ops[graph] = op_types(part.graph)
+        ops[model] = _save(to_onnx(part, weights.span, layout.WEIGHTS, results), folder / model)
     return ops
 
 

@@ -13,6 +13,7 @@ from torch import fx
 from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, is_call
 from zofx.zo.random.direction_spec import DirectionSpec, Noise, RandomMask, Turn
+from zofx.zo.random.noise import Kind
 
 aten = torch.ops.aten
 
@@ -36,7 +37,7 @@ def draw_of(direction: fx.Node) -> fx.Node:
 def noise_of(program: Program) -> Noise:
     """The artifact's description of the program's directions."""
     found = {name: _spec(node) for name, node in directions_of(program.graph)}
-    kind = next(iter(found.values())).kind
+    kind: Kind = next((spec.kind for spec in found.values()), "gaussian")
     specs = {name: spec for name, spec in found.items() if spec != DirectionSpec(kind)}
     return Noise(kind, specs, program.bases)
 

@@ -99,7 +99,8 @@ def _chosen(program: Program) -> str | None:
 
 
 def _sliced(program: Program) -> str | None:
-    return None if program.trainables else "the program has no trainable, nothing would train"
+    exact = any(spec.role is Role.EXACT for spec in program.tensors.values())
+    return None if program.trainables or exact else "nothing would train: no tensor is trainable"
 
 
 def _quantized(program: Program) -> str | None:

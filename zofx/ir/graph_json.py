@@ -112,7 +112,8 @@ def _add(graph: fx.Graph, row: dict[str, Any], nodes: list[fx.Node]) -> fx.Node:
             node = graph.create_node("placeholder", row["target"])
         case "output":
             (result,) = arguments
-            if not isinstance(_only(result), fx.Node):
+            results = result if isinstance(result, (list, tuple)) else [result]
+            if not results or not all(isinstance(value, fx.Node) for value in results):
                 raise TypeError("the output is no value of the graph")
             node = graph.output(result)
         case "call":
@@ -141,11 +142,6 @@ def _target(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if kwargs or not numbers or len(args) != (1 if name == NEGATIVE else 2):
         raise ValueError(f"{name} is of two values or numbers")
     return SIZE_OPERATORS[name]
-
-
-def _only(result: Any) -> Any:
-    """The one value of an output, in a list or not."""
-    return result[0] if isinstance(result, (list, tuple)) and len(result) == 1 else result
 
 
 def _encode(value: Any, places: dict[fx.Node, int]) -> Any:

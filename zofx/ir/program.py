@@ -166,6 +166,12 @@ def output_node(graph: fx.Graph) -> fx.Node:
     return output
 
 
+def results_of(graph: fx.Graph) -> tuple[fx.Node, ...]:
+    """What a graph returns: one value, or several in a tuple."""
+    returned: Any = output_node(graph).args[0]
+    return tuple(returned) if isinstance(returned, (list, tuple)) else (returned,)
+
+
 def is_call(node: Any, *targets: Any) -> bool:
     """Whether a node calls one of these ops."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets

@@ -10,6 +10,8 @@ INPUTS = ("input_ids", "attention_mask", "positions", "targets")
 TOKENS = INPUTS[:2]
 KEYS = "keys"
 COEFFICIENTS = "coefficients"
+COTANGENT = "cotangent"
+RESIDUAL = "residual"
 
 
 class Role(StrEnum):

@@ -16,10 +16,10 @@ from torch import fx
 from zofx.errors import InvariantError
 from zofx.ir.program import Program, placeholders
 from zofx.ir.rewrite import infer_shapes, same_type
-from zofx.ir.schema import COEFFICIENTS, INPUTS, KEYS
+from zofx.ir.schema import COEFFICIENTS, COTANGENT, INPUTS, KEYS
 
 WINDOW = 5
-KNOWN_INPUTS = {*INPUTS, KEYS, COEFFICIENTS}
+KNOWN_INPUTS = {*INPUTS, KEYS, COEFFICIENTS, COTANGENT}
 FORBIDDEN = ("backward", "autograd", "grad_enabled")
 
 

@@ -41,14 +41,15 @@ def measure(
         progress: told of forwards, as (done, total).
 
     Returns:
-        None where nothing can be told: exact slopes have no ± gap, and losses of text jump.
+        None where nothing can be told: exact derivatives have no ± gap, and losses of text jump.
 
     Raises:
         DivergenceError: the losses near the start are not finite.
     """
     settings = prepared.config.settings
     objective = prepared.workload.objective(prepared.config.objective)
-    if settings.estimator in FORWARD_MODE_ESTIMATORS or isinstance(objective, TextObjective):
+    no_gap = (*FORWARD_MODE_ESTIMATORS, "exact")
+    if settings.estimator in no_gap or isinstance(objective, TextObjective):
         return None
     encoded = prepared.batch(0)
     if settings.refresh:  # before the first basis a low-rank trainable changes nothing

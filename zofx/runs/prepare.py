@@ -188,6 +188,16 @@ def _require_derivatives(workload: Workload, objective: str, settings: Settings)
 
 def _require_fit(manifest: Manifest, settings: Settings) -> None:
     """The estimator asks for what the compiled program computes."""
+    if bool(manifest.trainables) == (settings.estimator == "exact"):
+        raise UsageError(
+            f"--estimator {settings.estimator}: "
+            + (
+                f"{len(manifest.trainables)} tensors of this artifact train by probes"
+                if manifest.trainables
+                else "every tensor of this artifact trains by its exact gradient, without probes"
+            )
+            + "; leave --estimator out, or compile with another --exact-layers"
+        )
     slopes = manifest.result is Result.TANGENTS
     if slopes != (settings.estimator in FORWARD_MODE_ESTIMATORS):
         raise UsageError(

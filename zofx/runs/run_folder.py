@@ -6,6 +6,7 @@
     evals.jsonl       accuracy and loss on dev after some of the steps      says which step is best
     metrics.jsonl     loss, rate, time and memory of every step             only to look at
     best.safetensors  θ of the best step, and last.safetensors of the last  caches, deletable
+    state.safetensors θ and the state of the rule on exact gradients        a cache of such runs
     activations/      of the layers below the first that trains             a cache too
 
 The folder appears with its first two files or not at all. Resuming drops what is ahead of the
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias
+
+from numpy.typing import NDArray
 
 from zofx.artifact.manifest import Manifest
 from zofx.errors import ArtifactError, UsageError
@@ -41,6 +44,7 @@ EVALS: Final = "evals.jsonl"
 METRICS: Final = "metrics.jsonl"
 ACTIVATIONS: Final = "activations"
 TENSORBOARD: Final = "tensorboard"
+STATE: Final = "state"
 
 StepSelector: TypeAlias = int | Literal["best", "last"]
 
@@ -197,10 +201,19 @@ class RunFolder:
         return kept
 
     def save_snapshot(
-        self, name: str, theta: Mapping[str, FloatArray], step: int, digest: str
+        self, name: str, theta: Mapping[str, NDArray[Any]], step: int, digest: str
     ) -> None:
         """Cache θ after so many steps as NAME.safetensors; the digest is of the journal so far."""
         snapshot.save(self._snapshot(name), theta, step, digest)
+
+    def saved(self, journal: Journal) -> tuple[int, dict[str, NDArray[Any]]]:
+        """The last state that was saved, and after how many steps; 0 if there is none of these."""
+        path = self._snapshot(STATE)
+        step = snapshot.steps_of(path)
+        if not 0 < step <= journal.next_step:
+            return 0, {}
+        arrays = snapshot.load(path, step, journal.digest(step))
+        return (0, {}) if arrays is None else (step, arrays)
 
     def theta(
         self, artifact: Path, manifest: Manifest, at: StepSelector = "best"

@@ -9,15 +9,16 @@ which gives the same bits.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from zofx.files import anything, new_file
-from zofx.zo.types import FloatArray
 
 
-def save(path: Path, theta: Mapping[str, FloatArray], step: int, journal: str) -> None:
+def save(path: Path, theta: Mapping[str, NDArray[Any]], step: int, journal: str) -> None:
     """Write θ after so many steps; the file is whole or not there.
 
     Args:
@@ -31,7 +32,7 @@ def save(path: Path, theta: Mapping[str, FloatArray], step: int, journal: str) -
         save_file(dict(theta), beside, metadata=about)
 
 
-def load(path: Path, step: int, journal: str) -> dict[str, FloatArray] | None:
+def load(path: Path, step: int, journal: str) -> dict[str, NDArray[Any]] | None:
     """θ after so many steps, if this file holds exactly that."""
     try:
         with safe_open(path, framework="np") as file:
@@ -44,7 +45,16 @@ def load(path: Path, step: int, journal: str) -> dict[str, FloatArray] | None:
     return theta if about.get("values") == _digest(theta) else None
 
 
-def _digest(theta: Mapping[str, FloatArray]) -> str:
+def steps_of(path: Path) -> int:
+    """How many steps led to what a file holds, by its own word; 0 where there is none."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return int((file.metadata() or {}).get("step", 0))
+    except (SafetensorError, OSError, ValueError):
+        return 0
+
+
+def _digest(theta: Mapping[str, NDArray[Any]]) -> str:
     said = hashlib.sha256()
     for name in sorted(theta):
         said.update(f"{name}{theta[name].shape}".encode())

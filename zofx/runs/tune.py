@@ -17,6 +17,7 @@ from typing import TypeAlias, cast
 from zofx.errors import DivergenceError
 from zofx.runs.evaluate import evaluate
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.exact_gradient import ExactGradient
 from zofx.runs.guard import Finding
 from zofx.runs.metrics_log import (
     JsonlLog,
@@ -26,7 +27,7 @@ from zofx.runs.metrics_log import (
     peak_memory,
 )
 from zofx.runs.prepare import Prepared
-from zofx.runs.run_folder import RunFolder, require_free
+from zofx.runs.run_folder import STATE, RunFolder, require_free
 from zofx.runs.watch import CollapseError, Watch
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
@@ -169,7 +170,8 @@ class _Loop:
     def go(self, journal: Journal) -> int:
         """Make steps until there are enough, or until told to stop; returns how many there are."""
         made: list[StepLog] = []
-        step = self.driver.resume(journal, self._exact_gradient_at, made.append)
+        saved = self.run.saved(journal) if self.saves else (0, {})
+        step = self.driver.resume(journal, self._exact_gradient_at, made.append, saved)
         self.run.trim(step)
         self.run.restore_metrics([metrics_again(log) for log in made])
         self.watch.look_back(journal, self.run.evaluations())
@@ -182,7 +184,17 @@ class _Loop:
             self._step(step)
             step += 1
         self.run.save_snapshot("last", self.session.read(), step, self.writer.digest)
+        self._save_state(step)
         return step
+
+    @property
+    def saves(self) -> bool:
+        """Whether the run keeps its state: exact gradients are in no journal of scalars."""
+        return bool(self.prepared.model.manifest.exact) and self.driver.saves
+
+    def _save_state(self, step: int) -> None:
+        if self.saves:
+            self.run.save_snapshot(STATE, self.driver.saved(), step, self.writer.digest)
 
     def _due(self, step: int) -> bool:
         ends = step == self.prepared.steps
@@ -192,7 +204,8 @@ class _Loop:
         began = time.perf_counter()
         cursor, after = map(self.prepared.config.settings.cursor, (step, step + 1))
         encoded = self.prepared.batch(cursor)
-        loss, gradient = self._loss(encoded), self._exact_gradient(encoded)
+        gradient = self._exact_gradient(encoded)
+        loss = self._loss(encoded, gradient)
         log = self.driver.step(step, loss, after, gradient)
         seconds = time.perf_counter() - began
         tokens = int(encoded.batch.attention_mask.sum())
@@ -209,18 +222,18 @@ class _Loop:
             observer.step(metrics)
         self.watch.after_step(step, log)
 
-    def _loss(self, encoded: Encoded) -> LossFn:
-        losses = measurement(self.objective, self.prepared.config.settings.estimator)
+    def _loss(self, encoded: Encoded, gradient: ExactGradient | None) -> LossFn:
+        estimator = self.prepared.config.settings.estimator
+        if estimator == "exact" and gradient:
+            return gradient.loss
+        losses = measurement(self.objective, estimator)
         return lambda keys, matrix: losses(self.session, encoded, keys, matrix)
 
-    def _exact_gradient(self, encoded: Encoded) -> ExactGradientFn | None:
-        """Exact gradients, where the artifact has tensors that train by them."""
+    def _exact_gradient(self, encoded: Encoded) -> ExactGradient | None:
+        """Of a batch, where the artifact has tensors that train by exact gradients."""
         if not self.prepared.model.manifest.exact:
             return None
-        session = cast(ExactSession, self.session)
-        return lambda: session.gradient(
-            encoded.batch, lambda scores: self.objective.weigh(scores, encoded)
-        )
+        return ExactGradient(cast(ExactSession, self.session), self.objective, encoded)
 
     def _exact_gradient_at(self, step: int) -> ExactGradientFn | None:
         if not self.prepared.model.manifest.exact:
@@ -236,6 +249,7 @@ class _Loop:
         by = self.prepared.config.evaluation.select_by
         if best is None or found.rank(by) > self.run.evaluations()[best].rank(by):
             self.run.save_snapshot("best", self.session.read(), step, self.writer.digest)
+        self._save_state(step)
         for observer in self.observers:
             observer.evaluation(step, found)
         self.watch.after_evaluation(step, found)

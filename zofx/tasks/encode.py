@@ -97,6 +97,20 @@ class Encoded:
         places[rows, columns] = weights[self.row_example[rows], self.row_candidate[rows, columns]]
         return places
 
+    def take(self, chosen: Sequence[int]) -> "Encoded":
+        """Some of its examples, with their rows, as a batch of its own."""
+        places = np.full(len(self.gold), -1, np.int64)
+        places[list(chosen)] = np.arange(len(chosen))
+        rows = np.flatnonzero(places[self.row_example] >= 0)
+        return Encoded(
+            self.batch.rows(rows),
+            places[self.row_example[rows]],
+            self.row_candidate[rows],
+            self.gold[list(chosen)],
+            self.counts[list(chosen)],
+            tuple(self.examples[n] for n in chosen) if self.examples else (),
+        )
+
 
 @dataclass(frozen=True)
 class Encoder:

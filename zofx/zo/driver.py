@@ -25,6 +25,7 @@ from zofx.zo.journal.format import Header, Journal, Record
 from zofx.zo.journal.replay import Mover
 from zofx.zo.journal.writer import JournalWriter
 from zofx.zo.recipe import Recipe
+from zofx.zo.rules.saved_state import Arrays
 from zofx.zo.theta import Theta
 from zofx.zo.types import ExactGradientFn, FloatArray, LossFn, Ray
 
@@ -90,7 +91,9 @@ class Driver:
         self.journal = journal
         self.patience = patience
         self._state = _State(recipe.rays.init())
-        self._mover = Mover(theta, recipe.tensors, seed, recipe.refresh, recipe.exact)
+        self._mover = Mover(
+            theta, recipe.tensors, seed, recipe.refresh, recipe.exact, recipe.exact_rule
+        )
 
     def step(
         self,
@@ -131,11 +134,21 @@ class Driver:
         self._mover.move(log.rays, rate, exact)
         return log
 
+    @property
+    def saves(self) -> bool:
+        """Whether `saved` stands for all steps before it: not under a rule on probes' gradients."""
+        return self._mover.saves
+
+    def saved(self) -> Arrays:
+        """θ and what a rule on exact gradients remembers: what no journal of scalars tells."""
+        return self._mover.saved()
+
     def resume(
         self,
         journal: Journal,
         exact_gradient: Callable[[int], ExactGradientFn | None] = lambda step: None,
         each: Callable[[StepLog], None] = lambda log: None,
+        after: tuple[int, Arrays] = (0, {}),
     ) -> int:
         """Bring a fresh driver and θ to where a journal ends; evaluates no probe.
 
@@ -144,6 +157,7 @@ class Driver:
             exact_gradient: step → exact gradients of its batch; they are in no journal, so they are
                 computed again.
             each: told of every step, as its log was.
+            after: what was saved after so many steps: these move nothing again.
 
         Returns:
             The next step.
@@ -153,6 +167,8 @@ class Driver:
             ArtifactError: the recipe does not lead to the recorded coefficients.
         """
         _require_same_run(self.recipe, self.seed, journal.header)
+        if after[0]:
+            self._mover.restore(after[1])
         for record in journal:
             log, self._state = self._decide(record.step, record.losses, record.learning_rate)
             found = self._padded(log.rays)
@@ -162,11 +178,13 @@ class Driver:
                     f"losses lead to coefficients {found}, recorded are "
                     f"{record.coefficients}; resume with the version of zofx that wrote it"
                 )
+            each(log)
+            if record.step < after[0]:
+                continue
             self._mover.begin_step(record.step)
             again = exact_gradient(record.step)
             exact = again() if again else None
             self._mover.move(record.rays(journal.header), record.learning_rate, exact)
-            each(log)
         return journal.next_step
 
     def _losses(self, step: int, loss: LossFn, probes: Probes, expected: int) -> FloatArray:
@@ -198,7 +216,8 @@ class Driver:
         estimate, rule_state = self.recipe.rays.update(raw, self._state.rays, step)
         if self.recipe.tensors is None:
             estimate = estimate.with_coefficients(-rate * estimate.coefficients)
-        return estimate, rule_state, bool(np.any(raw.coefficients))
+        sloped = not estimator.queries or bool(np.any(raw.coefficients))
+        return estimate, rule_state, sloped
 
     def _padded(self, rays: tuple[Ray, ...]) -> FloatArray:
         """The coefficients of a record: zeros where the past does not reach back far enough."""

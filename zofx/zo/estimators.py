@@ -8,6 +8,7 @@
     OnePoint   C = [[ε]]                          coefficient   = (f_t − f_{t−1}) / ε
     SpsaWithCurvature     C = ε · [1; −1; 0]                 a second one, |f₊ + f₋ − 2 f₀| / (2 ε²)
     ForwardGradient     C = I                              coefficient_q = (∇f · z_q) / Q, exact
+    NoProbes            C = [[]]: f(θ) alone               none: the gradient is exact
 
 An estimator is a frozen dataclass without state. What it knows of the past is a fold over the
 recorded losses (`remember`), so that the journal, which holds them, restores it exactly.
@@ -242,6 +243,28 @@ class ForwardGradient(_OneRayPerQuery):
         """The slopes themselves, averaged over the queries."""
         wide = losses.astype(np.float64)
         return Estimate(float(wide[0]), keys, wide[1:] / self.queries)
+
+
+@dataclass(frozen=True)
+class NoProbes(_OneRayPerQuery):
+    """The loss at θ, for runs in which every tensor trains by its exact gradient."""
+
+    queries: int = 0
+
+    @property
+    def evaluations(self) -> int:
+        """1."""
+        return 1
+
+    def probes(self, seed: int, step: int) -> Probes:
+        """θ alone."""
+        return Probes((), np.zeros((1, 0), np.float32))
+
+    def estimate(
+        self, keys: tuple[Key, ...], losses: FloatArray, memory: FloatArray | None
+    ) -> Estimate:
+        """No directions, so nothing moves along them."""
+        return Estimate(float(losses[0]), (), np.zeros(0))
 
 
 def direction_keys(seed: int, step: int, queries: int) -> tuple[Key, ...]:

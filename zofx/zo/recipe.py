@@ -50,6 +50,7 @@ class Recipe:
         trial: points to try before a step along rays is taken; None takes it.
         refresh: steps between two bases of low-rank trainables; 0 for none.
         exact: learning rate of tensors with exact gradients, in units of `learning_rate`.
+        exact_rule: rule on exact gradients; None goes along them.
     """
 
     estimator: Estimator
@@ -59,6 +60,7 @@ class Recipe:
     trial: Trial | None = None
     refresh: int = 0
     exact: float = 0.0
+    exact_rule: TensorRule[Any] | None = None
 
     def __post_init__(self) -> None:
         if self.trial and (self.tensors or self.rays.window > 1):
@@ -73,6 +75,7 @@ class Recipe:
             )
         self._require_basis()
         self._require_curvature()
+        self._require_no_rays()
 
     def _require_basis(self) -> None:
         """What is remembered of the past can follow a new basis, where there is to be one."""
@@ -107,6 +110,15 @@ class Recipe:
                 "it were a slope: drop one of them"
             )
 
+    def _require_no_rays(self) -> None:
+        """An exact gradient is a tensor; it has no rays, and tells no curvature."""
+        rule = self.exact_rule
+        if rule and (rule.window > 1 or rule.curved):
+            raise UsageError(
+                f"{rule.text} reads the rays of probes, and an exact gradient has none: take "
+                "adam(), momentum(), decay() or sign_coordinates()"
+            )
+
     @property
     def evaluations(self) -> int:
         """How many losses a step records."""
@@ -117,9 +129,13 @@ class Recipe:
         parts = (
             str(self.estimator), self.rays.text, str(self.learning_rate), self.tensors_text,
             str(self.trial or ""), f"refresh({self.refresh})" if self.refresh else "",
-            f"exact({self.exact})" if self.exact else "",
+            f"exact({', '.join(map(str, self._exact_text))})" if self.exact else "",
         )  # fmt: skip
         return " | ".join(part for part in parts if part)
+
+    @property
+    def _exact_text(self) -> tuple[object, ...]:
+        return (self.exact, self.exact_rule.text) if self.exact_rule else (self.exact,)
 
     @property
     def tensors_text(self) -> str:

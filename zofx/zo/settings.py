@@ -25,7 +25,7 @@ GREATEST: Final = 1e30
 
 ESTIMATORS: Final = (
     "two-point", "one-sided", "two-point-curvature", "forward-gradient", "gauss-newton",
-    "forward-gauss-newton",
+    "forward-gauss-newton", "exact",
 )  # fmt: skip
 FORWARD_MODE_ESTIMATORS: Final = ("forward-gradient", "forward-gauss-newton")
 """Those that take exact derivatives, from a program in forward mode."""
@@ -47,8 +47,9 @@ class Settings:
         queries: directions per step.
         estimator: "two-point" (±ε along each direction), "one-sided" (θ and +ε),
             "two-point-curvature" (±ε and θ), "forward-gradient" (exact derivatives, of a program
-            in forward mode), "gauss-newton" (θ and +ε, every candidate's score) or
-            "forward-gauss-newton" (the same from exact derivatives).
+            in forward mode), "gauss-newton" (θ and +ε, every candidate's score),
+            "forward-gauss-newton" (the same from exact derivatives) or "exact" (no probes:
+            everything trains by exact gradients).
         rays: rules on the coefficients, as text.
         tensors: rules on the materialised gradient, as text.
         refresh: steps between two bases of low-rank trainables; 0 for none.
@@ -56,7 +57,9 @@ class Settings:
         average: whether the slopes of the queries are averaged, or stand each for its own
             trainables.
         trial: whether the step is tried forwards, backwards and not at all, and the best kept.
-        exact_lr: learning rate of tensors that train by exact gradients; 0 for none.
+        exact_lr: learning rate of tensors that train by exact gradients; 0 for none. Without probes
+            it is `lr`.
+        exact_rule: rules on exact gradients, as text.
         hold: steps on the same batch.
     """
 
@@ -84,6 +87,9 @@ class Settings:
     trial: bool = False
     exact_lr: float = option(
         0.0, help="Learning rate of tensors that train by exact gradients.", metavar="LR"
+    )
+    exact_rule: str = option(
+        "", help="On exact gradients: 'adam()', 'momentum(0.9)', or ''.", metavar="RULES"
     )
     hold: int = 1
 
@@ -173,11 +179,12 @@ class Settings:
             tensor_rule(self.tensors),
             Trial() if self.trial else None,
             self.refresh,
-            self.exact_lr / self.lr,
+            1.0 if self.estimator == "exact" else self.exact_lr / self.lr,
+            tensor_rule(self.exact_rule),
         )
 
     def _estimator(self) -> "Estimator":
-        from zofx.zo.estimators import ForwardGradient, OneSided, Spsa, SpsaWithCurvature
+        from zofx.zo.estimators import ForwardGradient, NoProbes, OneSided, Spsa, SpsaWithCurvature
         from zofx.zo.gauss_newton import GaussNewton
 
         match self.estimator:
@@ -190,6 +197,8 @@ class Settings:
             case "gauss-newton" | "forward-gauss-newton":
                 exact = self.estimator in FORWARD_MODE_ESTIMATORS
                 return GaussNewton(self.eps, self.queries, exact)
+            case "exact":
+                return NoProbes()
             case _:
                 return Spsa(self.eps, self.queries, self.average)
 

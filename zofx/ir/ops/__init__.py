@@ -3,7 +3,7 @@
     scoring     positions and targets → scores         directions   keys → z; θ + C·z
     sparse      x·Sᵀ of a trainable                        probes       values that carry probes
     rounding    x·Ŵᵀ as a product of integers          (formats)    x·Ŵᵀ of stored codes
-    cut         where a program may be taken apart
+    cut         where a program may be taken apart     transposes   cotangents of linear ops
 
 Axes: N rows, T tokens, S scored positions, C alternatives, V vocabulary, P probes, Q directions, k
 entries of a trainable. A value that carries probes has them outermost: a trainable is [P, k], an
@@ -22,13 +22,13 @@ import torch
 from torch._ops import OpOverload
 
 from zofx.ir.formats import FORMATS
-from zofx.ir.ops import cut, directions, probes, rounding, scoring, sparse
+from zofx.ir.ops import cut, directions, probes, rounding, scoring, sparse, transposes
 
 zofx_ops: Final = torch.ops.zofx
 """The ops by name, registered: zofx_ops.linear_int.default."""
 
 STORED: Final = {sys.modules[type(FORMATS[name]).__module__] for name in FORMATS}
-MODULES: Final = (cut, directions, probes, rounding, scoring, sparse, *STORED)
+MODULES: Final = (cut, directions, probes, rounding, scoring, sparse, transposes, *STORED)
 
 
 def meaning(op: OpOverload) -> Callable[..., Any]:

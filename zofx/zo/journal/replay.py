@@ -11,15 +11,19 @@ the states, a step holds a copy of θ, and temporaries of one trainable.
 
 from collections import deque
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from zofx.errors import UsageError
 from zofx.zo.journal.format import Journal
 from zofx.zo.rules.gradient_rules import Gradient, TensorRule, Tensors
+from zofx.zo.rules.saved_state import Arrays, restored, saved
 from zofx.zo.theta import Theta
 from zofx.zo.types import Key, Ray
+
+THETA: Final = "theta:"
+STATES: Final = "states:"
 
 
 class Mover:
@@ -32,6 +36,7 @@ class Mover:
         refresh: steps between two bases of low-rank trainables; 0 for none. A recipe has both this
             and a rule only where the rule's state can follow.
         exact: learning rate of exact gradients, in units of a step's rate.
+        exact_rule: on exact gradients; None goes along them.
     """
 
     def __init__(
@@ -41,10 +46,13 @@ class Mover:
         seed: int,
         refresh: int,
         exact: float,
+        exact_rule: TensorRule[Any] | None = None,
     ) -> None:
         self._theta = theta
         self._rule = rule
-        self._seed, self._refresh, self._exact = seed, refresh, exact
+        self._seed, self._refresh = seed, refresh
+        self._exact, self._exact_rule = exact, exact_rule
+        self._exact_states: dict[str, Any] = {}
         self._begun = -1
         self._states: dict[str, Any] = {}
         if rule:
@@ -79,9 +87,47 @@ class Mover:
         else:
             self._follow(self._rule, rays, rate)
         if exact:
-            values, down = self._theta.read(), np.float32(-rate * self._exact)
-            moved = {name: values[name] + down * g for name, g in exact.items()}
-            self._theta.write(values | moved)
+            self._descend(exact, np.float32(-rate * self._exact))
+
+    @property
+    def saves(self) -> bool:
+        """Whether all that a step inherits, beside a journal's scalars, is θ and exact states."""
+        return self._rule is None
+
+    def saved(self) -> Arrays:
+        """θ and the states of the rule on exact gradients, as named arrays."""
+        states = saved(self._exact_states)
+        return {
+            **{f"{THETA}{name}": values for name, values in self._theta.read().items()},
+            **{f"{STATES}{path}": values for path, values in states.items()},
+        }
+
+    def restore(self, arrays: Arrays) -> None:
+        """Take back what was saved.
+
+        Raises:
+            KeyError: it was saved under another rule.
+        """
+        values = {n.removeprefix(THETA): v for n, v in arrays.items() if n.startswith(THETA)}
+        states = {n.removeprefix(STATES): v for n, v in arrays.items() if n.startswith(STATES)}
+        if self._exact_rule:
+            names = {path.split("/")[1] for path in states}
+            like = {name: self._exact_rule.init({name: values[name]}) for name in names}
+            self._exact_states = restored(like, states)
+        self._theta.write(values)
+
+    def _descend(self, gradients: Tensors, down: np.float32) -> None:
+        """Along exact gradients, or what their rule makes of them."""
+        values, rule = self._theta.read(), self._exact_rule
+        for name, along in gradients.items():
+            if rule:
+                before = {name: values[name]}
+                state = self._exact_states.get(name) or rule.init(before)
+                given = Gradient((), (), partial(self._direction, name), {name: along})
+                directions, self._exact_states[name] = rule.update(given, before, state)
+                along = directions[name]
+            values[name] = values[name] + down * along
+        self._theta.write(values)
 
     def _follow(self, rule: TensorRule[Any], rays: tuple[Ray, ...], rate: float) -> None:
         values, past, down = self._theta.read(), tuple(self._past), np.float32(-rate)

@@ -1,0 +1,77 @@
+"""The exact gradient of one batch's mean loss, and the loss that its forward tells.
+
+    batch ─examples─▶ parts ──▶ session.gradient(part) · share of the part ──Σ──▶ gradient, loss
+
+A batch goes through the session a few examples at a time (gradient accumulation), so that the
+residuals of one part are all that is kept. A part holds whole examples: an objective may compare
+the rows of one, never those of two. The parts follow from the batch alone, so a step is computed to
+the same bits when it is computed again.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+from typing import Final, cast
+
+import numpy as np
+
+from zofx.session import ExactSession
+from zofx.tasks.encode import Encoded
+from zofx.tasks.objectives import Loss, Objective, ScoreObjective
+from zofx.zo.types import FloatArray, Key, Losses
+
+POSITIONS: Final = 192
+"""Of the tokens and padding of a part, unless a single example has more."""
+
+
+class ExactGradient:
+    """Computed once, at the first question.
+
+    Args:
+        session: at θ.
+        objective: one with a derivative.
+        encoded: the batch.
+    """
+
+    def __init__(self, session: ExactSession, objective: Objective, encoded: Encoded) -> None:
+        self._session, self._objective, self._encoded = session, objective, encoded
+
+    def __call__(self) -> dict[str, FloatArray]:
+        """Name → gradient."""
+        return self._found[0]
+
+    def loss(self, keys: tuple[Key, ...], matrix: FloatArray) -> Losses:
+        """The loss at θ, f64[1]; there are no probes."""
+        return self._found[1].mean
+
+    @cached_property
+    def _found(self) -> tuple[dict[str, FloatArray], Loss]:
+        total: dict[str, FloatArray] = {}
+        losses: list[Loss] = []
+        for part in parts(self._encoded):
+            found = self._session.gradient(part.batch, partial(self._weigh, part, losses))
+            for name, values in found.items():
+                total[name] = total[name] + values if name in total else values
+        loss = sum(losses[1:], losses[0])
+        share = np.float32(1 / loss.weight)
+        return {name: values * share for name, values in total.items()}, loss
+
+    def _weigh(self, part: Encoded, losses: list[Loss], logprob: FloatArray) -> Losses:
+        """The derivative of the sum that a loss is the mean of; the loss is noted."""
+        weights = self._objective.weigh(logprob, part)
+        losses.append(cast(ScoreObjective, self._objective).loss(logprob[None], part))
+        return weights * losses[-1].weight
+
+
+def parts(encoded: Encoded) -> Iterator[Encoded]:
+    """Examples of about the same length, a few at a time."""
+    tokens = encoded.batch.attention_mask.sum(1)
+    longest, rows = np.zeros((2, len(encoded.gold)), np.int64)
+    np.maximum.at(longest, encoded.row_example, tokens)
+    np.add.at(rows, encoded.row_example, 1)
+    chosen: list[int] = []
+    for example in np.argsort(longest, kind="stable").tolist():
+        if chosen and longest[example] * (rows[chosen].sum() + rows[example]) > POSITIONS:
+            yield encoded.take(chosen)
+            chosen = []
+        chosen.append(example)
+    yield encoded.take(chosen)
