@@ -47,7 +47,7 @@ class ReverseMode(Pass):
 
     name: ClassVar[str] = "reverse-mode"
     stage = Stage.PARTITION
-    requires = (CANONICAL, NARROWED, EXACT)
+    requires = (CANONICAL, EXACT)
     destroys = (NARROWED,)
 
     def run(self, program: Program, remark: Remarker) -> Program:

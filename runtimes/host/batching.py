@@ -15,7 +15,7 @@ forwards: it waits for no other, and has all it made itself in its own caches.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapreplace
 from typing import Any, TypeAlias
@@ -133,6 +133,17 @@ def by_length(batch: Batch, cost_model: CostModel) -> Iterator[tuple[IntArray, B
                 targets=np.ascontiguousarray(part.targets[:, :count]),
             ),
         )
+
+
+def in_parts(
+    groups: Iterable[tuple[IntArray, Batch]], positions: int
+) -> Iterator[tuple[IntArray, Batch]]:
+    """Groups in parts of so many positions, or of one row."""
+    for rows, batch in groups:
+        most = max(1, positions // batch.input_ids.shape[1])
+        for start in range(0, len(rows), most):
+            chosen = slice(start, start + most)
+            yield rows[chosen], batch.rows(chosen)
 
 
 def _lengths(batch: Batch) -> IntArray:

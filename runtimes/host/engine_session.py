@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest
 from zofx.ir.schema import HIDDEN
 from zofx.runtimes.host.activation_cache import ActivationCache
-from zofx.runtimes.host.batching import BatchingPolicy, by_length
+from zofx.runtimes.host.batching import BatchingPolicy, by_length, in_parts
 from zofx.runtimes.host.engine_errors import engine_errors
 from zofx.runtimes.host.gradient import Feeds, GradientEngine, Gradients, Map, gradient
 from zofx.runtimes.host.prefix import Compute, FrozenPrefix, processor
@@ -30,6 +30,10 @@ from zofx.session import Batch, Weigh, unperturbed
 from zofx.zo.types import FloatArray, IntArray, Key
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
+
+
+RESIDUAL_POSITIONS: Final = 192
+"""Of rows that are in one forward with residuals, unless a row is longer: this bounds memory."""
 
 
 class EngineSession(HostThetaSession):
@@ -104,10 +108,10 @@ class EngineSession(HostThetaSession):
         )
         words = self._vocabulary.words(batch)
         feeds = {**self._feeds(keys, coefficients), **self._tables(words)}
-        return [
-            (rows, {**feeds, **self._inputs(part, words)})
-            for rows, part in by_length(batch, cost_model)
-        ]
+        groups = by_length(batch, cost_model)
+        if not self._probed:  # its engine keeps residuals, in every forward
+            groups = in_parts(groups, RESIDUAL_POSITIONS)
+        return [(rows, {**feeds, **self._inputs(part, words)}) for rows, part in groups]
 
     def _tables(self, words: BatchVocabulary) -> Feeds:
         """Rows of tables in place of whole ones."""

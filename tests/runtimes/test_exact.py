@@ -176,3 +176,48 @@ def test_gradients_are_those_of_the_program(root: Path, case: Case, engine: str)
     assert not wrong, f"{wrong}: off by {(error / allowed).max():.2g} of what is allowed"
     assert (allowed < 1e-2 * torch.stack(along).abs().max()).all(), "the bound says nothing"
     session.close()
+
+
+RUNS = {
+    "hybrid": Options(),
+    "adapters": Options(train="lora", exact_layers="all", activations="int8"),
+    "cut": Options(train="lora", exact_layers="all", activations="int8", from_layer=1),
+}
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("name", RUNS)
+def test_an_interrupted_run_is_the_uninterrupted_one(
+    root: Path, tmp_path: Path, name: str, kept: bool
+) -> None:
+    """From the state that it kept; without that, exact gradients are computed again."""
+    folder = root / f"run-{name}"
+    if not folder.exists():
+        model = root / "llama"
+        if not model.exists():
+            tiny.tiny_llama(model, layers=2)
+        method = METHODS["zo-hybrid" if name == "hybrid" else "mezo"]
+        compile_model(open_checkpoint(str(model)), method, folder, options=RUNS[name])
+    options = {
+        "task": root / "task.jsonl", "train": 16, "dev": 4, "eval_every": 2, "runtime": "ort",
+        "threads": 1, "steps": 6, "batch_size": 4, "exact_rule": "adam()",
+    }  # fmt: skip
+
+    def run(place: str, pauses: int) -> dict[str, FloatArray]:
+        prepared = start(prepare(folder, options), tmp_path / place)
+        session, asked = prepared.session(), iter([False] * pauses + [True])
+        outcome = train(prepared, session, stop=lambda: next(asked, True))
+        if outcome.steps < 6:
+            assert outcome.steps > 0
+            if not kept:
+                (tmp_path / place / "state.safetensors").unlink()
+            again = prepare_resumed(folder, tmp_path / place, {})
+            session = again.session()
+            train(again, session)
+        return session.read()
+
+    whole, parts = run("whole", 1000), run("parts", 8)
+    for tensor, values in whole.items():
+        np.testing.assert_array_equal(parts[tensor], values)
+    first = RUNTIMES["ort"].load(folder, threads=1).read()
+    assert any(not np.array_equal(whole[tensor], first[tensor]) for tensor in whole)
