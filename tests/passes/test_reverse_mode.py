@@ -31,7 +31,57 @@ def results(program: Program, inputs: Inputs) -> list[Tensor]:
 def test_the_joint_graph_of_one_linear() -> None:
     """Scores come first; cotangents go from the logits to what trains, and no further."""
     before, _ = apply(EXACT, dense(OneLinear, "fc"))
-    assert_golden(show(*apply("reverse-mode", before)), "")
+    assert_golden(
+        show(*apply("reverse-mode", before)),
+        """\
+program                                  facts: canonical, exact, sliced
+  input   input_ids       i64[N, T]
+  input   attention_mask  i64[N, T]
+  input   positions       i64[N, S]
+  input   targets         i64[N, S, C]
+  input   cotangent       f32[N, C]
+  frozen  embed.weight    f32[7, 4]
+  exact   fc.weight       f32[7, 4]
+  exact   fc.bias         f32[7]
+body
+  %0 = aten.sym_size.int(input_ids, 0)   : N
+  %1 = aten.sym_size.int(input_ids, 1)   : T
+  %2 = aten.sym_size.int(positions, 1)   : S
+  %3 = aten.sym_size.int(targets, 2)   : C
+  %4 = aten.embedding(embed.weight, input_ids)   : f32[N, T, 4]
+  %5 = aten.linear(%4, fc.weight)   : f32[N, T, 7]
+  %6 = aten.add.Tensor(%5, fc.bias)   : f32[N, T, 7]
+  %7 = zofx.select_positions(%6, positions)   : f32[N, S, 7]
+  %8 = zofx.score_targets(%7, targets)   : f32[N, C]
+  %9 = aten.ge.Scalar(targets, 0)   : bool[N, S, C]
+  %10 = aten._to_copy(%9, dtype=f32)   : f32[N, S, C]
+  %11 = aten.clamp(targets, 0)   : i64[N, S, C]
+  %12 = aten.logsumexp(%7, [-1], True)   : f32[N, S, 1]
+  %13 = aten.sum.dim_IntList(%10, [1])   : f32[N, C]
+  %14 = aten.clamp(%13, 1)   : f32[N, C]
+  %15 = aten.div.Tensor(cotangent, %14)   : f32[N, C]
+  %16 = aten.unsqueeze(%15, 1)   : f32[N, 1, C]
+  %17 = aten.expand(%16, [%0, %2, %3])   : f32[N, S, C]
+  %18 = aten.mul.Tensor(%17, %10)   : f32[N, S, C]
+  %19 = aten.neg(%18)   : f32[N, S, C]
+  %20 = aten.sum.dim_IntList(%19, [2], True)   : f32[N, S, 1]
+  %21 = aten.sub.Tensor(%7, %12)   : f32[N, S, 7]
+  %22 = aten.exp(%21)   : f32[N, S, 7]
+  %23 = aten.mul.Tensor(%20, %22)   : f32[N, S, 7]
+  %24 = aten.new_zeros(%18, [%0, %2, 7])   : f32[N, S, 7]
+  %25 = aten.scatter_add(%24, -1, %11, %18)   : f32[N, S, 7]
+  %26 = aten.add.Tensor(%23, %25)   : f32[N, S, 7]
+  %27 = zofx.select_positions_transpose(%26, positions, %1)   : f32[N, T, 7]
+  %28 = aten.sum.dim_IntList(%27, [0, 1], True)   : f32[1, 1, 7]
+  %29 = aten.view(%28, [7])   : f32[7]
+  %30 = aten.view(%27, [-1, 7])   : f32[N*T, 7]
+  %31 = aten.view(%4, [-1, 4])   : f32[N*T, 4]
+  %32 = zofx.product(%30, %31, True, False)   : f32[7, 4]
+  return %8, %32, %29
+remarks
+  applied  joint graph   2 gradients, 32 more ops
+""",
+    )
 
 
 @pytest.mark.parametrize("toy", [OneLinear, TwoLinears, Tied, Blocks])
@@ -52,7 +102,7 @@ def test_gradients_are_those_of_autograd(toy: type[Toy]) -> None:
 
 
 def test_both_halves_are_the_whole() -> None:
-    """The same ops on the same values, so the same bits; norms and activations are not kept."""
+    """The same ops on the same values, so the same bits; what is cheap to redo is not kept."""
     joint, _ = apply(f"{EXACT}, reverse-mode", dense(Blocks))
     inputs = {**batch(), COTANGENT: COTANGENTS}
     scores, *gradients = results(joint, inputs)
@@ -62,8 +112,7 @@ def test_both_halves_are_the_whole() -> None:
     kept = {f"{RESIDUAL}.{number}": value for number, value in enumerate(residuals)}
     for own, whole in zip(results(backward, {**inputs, **kept}), gradients, strict=True):
         assert torch.equal(own, whole)
-    made = {str(node.target) for node in results_of(forward.graph)[1:]}
-    assert made <= {"aten.linear.default", "aten.add.Tensor"}
+    assert 0 < len(residuals) < len(backward.graph.find_nodes(op="placeholder"))
 
 
 class Stepped(OneLinear):
@@ -77,7 +126,7 @@ class Stepped(OneLinear):
 def test_an_op_without_derivative_is_named() -> None:
     """With what to do instead."""
     before, _ = apply(EXACT, dense(Stepped, "fc"))
-    with pytest.raises(UnsupportedError, match="(?s)nextafter.*leave --exact-layers out"):
+    with pytest.raises(UnsupportedError, match=r"(?s)nextafter.*leave --exact-layers out"):
         apply("reverse-mode", before)
 
 

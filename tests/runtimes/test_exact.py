@@ -29,6 +29,8 @@ from zofx.compiler.options import Options
 from zofx.ir.graph_json import load_graph
 from zofx.ir.schema import HIDDEN
 from zofx.models.checkpoint import open_checkpoint
+from zofx.runs.prepare import prepare, prepare_resumed
+from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
 from zofx.zo.types import FloatArray
 
@@ -198,8 +200,9 @@ def test_an_interrupted_run_is_the_uninterrupted_one(
             tiny.tiny_llama(model, layers=2)
         method = METHODS["zo-hybrid" if name == "hybrid" else "mezo"]
         compile_model(open_checkpoint(str(model)), method, folder, options=RUNS[name])
+    task = tiny.task_file(tmp_path / "task.jsonl")
     options = {
-        "task": root / "task.jsonl", "train": 16, "dev": 4, "eval_every": 2, "runtime": "ort",
+        "task": task, "train": 16, "dev": 4, "eval_every": 2, "runtime": "ort",
         "threads": 1, "steps": 6, "batch_size": 4, "exact_rule": "adam()",
     }  # fmt: skip
 
