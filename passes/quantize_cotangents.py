@@ -17,13 +17,13 @@ import torch
 from torch import fx
 
 from zofx.ir.facts import QUANTIZED, ROW_SCALED
+from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import Stage
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class QuantizeCotangents(Pass):
         """Rewrite every product of cotangents with a matrix in int8-row."""
         edit = Editor(program)
         products = edit.graph.find_nodes(
-            op="call_function", target=zofx.linear_int8_transpose.default
+            op="call_function", target=zofx_ops.linear_int8_transpose.default
         )
         for node in list(products):
             self._rewrite(edit, node)
@@ -49,7 +49,7 @@ class QuantizeCotangents(Pass):
     def _rewrite(self, edit: Editor, node: fx.Node) -> None:
         dy, codes, scales = node.args
         scaled = edit.call(node, aten.mul.Tensor, dy, scales)
-        steps = edit.call(node, zofx.row_scales.default, scaled)
-        levels = edit.call(node, zofx.round_rows.default, scaled, steps)
-        times = edit.call(node, zofx.linear_rounded_transpose.default, levels, steps, codes)
+        steps = edit.call(node, zofx_ops.row_scales.default, scaled)
+        levels = edit.call(node, zofx_ops.round_rows.default, scaled, steps)
+        times = edit.call(node, zofx_ops.linear_rounded_transpose.default, levels, steps, codes)
         edit.replace(node, times)

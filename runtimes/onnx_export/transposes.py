@@ -22,12 +22,12 @@ from onnxscript import opset21 as op
 from torch import fx
 
 from zofx.ir.formats import nf4
+from zofx.ir.ops import zofx_ops
 from zofx.ir.sparse_cost import as_block
 from zofx.runtimes.onnx_export import frozen
 from zofx.runtimes.onnx_export.contrib_ops import head, ints, ms
 
 aten = torch.ops.aten
-zofx = torch.ops.zofx
 
 
 def product(a: Any, b: Any, transpose_a: bool, transpose_b: bool) -> Any:
@@ -68,9 +68,9 @@ def _looked_up(table: torch.Tensor, codes: Any) -> Any:
 
 def unpacked_codes(graph: fx.Graph) -> Iterator[str]:
     """Names of the codes that are gathered from."""
-    for node in graph.find_nodes(op="call_function", target=zofx.linear_nf4_transpose.default):
+    for node in graph.find_nodes(op="call_function", target=zofx_ops.linear_nf4_transpose.default):
         yield str(node.args[1].target)
-    for node in graph.find_nodes(op="call_function", target=zofx.linear_int_transpose.default):
+    for node in graph.find_nodes(op="call_function", target=zofx_ops.linear_int_transpose.default):
         if node.args[-1] == 4:
             yield from (str(node.args[place].target) for place in (1, 3))
 
@@ -157,13 +157,13 @@ def rsub(x: Any, other: float, alpha: float = 1.0) -> Any:
 
 TRANSLATIONS: Final[Mapping[Callable[..., Any], Callable[..., Any]]] = {
     aten.rsub.Scalar: rsub,
-    zofx.linear_codebook_transpose.default: linear_codebook_transpose,
-    zofx.linear_int_transpose.default: linear_int_transpose,
-    zofx.linear_int8_transpose.default: linear_int8_transpose,
-    zofx.linear_nf4_transpose.default: linear_nf4_transpose,
-    zofx.linear_rounded_transpose.default: linear_rounded_transpose,
-    zofx.product.default: product,
-    zofx.select_positions_transpose.default: select_positions_transpose,
-    zofx.sparse_linear_entries.default: sparse_linear_entries,
-    zofx.sparse_linear_transpose.default: sparse_linear_transpose,
+    zofx_ops.linear_codebook_transpose.default: linear_codebook_transpose,
+    zofx_ops.linear_int_transpose.default: linear_int_transpose,
+    zofx_ops.linear_int8_transpose.default: linear_int8_transpose,
+    zofx_ops.linear_nf4_transpose.default: linear_nf4_transpose,
+    zofx_ops.linear_rounded_transpose.default: linear_rounded_transpose,
+    zofx_ops.product.default: product,
+    zofx_ops.select_positions_transpose.default: select_positions_transpose,
+    zofx_ops.sparse_linear_entries.default: sparse_linear_entries,
+    zofx_ops.sparse_linear_transpose.default: sparse_linear_transpose,
 }

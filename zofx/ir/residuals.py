@@ -19,17 +19,18 @@ import networkx  # type: ignore[import-untyped]  # of torch's requirements; it h
 import torch
 from torch import Tensor, fx
 
+from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, placeholders, results_of
 from zofx.ir.schema import COTANGENT, RESIDUAL
 from zofx.ir.traits import Trait, ops_with
 
 aten = torch.ops.aten
-zo = torch.ops.zofx
+
 
 ONCE: Final = (
     ops_with(Trait.WEIGHT_PRODUCT)
     | ops_with(Trait.MATMUL)
-    | {aten.scaled_dot_product_attention.default, zo.sparse_linear.default}
+    | {aten.scaled_dot_product_attention.default, zofx_ops.sparse_linear.default}
 )
 """What takes too long to be computed twice."""
 

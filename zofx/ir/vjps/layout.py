@@ -13,10 +13,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from zofx.ir.ops import zofx_ops
 from zofx.ir.vjps.values import Call, Cotangents, Rule
 
 aten = torch.ops.aten
-zo = torch.ops.zofx
 
 
 SLICE_DEFAULTS: Final[tuple[Any, ...]] = (0, None, None, 1)
@@ -48,7 +48,7 @@ def _from_start(place: Any, size: Any) -> Any:
 def select_positions(call: Call, dy: Tensor) -> Cotangents:
     """Positions may come twice."""
     x, positions = call.args
-    return {(0,): zo.select_positions_transpose(dy, positions, x.shape[1])}
+    return {(0,): zofx_ops.select_positions_transpose(dy, positions, x.shape[1])}
 
 
 def embedding(call: Call, dy: Tensor) -> Cotangents:
@@ -76,6 +76,6 @@ RULES: Final[Mapping[Any, Rule]] = {
     aten.cat.default: cat,
     aten.embedding.default: embedding,
     aten.slice.Tensor: slice_,
-    zo.cut.default: cut,
-    zo.select_positions.default: select_positions,
+    zofx_ops.cut.default: cut,
+    zofx_ops.select_positions.default: select_positions,
 }

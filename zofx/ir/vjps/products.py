@@ -17,11 +17,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from zofx.ir.ops import zofx_ops
 from zofx.ir.vjps.values import Call, Cotangents, Rule
 
 aten = torch.ops.aten
-zo = torch.ops.zofx
-product = zo.product.default
+product = zofx_ops.product.default
 
 
 def linear(call: Call, dy: Tensor) -> Cotangents:
@@ -41,26 +41,28 @@ def linear(call: Call, dy: Tensor) -> Cotangents:
 def linear_nf4(call: Call, dy: Tensor) -> Cotangents:
     """By bitsandbytes' codes."""
     x, codes, absmax, _, _, block = call.args
-    times = zo.linear_nf4_transpose
+    times = zofx_ops.linear_nf4_transpose
     return _frozen(call, dy, 3, partial(times, dy, codes, absmax, x.shape[-1], block))
 
 
 def linear_int(call: Call, dy: Tensor) -> Cotangents:
     """Integers in blocks."""
     _, codes, scales, zeros, _, bits = call.args
-    return _frozen(call, dy, 4, partial(zo.linear_int_transpose, dy, codes, scales, zeros, bits))
+    return _frozen(
+        call, dy, 4, partial(zofx_ops.linear_int_transpose, dy, codes, scales, zeros, bits)
+    )
 
 
 def linear_int8(call: Call, dy: Tensor) -> Cotangents:
     """Integers in rows."""
     _, codes, scales, _ = call.args
-    return _frozen(call, dy, 3, partial(zo.linear_int8_transpose, dy, codes, scales))
+    return _frozen(call, dy, 3, partial(zofx_ops.linear_int8_transpose, dy, codes, scales))
 
 
 def linear_codebook(call: Call, dy: Tensor) -> Cotangents:
     """A codebook of each row."""
     _, codes, centroids, _ = call.args
-    return _frozen(call, dy, 3, partial(zo.linear_codebook_transpose, dy, codes, centroids))
+    return _frozen(call, dy, 3, partial(zofx_ops.linear_codebook_transpose, dy, codes, centroids))
 
 
 def _frozen(call: Call, dy: Tensor, bias: int, dx: Any) -> Cotangents:
@@ -77,8 +79,8 @@ def sparse_linear(call: Call, dy: Tensor) -> Cotangents:
     """StepSelector the entries of S alone."""
     x, values, index, _, columns, deepest = call.args
     return call.cotangents(
-        lambda: zo.sparse_linear_transpose(dy, values, index, x.shape[-1], columns),
-        lambda: zo.sparse_linear_entries(dy, x, index, columns, deepest),
+        lambda: zofx_ops.sparse_linear_transpose(dy, values, index, x.shape[-1], columns),
+        lambda: zofx_ops.sparse_linear_entries(dy, x, index, columns, deepest),
     )
 
 
@@ -125,9 +127,9 @@ def _rows(x: Tensor) -> Tensor:
 RULES: Final[Mapping[Any, Rule]] = {
     aten.linear.default: linear,
     aten.scaled_dot_product_attention.default: attention,
-    zo.linear_nf4.default: linear_nf4,
-    zo.linear_int.default: linear_int,
-    zo.linear_int8.default: linear_int8,
-    zo.linear_codebook.default: linear_codebook,
-    zo.sparse_linear.default: sparse_linear,
+    zofx_ops.linear_nf4.default: linear_nf4,
+    zofx_ops.linear_int.default: linear_int,
+    zofx_ops.linear_int8.default: linear_int8,
+    zofx_ops.linear_codebook.default: linear_codebook,
+    zofx_ops.sparse_linear.default: sparse_linear,
 }
