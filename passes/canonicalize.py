@@ -16,16 +16,17 @@ Exact: linear(x, Wᵀ) is the same product; engines may sum it in another order.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from zofx.ir.facts import CANONICAL
 from zofx.ir.patterns import row_by_row
 from zofx.ir.pipeline import Pass, Remarker
-from zofx.ir.program import Program, TensorSpec, is_call, shape_of
+from zofx.ir.program import Loader, Program, TensorSpec, is_call, shape_of
 from zofx.ir.rewrite import Editor, run_node, same_type
 from zofx.ir.schema import Stage
 from zofx.ir.traits import Trait, has
@@ -69,7 +70,7 @@ class Canonicalize(Pass):
             elif node.target in SPELLINGS:
                 _respell(edit, node, SPELLINGS[node.target], *node.args)
         _unflatten(edit)
-        return edit.done()
+        return _with_transposed_scores(edit.done())
 
 
 def _respell(edit: Editor, node: fx.Node, target: Any, *args: Any, **kwargs: Any) -> None:
@@ -157,6 +158,19 @@ def _transposed(edit: Editor, program: Program, weight: fx.Node, remark: Remarke
     )
     remark(origin.name, "applied", "stored [in, out], kept as [out, in]")
     return edit.add_tensor(spec, lambda: program.load(origin.name).t().contiguous())
+
+
+def _with_transposed_scores(program: Program) -> Program:
+    """A transposed weight has the transpose of its origin's sensitivities."""
+    scores = {name: choice.scores for name, choice in program.choices.items() if choice.scores}
+    for spec in program.tensors.values():
+        if spec.form == "transposed" and (make := scores.get(str(spec.origin))):
+            scores[spec.name] = partial(_transpose, make)
+    return program.choosing("scores", scores)
+
+
+def _transpose(make: Loader) -> Tensor:
+    return make().t().contiguous()
 
 
 def _give_heads(edit: Editor, attention: fx.Node) -> None:
