@@ -368,7 +368,7 @@ memory  94.8 MB
   frozen weights     275.9 kB  0.3%   as in weights.safetensors
   tables             2.7 kB    0.0%   21 rows
   copies of weights  0 B       0.0%   expanded to f32
-  trainables             3.1 kB    0.0%   as in trainables.safetensors
+  trainables         3.1 kB    0.0%   as in trainables.safetensors
   directions         3.1 kB    0.0%   z, Q = 1
   state of rules     0 B       0.0%
   then the larger of

@@ -326,8 +326,8 @@ def test_a_promise_that_is_not_kept_is_caught(toy: Program) -> None:
     with pytest.raises(InvariantError) as caught:
         Pipeline((Claims(),)).run(toy)
     assert str(caught.value) == (
-        "after claims: the program is not 'sliced' any more: the program has no trainable, nothing "
-        "would train\nThis is a bug in claims, not in your input."
+        "after claims: the program is not 'sliced' any more: nothing would train: no tensor is "
+        "trainable\nThis is a bug in claims, not in your input."
     )
 
 

@@ -24,6 +24,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import tiny
 from tests.artifacts import made_up_scores
@@ -45,9 +46,10 @@ from zofx.models.hf_export import export_hf
 from zofx.runs.prepare import prepare
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.tune import start, train
-from zofx.runtimes import RUNTIMES, ort_integers
+from zofx.runtimes import RUNTIMES
 from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.export import translate
+from zofx.runtimes.torch_graph import ort_integers, placed
 from zofx.zo.types import FloatArray, key_words
 
 UNIT = 2.0**-24
@@ -248,15 +250,19 @@ def torch_codes(art: Path) -> tuple[FloatArray, list[Tensor]]:
     """Scores on torch, and the codes of every activation in order."""
     codes: list[Tensor] = []
 
-    def call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        value = target(*args, **kwargs)
-        if target is zofx_ops.round_rows.default:
-            codes.append(value)
-        return value
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            value = func(*args, **(kwargs or {}))
+            if func is zofx_ops.round_rows.default:
+                codes.append(value)
+            return value
 
     session: Any = RUNTIMES["torch"].load(art, threads=1)
     feeds = session._feeds(ASKED.keys, ASKED.matrix)
-    scores = session._graph({**feeds, **session._placed(ASKED.batch.named())}, call)
+    with Noted():
+        (scores,) = session._graph(placed({**feeds, **ASKED.batch.named()}, torch.device("cpu")))
     return scores.numpy(), codes
 
 

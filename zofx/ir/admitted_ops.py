@@ -42,7 +42,8 @@ OTHER_PLACES: Final = """
 """
 REDUCTIONS: Final = """
     _softmax all amax amin any any.dim argmax argmin cumprod cumsum group_norm layer_norm
-    linalg_vector_norm log_softmax.int logsumexp max.dim mean mean.dim min.dim prod.dim_int rms_norm
+    linalg_vector_norm log_softmax.int logsumexp max.dim mean mean.dim min.dim native_layer_norm
+    prod.dim_int rms_norm
     softmax.int sort std.correction sum sum.dim_IntList topk var.correction
 """
 PRODUCTS: Final = """

@@ -131,7 +131,8 @@ def _examples(
     mode: FakeTensorMode, longest: int
 ) -> tuple[dict[str, Tensor], tuple[dict[int, Any], ...]]:
     """An example of every input, and which of its axes are free."""
-    shapes = ((ROWS, TOKENS), (ROWS, TOKENS), (ROWS, SCORED), (ROWS, SCORED, ALTERNATIVES))
+    tokens = min(TOKENS, longest)
+    shapes = ((ROWS, tokens), (ROWS, tokens), (ROWS, SCORED), (ROWS, SCORED, ALTERNATIVES))
     with mode:
         ids = [torch.zeros(shape, dtype=torch.long) for shape in shapes]
     n, s, c = (Dim(name, min=1, max=LIMIT) for name in "NSC")

@@ -281,10 +281,10 @@ def test_lanes_do_forwards_at_a_time(quant: str, tmp_path: Path, family: Family)
     with closing(ort.RUNTIME.load(folder, threads=2, rows=8)) as opened:
         forward, waited = opened._forward, []
 
-        def together(inputs: Feeds, feeds: Feeds) -> FloatArray:
+        def together(feeds: Feeds) -> FloatArray:
             if len(waited) < 2:
                 waited.append(both.wait())  # broken, if no other forward begins
-            return forward(inputs, feeds)
+            return forward(feeds)
 
         with mock.patch.object(opened, "_forward", together):
             assert (np.abs(asked.on(opened) - wanted) <= bound).all()

@@ -280,12 +280,16 @@ def test_the_exporter_keeps_its_advice_to_itself(
 
 @pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2", "tiny_roberta"])
 def test_every_output_is_read(family: Family, model: str) -> None:
-    """ONNX Runtime keeps one that is not, such as Attention's keys, to the end of a run."""
+    """ONNX Runtime keeps one that is not, such as Attention's keys, to the end of a run.
+
+    Outputs of Unique have names all the same: ONNX Runtime 1.24 takes none without.
+    """
     case = next(case for case in CASES if case.model == model)
     graph = onnx.load(family.artifact(case) / "graph.onnx", load_external_data=False).graph
     read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
     assert "Attention" in {node.op_type for node in graph.node}
-    assert {name for node in graph.node for name in node.output if name} <= read
+    made = {n for node in graph.node if node.op_type != "Unique" for n in node.output if n}
+    assert made <= read
 
 
 @pytest.mark.parametrize("model", ["tiny_llama", "tiny_gpt2", "tiny_roberta"])
