@@ -28,7 +28,7 @@ from zofx.compiler.options import Options, pipeline_for
 from zofx.errors import UsageError, ZofxError
 from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.runs.compiled_model import open_model
-from zofx.sensitivity.rank import measured
+from zofx.sensitivity.rank import rank_on_text
 from zofx.sensitivity.scores import Scores, load_scores
 
 Results: TypeAlias = dict[str, Any]
@@ -128,7 +128,7 @@ def _scores(given: argparse.Namespace, work: Path, checkpoint: Checkpoint) -> Sc
         )
     file = given.sensitivity or work / "scores.safetensors"
     if given.sensitivity is None and not file.exists():
-        measured(checkpoint, given.calibration).save(file)
+        rank_on_text(checkpoint, given.calibration).save(file)
     scores = load_scores(file)
     scores.check_model(checkpoint)
     return scores

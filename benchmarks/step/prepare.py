@@ -127,7 +127,7 @@ class Workshop:
 
     def _scores(self, model: str, checkpoint: "Checkpoint") -> "Scores":
         """Given, random for random weights, or ranked on the calibration text."""
-        from zofx.sensitivity.rank import measured
+        from zofx.sensitivity.rank import rank_on_text
         from zofx.sensitivity.scores import load_scores
 
         file = self.sensitivity.get(model) or self.root / model / "scores.safetensors"
@@ -137,7 +137,7 @@ class Workshop:
             make_scores(file, checkpoint.hash, shape, shape.spread, rng)
         elif not file.exists() and model not in self.sensitivity:
             file.parent.mkdir(parents=True, exist_ok=True)
-            measured(checkpoint, self.calibration, **CALIBRATION).save(file)
+            rank_on_text(checkpoint, self.calibration, **CALIBRATION).save(file)
         scores = load_scores(file)
         scores.check_model(checkpoint)
         return scores

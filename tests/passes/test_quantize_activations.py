@@ -328,7 +328,7 @@ def test_comes_after_the_matrices() -> None:
 def test_comes_after_the_base_probe() -> None:
     """Stacked probes have to be apart; a program without probes has nothing to take apart."""
     chosen = selected(captured(OneLinear(64), integers=False), fc_weight=[1])
-    plain, _ = apply(f"split-sparse, {IN_ROWS}", chosen)
+    plain, _ = apply("split-sparse, quantize-frozen{format=int8-row}", chosen)
     rounded, _ = apply("quantize-activations", plain)
     assert rounded.graph.find_nodes(
         op="call_function", target=torch.ops.zofx.linear_rounded.default
