@@ -1,5 +1,6 @@
 """The verb compile: what is in an artifact, and that nothing is left of what fails."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,25 +86,25 @@ def test_a_compilation_that_fails_leaves_nothing(
     family: Family, tmp_path: Path, out: str, stop: str
 ) -> None:
     """Neither an artifact nor a half of one, wherever it was; an older one stays."""
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "kept").write_text("mine")
+    shutil.copytree(family.artifact(CASES[0]), tmp_path / "old")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
     compilation = Compilation(family, tmp_path / out)
     with pytest.raises(_StoppedError):
         compilation.run(stop=stop, force=True)
     assert compilation.seen[-1] == stop
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "old"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
 def test_a_taken_name_is_refused_before_anything_is_done(family: Family, tmp_path: Path) -> None:
     """And replaced when told to, by an artifact that is whole."""
-    (tmp_path / "kept").write_text("mine")
-    compilation = Compilation(family, tmp_path)
+    out = Path(shutil.copytree(family.artifact(CASES[0]), tmp_path / "art"))
+    compilation = Compilation(family, out)
     with pytest.raises(UsageError, match="pass --force to replace it"):
         compilation.run()
     assert compilation.seen == []
     compilation.run(force=True)
-    manifest = read_manifest(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {*manifest.files, "manifest.json"}
+    manifest = read_manifest(out)
+    assert {path.name for path in out.iterdir()} == {*manifest.files, "manifest.json"}
     assert (
         manifest.report["remarks"]["quantize-frozen"] if "quantize" in manifest.pipeline else True
     )

@@ -160,6 +160,8 @@ def test_what_users_get_wrong_is_one_clear_error(
 ) -> None:
     """Exit code 2, one message on stderr, nothing on stdout, and no file is left."""
     scores = load_scores(assets / "mood.st")
+    for made in ("other.st", "part.st"):
+        (assets / made).unlink(missing_ok=True)
     Scores(scores.recipes, replace(scores.about, model_hash="0" * 64)).save(assets / "other.st")
     chosen = read_mask(assets / "art", read_manifest(assets / "art"))
     rest = {name: recipe for name, recipe in scores.recipes.items() if name != next(iter(chosen))}

@@ -46,10 +46,10 @@ from zofx.models.hf_export import export_hf
 from zofx.runs.prepare import prepare
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.tune import start, train
-from zofx.runtimes import RUNTIMES
+from zofx.runtimes import RUNTIMES, ort_integers
 from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.export import translate
-from zofx.runtimes.torch_graph import ort_integers, placed
+from zofx.runtimes.torch_graph import placed
 from zofx.zo.types import FloatArray, key_words
 
 UNIT = 2.0**-24

@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_finite_is_refused(make: Make, tmp_path: Path) -> Non
         model.lm_head.weight[0] = 3e38
     model.save_pretrained(folder)
     tokenizer("llama").save_pretrained(folder)
-    with pytest.raises(UsageError, match="on batch 1 of 'text' is (nan|inf)"):
+    with pytest.raises(UsageError, match=r"on batch 1 of 'text' is (nan|inf)"):
         sensitivity(open_checkpoint(str(folder)), TEXTS, batches=2, length=LENGTH)
 
 
