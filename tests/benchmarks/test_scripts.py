@@ -19,7 +19,6 @@ from tests.compiled import ROOT, environment, run_zofx
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import ort
 from zofx.runtimes.host import theta
-from zofx.sensitivity.rank import measured
 from zofx.sensitivity.scores import load_scores
 from zofx.zo.types import Key
 

@@ -99,7 +99,7 @@ def test_a_taken_name_is_refused_before_anything_is_done(family: Family, tmp_pat
     """And replaced when told to, by an artifact that is whole."""
     out = Path(shutil.copytree(family.artifact(CASES[0]), tmp_path / "art"))
     compilation = Compilation(family, out)
-    with pytest.raises(UsageError, match="pass --force to replace it"):
+    with pytest.raises(UsageError, match="exists already"):
         compilation.run()
     assert compilation.seen == []
     compilation.run(force=True)
