@@ -19,6 +19,7 @@ from tests.compiled import ROOT, environment, run_zofx
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import ort
 from zofx.runtimes.host import theta
+from zofx.sensitivity.rank import rank_on_text
 from zofx.sensitivity.scores import load_scores
 from zofx.zo.types import Key
 
@@ -123,7 +124,7 @@ def test_precision_of_projected_gradients(
     import precision
 
     checkpoint = open_checkpoint(str(assets / "llama"))
-    measured(checkpoint, str(assets / "text.txt")).save(tmp_path / "scores.safetensors")
+    rank_on_text(checkpoint, str(assets / "text.txt")).save(tmp_path / "scores.safetensors")
     asked = [
         str(assets / "llama"), "--sensitivity", str(tmp_path / "scores.safetensors"),
         "--quant", "int8-row", "--fraction", "0.05", "--task", str(assets / "mood.jsonl"),
@@ -147,7 +148,7 @@ def test_precision_of_projected_gradients(
 def test_plans_are_held_against_runs(assets: Path, tmp_path: Path) -> None:
     """Every format and every case is predicted and measured; one that is too far off fails."""
     scores, out = tmp_path / "scores.safetensors", tmp_path / "result.json"
-    measured(open_checkpoint(str(assets / "llama")), str(assets / "text.txt")).save(scores)
+    rank_on_text(open_checkpoint(str(assets / "llama")), str(assets / "text.txt")).save(scores)
     done = subprocess.run(
         [
             sys.executable, str(SCRIPTS / "plan.py"), str(assets / "llama"),
