@@ -151,10 +151,10 @@ def _shared(*conditions: Any) -> BatchingPolicy:
     return replace(cpu_batching_policy(*conditions), workers=1)
 
 
-def _bound(session: ort.OrtSession, inputs: dict[str, Any], feeds: dict[str, Any]) -> FloatArray:
+def _bound(session: ort.OrtSession, feeds: dict[str, Any]) -> FloatArray:
     """In place of a session's forward: its arrays are bound, not handed to `run`."""
     binding = session._engine.io_binding()
-    for name, fed in {**inputs, **feeds}.items():
+    for name, fed in feeds.items():
         if name in session._reads:
             shared = isinstance(fed, np.ndarray)
             value = onnxruntime.OrtValue.ortvalue_from_numpy(fed) if shared else fed

@@ -265,7 +265,7 @@ def test_forwards_side_by_side_and_in_turn(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every way is timed, scores agree or it fails, and one lane is nothing to compare."""
+    """Every way is timed, scores agree or it fails, and one worker is nothing to compare."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import lanes
 
@@ -278,7 +278,7 @@ def test_forwards_side_by_side_and_in_turn(
     results = json.loads((tmp_path / "result.json").read_bytes())
     assert [row["tokens"] for row in results["result"]] == [5, 9]
     for row in results["result"]:
-        ways = [(way["lanes"], way["forwards"]) for way in row["ways"]]
+        ways = [(way["workers"], way["forwards"]) for way in row["ways"]]
         assert ways == [(1, 1), (1, 2), (1, 4), (2, 2), (2, 4)]
         assert all(way["median"] > 0 for way in row["ways"])
     monkeypatch.setattr(lanes, "TOLERANCE", -1.0)
@@ -288,7 +288,7 @@ def test_forwards_side_by_side_and_in_turn(
     made = run_zofx(*rounded, "--quant", "none", "-o", floats, cwd=assets)
     assert made.returncode == 0, made.stderr
     for alone in ([str(artifact), *asked, "--threads", "1"], [str(floats), *asked]):
-        with pytest.raises(SystemExit, match="has one lane"):
+        with pytest.raises(SystemExit, match="has one worker"):
             lanes.main(alone)
 
 
@@ -315,12 +315,12 @@ def test_an_option_does_what_it_says(artifact: Path) -> None:
     with engine_options._changed("a plan of memory per shape", artifact, 2):
         session = ort.RUNTIME.load(artifact, threads=2, rows=16)
     assert session._engine.get_session_options().enable_mem_pattern
-    assert session.pace.lanes == 2
+    assert session.batching.workers == 2
     with (
         engine_options._changed(engine_options.SHARED, artifact, 2),
         closing(ort.RUNTIME.load(artifact, threads=2, rows=16)) as other,
     ):
-        assert other.pace == replace(session.pace, lanes=1)
+        assert other.batching == replace(session.batching, workers=1)
     key, name = Key(3, 5), next(iter(session.trainables))
     wanted, drawn_by_numpy = session.direction(key, name), theta.HostTheta.draw
     with engine_options._changed(engine_options.DRAWN, artifact, 1):

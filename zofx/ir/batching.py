@@ -39,16 +39,11 @@ def batched(edit: Editor, node: fx.Node, leading: Collection[fx.Node]) -> list[f
         args, kwargs = map_arg((node.args, node.kwargs), by_node.__getitem__)
         return node.target(*args, **kwargs)  # type: ignore[operator]  # a call's target
 
-    sizes = edit.mode.shape_env
-    known = dict(sizes.replacements)
-    try:
-        with edit.mode, torch.no_grad():
+    try:  # a rule that reads a size as the number it is while tracing is no rule for all sizes
+        with edit.mode, torch.no_grad(), edit.mode.shape_env.error_on_new_guards():
             run = make_fx(torch.vmap(one, in_dims=axes), tracing_mode="symbolic")
             traced = run(*values)
     except (RuntimeError, NotImplementedError, ValueError):
-        return []
-    if sizes.replacements != known:  # the rule reads a size as the number it is while tracing
-        sizes.replacements = known
         return []
     return _inlined(edit, node, traced.graph, operands)
 

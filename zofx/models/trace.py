@@ -96,7 +96,6 @@ def _typed(recipe: Loader, dtype: torch.dtype) -> Loader:
 
 def new_mode() -> FakeTensorMode:
     """A world of fake tensors, some of whose sizes are known only at run time."""
-    FakeTensorMode.cache_clear()  # shapes of an earlier world are none of this one
     return FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
 
 
