@@ -196,6 +196,8 @@ def _require_types(manifest: Manifest) -> None:
     special, ends = model["special"], manifest.config.get("eos_token_id")
     wrong = [f"recipe.{k}" for k, v in recipe.items() if not isinstance(v, (str, int, float))]
     wrong += [] if isinstance(special, dict) else ["model.special"]
+    kinds = (manifest.noise.kind, *(spec.kind for spec in manifest.noise.specs.values()))
+    wrong += [] if all(isinstance(kind, str) for kind in kinds) else ["noise.kind"]
     wrong += [f"files.{name}" for name, d in manifest.files.items() if not isinstance(d, str)]
     wrong += [f"model.{k}" for k in MODEL_TEXTS if not isinstance(model[k], str)]
     positions = model["max_positions"]
