@@ -124,12 +124,13 @@ def test_a_run_of_an_older_zofx_keeps_its_choice(run: RunFolder) -> None:
     fields = json.loads((run.path / "run.json").read_text())
     evaluation, engine, choice = (fields.pop(key) for key in ("evaluation", "engine", "task"))
     assert evaluation.pop("select_by") == "macro-f1"
-    assert choice.pop("balance") is False
+    assert (choice.pop("balance"), choice.pop("max_length")) == (False, None)
     older = {**fields, **evaluation, **engine, "choice": choice, "version": 1}
     (run.path / "run.json").write_text(json.dumps(older))
     (run.path / "evals.jsonl").unlink()
     old = RunFolder.open(run.path)
     assert old.config.evaluation.select_by is None
+    assert old.config.task.max_length == 2048  # as rows of a file were cut then
     assert old.journal().next_step == 6  # the journal's header is the same
     for step, found in ((0, judged(5, 0.1)), (3, judged(7, 0.8))):
         old.add_evaluation(step, found)

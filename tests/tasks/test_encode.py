@@ -274,7 +274,7 @@ def test_too_long_without_truncation(make: Callable[..., Encoder], length: int) 
         make(6, truncate=False).encode([example])
     assert str(error.value) == (
         f"mine 3: {length} tokens do not fit the 6 positions of the model; "
-        "shorten the prompt, or allow truncation"
+        "shorten the prompt, or cut it with --truncate"
     )
 
 

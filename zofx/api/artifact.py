@@ -20,13 +20,16 @@ from zofx.api.sources import TaskSource, named_task
 from zofx.api.training import Procedure, trained
 from zofx.artifact.manifest import Manifest
 from zofx.files import require_free
+from zofx.options import checked, options_of, with_options
 from zofx.runs.compiled_model import Model, open_model
 from zofx.runs.evaluate import Prediction
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.run_config import OPTIONS
 from zofx.runs.run_folder import RunFolder, StepSelector
+from zofx.runs.task_data import open_workload
 from zofx.tasks.catalog.jsonl_task import ROWS
-from zofx.tasks.selection import TaskChoice
+from zofx.tasks.data_report import DataReport
+from zofx.tasks.selection import SPLITS, TaskChoice
 from zofx.tasks.types import Example
 
 if TYPE_CHECKING:
@@ -120,6 +123,7 @@ class Artifact:
         data: str | PathLike[str] | None = None,
         seed: int = 0,
         truncate: bool = False,
+        max_length: int | None = None,
         runtime: str | None = None,
         device: str | None = None,
         threads: int | None = None,
@@ -138,6 +142,7 @@ class Artifact:
             data: a folder of files in the task's schema.
             seed: of the draw of train and dev; the test examples are the same for every seed.
             truncate: cut prompts that are longer than the model's positions.
+            max_length: tokens a row keeps, the last ones; None keeps what the task says, or all.
             runtime: "ort" or "torch".
             device: "cpu" or "cuda".
             threads: of the runtime.
@@ -148,12 +153,29 @@ class Artifact:
         """
         name, own = named_task(task)
         folder, place = self._run(run), None if data is None else str(data)
-        choice = None if folder is None else changed(folder.config.task, place, truncate)
+        choice = (
+            None if folder is None else changed(folder.config.task, place, truncate, max_length)
+        )
         if task is not None:
-            choice = TaskChoice(name or ROWS, place, seed, truncate=truncate)
+            choice = TaskChoice(name or ROWS, place, seed, truncate=truncate, max_length=max_length)
         question = Question(choice, own, split, limit, batch_size, objective, task is None)
         source = Source.of(self.model, folder, step, runtime, device, threads)
         return judge(source, question, predictions=predictions).evaluation
+
+    def check(self, task: TaskSource, **options: Any) -> DataReport:
+        """What a task is to this model, without an engine: lengths, cuts, classes, warnings.
+
+        Args:
+            task: as in `tune`.
+            options: seed, train, dev, data, truncate, max_length, as in `tune`.
+
+        Raises:
+            UsageError: no such task, or an example that cannot be encoded.
+        """
+        name, own = named_task(task)
+        given = checked({**options, "task": name or ROWS}, options_of(TaskChoice))
+        choice = with_options(TaskChoice(given["task"]), given)
+        return open_workload(self.model, choice, own).report(*SPLITS)
 
     def generate(  # noqa: PLR0913  as `zofx generate`
         self,

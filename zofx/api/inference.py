@@ -148,6 +148,8 @@ def judge(
     if run is not None:
         asked = asked or _own_objective(run, source.tell)
     objective = workload.objective(asked)
+    for line in workload.report(split, limit=question.limit).cuts:
+        source.tell(line)
     with source.session(workload.rows(question.batch_size)) as (session, step):
         evaluation = evaluate(
             session, workload.encoder, workload.task, examples, objective,
@@ -180,9 +182,16 @@ def _split(name: str) -> Split:
     return split
 
 
-def changed(own: TaskChoice, data: str | None, truncate: bool) -> TaskChoice:
+def changed(
+    own: TaskChoice, data: str | None, truncate: bool, max_length: int | None = None
+) -> TaskChoice:
     """A run's examples from another folder, or cut."""
-    return replace(own, data=data or own.data, truncate=truncate or own.truncate)
+    return replace(
+        own,
+        data=data or own.data,
+        truncate=truncate or own.truncate,
+        max_length=max_length or own.max_length,
+    )
 
 
 def _own_objective(run: RunFolder, tell: Callable[[str], None]) -> str | None:

@@ -84,6 +84,8 @@ def trained(
     cache = _cache(procedure.activations, procedure.activation_limit, prepared)
     listeners.start(prepared.config, prepared.steps)
     listeners.message(announcement(prepared))
+    for warning in prepared.report.warnings if prepared.report else ():
+        listeners.message(f"data: {warning}")
     session = prepared.session()
     try:
         new = procedure.preflight and procedure.resume is None

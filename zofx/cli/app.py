@@ -41,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 VERBS = (
-    "compile", "sensitivity", "coverage", "plan", "tune", "eval", "export", "generate",
+    "compile", "sensitivity", "coverage", "plan", "check", "tune", "eval", "export", "generate",
     "inspect", "explain",
 )  # fmt: skip
 """Modules of `zofx.cli`; some add a second verb."""

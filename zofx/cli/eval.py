@@ -12,6 +12,7 @@ from zofx.cli.options import (
     Data,
     Device,
     Json,
+    MaxLength,
     Runtime,
     Seed,
     Threads,
@@ -75,6 +76,7 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     ] = None,
     seed: Seed = None,
     truncate: Truncate = False,
+    max_length: MaxLength = None,
     json_: Json = False,
 ) -> None:
     """Measure how well a model, or a run, does a task.
@@ -109,9 +111,9 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     model = open_model(artifact)
     folder = None if run is None else RunFolder.open(run)
     if task is not None:
-        choice = TaskChoice(task, data, seed or 0, truncate=truncate)
+        choice = TaskChoice(task, data, seed or 0, truncate=truncate, max_length=max_length)
     elif folder is not None:
-        choice = changed(folder.config.task, data, truncate)
+        choice = changed(folder.config.task, data, truncate, max_length)
     else:
         raise UsageError(NO_TASK)
     source = Source.of(model, folder, step_of(step), runtime, device, threads, say)

@@ -44,6 +44,7 @@ Device: TypeAlias = Annotated[str | None, parameter(OPTIONS["device"])]
 Threads: TypeAlias = Annotated[int | None, parameter(OPTIONS["threads"])]
 Seed: TypeAlias = Annotated[int | None, parameter(OPTIONS["seed"])]
 Truncate: TypeAlias = Annotated[bool, parameter(OPTIONS["truncate"])]
+MaxLength: TypeAlias = Annotated[int | None, parameter(OPTIONS["max_length"])]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 INDENTED = re.compile(r"\n+((?: {4}.*\n?)+)")

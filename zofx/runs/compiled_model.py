@@ -42,9 +42,10 @@ class Model:
         """Whether it predicts masked tokens."""
         return is_masked(self.manifest.model)
 
-    def encoder(self, task: Task | None, truncate: bool) -> Encoder:
-        """How this task's examples, or anyone's, become rows."""
-        return encoder_for(self.tokenizer, self.manifest.model, task, truncate, self._rows)
+    def encoder(self, task: Task | None, truncate: bool, max_length: int | None = None) -> Encoder:
+        """How this task's examples, or anyone's, become rows; see `encoder_for`."""
+        about = self.manifest.model
+        return encoder_for(self.tokenizer, about, task, truncate, self._rows, max_length)
 
     def decoder(
         self, encoder: Encoder, stop: str | None = None, max_new_tokens: int = NEW_TOKENS

@@ -28,6 +28,7 @@ from zofx.tasks import reward as rewards
 from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.class_report import classes_of
 from zofx.tasks.data.order import balanced_indices, batch_indices
+from zofx.tasks.data_report import DataReport
 from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import ScoreObjective
 from zofx.tasks.selection import TaskChoice
@@ -51,6 +52,7 @@ class Prepared:
         steps: when to stop; a resumed run may have been given more than its settings say.
         run: the folder of a resumed run; None for a new one.
         journal: of a resumed run, as read; None for a new one.
+        report: what the examples of a new run are to the model.
     """
 
     model: Model
@@ -59,6 +61,7 @@ class Prepared:
     steps: int
     run: RunFolder | None = None
     journal: Journal | None = None
+    report: DataReport | None = None
 
     def batch(self, cursor: int) -> Encoded:
         """The examples of the run from the cursor on."""
@@ -101,7 +104,7 @@ def prepare(artifact: Path, options: Mapping[str, Any], own: Task | None = None)
     workload = open_workload(model, choice, own)
     workload.examples("train")
     _require_classes(workload, choice)
-    workload.check("train", "dev")
+    report = workload.report("train", "dev")
     method = _defaults(model)
     settings = with_options(method, given).fitted(model.manifest.noise)
     _require_fit(model.manifest, settings)
@@ -121,7 +124,7 @@ def prepare(artifact: Path, options: Mapping[str, Any], own: Task | None = None)
         versions=packages(),
     )
     config.header  # noqa: B018  what is wrong with the settings shows here
-    return Prepared(model, workload, config, settings.steps)
+    return Prepared(model, workload, config, settings.steps, report=report)
 
 
 def _defaults(model: Model) -> Settings:

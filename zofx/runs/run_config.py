@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from zofx.errors import ArtifactError
 from zofx.options import Option, option, options_of, values_of
 from zofx.strict_json import parse_json
+from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.selection import TaskChoice
 from zofx.zo.settings import Settings
 
@@ -141,16 +142,18 @@ class RunConfig:
             **({"balance": "classes"} if self.task.balance else {}),
             **({"hold": str(self.settings.hold)} if self.settings.hold != 1 else {}),
             **({"truncate": "left"} if self.task.truncate else {}),
+            **({"max_length": str(self.task.max_length)} if self.task.max_length else {}),
             **({"reward": self.reward} if self.reward else {}),
         }
 
     def began(self, header: "Header") -> bool:
         """Whether a journal with this header is one of this run's.
 
-        An older zofx wrote no `hold` and no `truncate` there: what is absent is not compared.
+        An older zofx wrote no `hold`, `truncate` and `max_length` there: what is absent is not
+        compared.
         """
         mine = self.header
-        older = {"hold", "truncate"} - header.settings.keys()
+        older = {"hold", "truncate", "max_length"} - header.settings.keys()
         settings = {name: value for name, value in mine.settings.items() if name not in older}
         return header == replace(mine, settings=settings)
 
@@ -194,12 +197,22 @@ class RunConfig:
         **fields: Any,
     ) -> Self:
         return cls(
-            task=TaskChoice(**task),
+            task=TaskChoice(**_with_limit(task)),
             settings=Settings(**settings),
             evaluation=DevEvaluation(**evaluation),
             engine=Engine(**engine),
             **fields,
         )
+
+
+OLD_LIMIT: Final = 2048
+"""Tokens that rows of a file kept before `max_length` was an option."""
+
+
+def _with_limit(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The choice of an older run, whose rows go on as they were."""
+    own = task["name"] == ROWS or task["name"].endswith(".jsonl")
+    return task if "max_length" in task or not own else {**task, "max_length": OLD_LIMIT}
 
 
 def _nested(

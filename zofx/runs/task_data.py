@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from zofx.errors import UsageError
 from zofx.runs.compiled_model import Model
 from zofx.tasks import reward as rewards
+from zofx.tasks.data_report import DataReport, data_report
 from zofx.tasks.decode import NEW_TOKENS, Decoder, gold_texts, stop_of
 from zofx.tasks.encode import Encoder
 from zofx.tasks.metrics import f1
@@ -21,7 +22,6 @@ from zofx.tasks.reward import Reward
 from zofx.tasks.selection import SPLITS, Split, TaskChoice, open_task
 from zofx.tasks.types import Example, Splits, Task
 
-CHECKED_AT_ONCE = 32
 F1 = "f1"
 
 
@@ -59,16 +59,20 @@ class Workload:
             raise UsageError(f"task '{self.task.name}' has no {split} examples here; {cure}")
         return found
 
-    def check(self, *splits: Split) -> None:
+    def report(self, *splits: Split, limit: int | None = None) -> DataReport:
         """Encode every example of these splits once, so that one that cannot be is found now.
+
+        Args:
+            splits: which.
+            limit: at most so many examples of each.
 
         Raises:
             UsageError: names the example.
         """
-        for split in splits:
-            examples: tuple[Example, ...] = getattr(self.splits, split)
-            for start in range(0, len(examples), CHECKED_AT_ONCE):
-                self.encoder.encode(examples[start : start + CHECKED_AT_ONCE])
+        chosen: dict[str, tuple[Example, ...]] = {
+            split: getattr(self.splits, split)[:limit] for split in splits
+        }
+        return data_report(self.encoder, chosen)
 
     @property
     def generates(self) -> bool:
@@ -167,4 +171,5 @@ def open_workload(model: Model, choice: TaskChoice, own: Task | None = None) -> 
         UsageError: no such task or file, a bad record, or no examples left.
     """
     task, splits = open_task(choice, masked=model.masked, own=own)
-    return Workload(model, task, model.encoder(task, choice.truncate), splits)
+    encoder = model.encoder(task, choice.truncate, choice.max_length)
+    return Workload(model, task, encoder, splits)

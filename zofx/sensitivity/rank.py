@@ -59,6 +59,7 @@ def rank_on_task(
             task,
             choice.truncate,
             getattr(checkpoint.config.get_text_config(), "vocab_size", None),
+            choice.max_length,
         ),
         splits.train,
         objective,

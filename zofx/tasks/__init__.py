@@ -71,7 +71,7 @@ TASKS: Table[Task] = Table(
 
 
 ON_DEMAND: Final = {
-    "calibration": ("calibration_texts",),
+    "data.calibration": ("calibration_texts",),
     "decode": ("NEW_TOKENS", "Decoder", "stop_of"),
     "encode": ("Encoded", "Encoder"),
     "metrics": (
@@ -83,7 +83,7 @@ ON_DEMAND: Final = {
         "predictions",
     ),
     "reward": ("Reward",),
-    "sampler": ("batch_indices",),
+    "data.order": ("batch_indices",),
 }  # fmt: skip
 """Module → what it gives to the package."""
 

@@ -32,7 +32,7 @@ from tokenizers import Tokenizer
 
 from zofx.errors import UsageError
 from zofx.session import IGNORED, Batch
-from zofx.tasks.types import MASK, Example, Task
+from zofx.tasks.types import MASK, NO_LIMIT, Example, Task
 from zofx.zo.types import FloatArray, IntArray
 
 SHORTEST = 4
@@ -52,6 +52,8 @@ class Row:
         tokens: input ids.
         positions: where to score, S indices.
         targets: S × C token ids.
+        cut: how many tokens of the prompt were left out, because the row would be too long.
+        merged: whether the tokenizer merges the end of the prompt with the candidate.
     """
 
     example: int
@@ -59,6 +61,8 @@ class Row:
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
     targets: tuple[tuple[int, ...], ...]
+    cut: int = 0
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class Encoder:
                 several tokens.
         """
         chosen = [_gold(example) if gold_only else example for example in examples]
-        rows = [row for index, example in enumerate(chosen) for row in self._rows(index, example)]
+        rows = [row for index, example in enumerate(chosen) for row in self.rows(example, index)]
         length = self._padded(max(len(row.tokens) for row in rows))
         encoded = _collate(chosen, rows, length, self.pad_id)
         batch = replace(encoded.batch, relative=relative and len(rows) == len(chosen))
@@ -189,7 +193,16 @@ class Encoder:
             raise UsageError(self._too_long(example, len(bos) + len(ids) + 1))
         return bos + ids[-limit:]
 
-    def _rows(self, index: int, example: Example) -> list[Row]:
+    def rows(self, example: Example, index: int = 0) -> list[Row]:
+        """The rows of an example, before padding.
+
+        Args:
+            example: whose rows.
+            index: its place in a batch.
+
+        Raises:
+            UsageError: as in `encode`.
+        """
         if self.mask_id is not None:
             return [self._masked_row(index, example, self.mask_id)]
         prompt = self.prompt_ids(example)
@@ -260,7 +273,7 @@ class Encoder:
     ) -> Row:
         """A causal row: the tokens of a prompt and of one candidate, which are scored."""
         text = example.candidates[candidate]
-        ids, _ = self.option_ids(example, candidate, prompt)
+        ids, merged = self.option_ids(example, candidate, prompt)
         full, option = prompt + ids, len(ids)
         if option < 1:
             raise UsageError(f"{_name(example)}: candidate {text!r} adds no token to the prompt")
@@ -276,7 +289,9 @@ class Encoder:
             )
         start = len(tokens) - option
         positions = tuple(range(start - 1, len(tokens) - 1))
-        return Row(index, (candidate,), tokens[:-1], positions, tuple((t,) for t in tokens[start:]))
+        targets = tuple((t,) for t in tokens[start:])
+        cut = max(len(full) - room, 0)
+        return Row(index, (candidate,), tokens[:-1], positions, targets, cut, merged)
 
     def _masked_row(self, index: int, example: Example, mask_id: int) -> Row:
         """A row of a masked model, with the special tokens its tokenizer adds."""
@@ -285,7 +300,8 @@ class Encoder:
         tokens = self._window(example, encoding.ids, encoding.special_tokens_mask, mask_id)
         words = tuple(self._word(example, word) for word in example.candidates)
         self._require_different(example, words)
-        return Row(index, tuple(range(len(words))), tokens, (tokens.index(mask_id),), (words,))
+        cut = len(encoding.ids) - len(tokens)
+        return Row(index, tuple(range(len(words))), tokens, (tokens.index(mask_id),), (words,), cut)
 
     def _window(
         self, example: Example, ids: list[int], special: list[int], mask_id: int
@@ -322,7 +338,7 @@ class Encoder:
     def _too_long(self, example: Example, length: int) -> str:
         return (
             f"{_name(example)}: {length} tokens do not fit the {self.max_length} positions of the "
-            "model; shorten the prompt, or allow truncation"
+            "model; shorten the prompt, or cut it with --truncate"
         )
 
     def _padded(self, length: int) -> int:
@@ -380,21 +396,18 @@ def _stack_targets(rows: Sequence[Row], shape: tuple[int, int, int]) -> IntArray
     return array
 
 
-NO_LIMIT: Final = 1 << 30
-"""Of tokens, where a model or a task names none."""
-
-
 def encoder_for(
     tokenizer: Tokenizer,
     model: Mapping[str, Any],
     task: Task | None,
     truncate: bool,
     vocabulary: int | None = None,
+    max_length: int | None = None,
 ) -> Encoder:
     """How a model reads a task's examples, or anyone's.
 
-    A task's own length limit shortens prompts, as its source does; the model's positions do so
-    only when asked, because that is no property of the task.
+    A task's own length limit shortens prompts, as its source does, and so does one that is asked
+    for; the model's positions do so only when asked, because that is no property of the task.
 
     Args:
         tokenizer: the model's.
@@ -403,11 +416,12 @@ def encoder_for(
         truncate: cut prompts that are longer than the model's positions.
         vocabulary: how many tokens the model has rows for. A padding token beyond them, as one that
             was added to the tokenizer alone, is replaced: padding is masked, so any row serves.
+        max_length: tokens a row keeps; None keeps what the task says.
     """
     special = model["special"]
     pad_id = special["pad_id"]
     positions = model["max_positions"] or NO_LIMIT
-    own = NO_LIMIT if task is None else task.max_length
+    own = (NO_LIMIT if task is None else task.max_length) if max_length is None else max_length
     return Encoder(
         tokenizer=tokenizer,
         bos_id=special["bos_id"] if special["adds_bos"] else None,

@@ -25,6 +25,7 @@ class TaskChoice:
         train: examples drawn; None keeps the task's size.
         dev: as `train`.
         truncate: cut prompts that are longer than the model's positions; else they are an error.
+        max_length: tokens a row keeps, the last ones; None keeps what the task says, or all.
         balance: whether training takes every class equally often, not as often as it occurs.
         test: as `train`.
     """
@@ -44,6 +45,12 @@ class TaskChoice:
     dev: int | None = option(None, help="Examples to choose by.", metavar="N", minimum=0)
     truncate: bool = option(
         False, help="Cut prompts longer than the model's positions, on the left."
+    )
+    max_length: int | None = option(
+        None,
+        help="Tokens a row keeps, the last ones; else what the task says, or all of them.",
+        metavar="N",
+        minimum=4,
     )
     balance: bool = option(False, help="Train on every class equally often.")
     test: int | None = None

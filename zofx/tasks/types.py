@@ -26,6 +26,9 @@ Metric: TypeAlias = Literal["accuracy", "f1"]
 MASK = "[MASK]"
 """Stands in a masked template where the tokenizer's own mask token goes."""
 
+NO_LIMIT = 1 << 30
+"""Of tokens, where a model or a task names none."""
+
 
 @dataclass(frozen=True)
 class Example:

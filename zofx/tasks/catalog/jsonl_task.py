@@ -24,7 +24,7 @@ from typing import Any, Final
 from zofx.errors import UsageError
 from zofx.tasks.data.pool import Pool, Sizes
 from zofx.tasks.data.sources import numbered
-from zofx.tasks.types import Example, Kind, Record, Task
+from zofx.tasks.types import NO_LIMIT, Example, Kind, Record, Task
 
 ROWS: Final = "rows"
 """The name of a task that is given as rows in memory."""
@@ -86,6 +86,7 @@ def _task(name: str, source: str, pool: Pool[Record]) -> Task:
         masked=template,
         metric="f1" if kind == "generation" else "accuracy",
         sizes=_sizes(pool),
+        max_length=NO_LIMIT,
     )
 
 
