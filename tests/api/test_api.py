@@ -202,11 +202,14 @@ def test_rows_may_come_in_splits(art: zofx.Artifact, mood: Path) -> None:
     ("task", "message"),
     [
         ([], "there are no rows to train on"),
-        ([{"prompt": "a"}], "train row 0: field 'candidates' is missing"),
-        ({"train": COMPLETIONS, "dev": [{"promt": "a"}]}, "dev row 0: field 'promt' is unknown"),
+        ([{"prompt": "a"}], "train row 0: no form is known of a record with the fields prompt"),
+        (
+            {"train": COMPLETIONS, "dev": [{"promt": "a"}]},
+            "dev row 0: no form is known of a record with the fields promt",
+        ),
         ({"dev": COMPLETIONS}, "a task of rows by split has 'train'"),
         (["sst2"], "train row 0: expected a dict, not str"),
-        (3, "a task is a name, a .jsonl file, or rows"),
+        (3, "a task is a name, a file, or rows"),
         ("trek", "did you mean trec"),
     ],
 )

@@ -75,7 +75,7 @@ class Artifact:
         """Train on a task, with forward passes only.
 
         Args:
-            task: a name, a .jsonl file, rows (a list of dicts in the form of its lines, or a
+            task: a name, a file, rows (a list of dicts in the form of its records, or a
                 `datasets.Dataset`), or a dict of rows by split.
             out: the folder of the run; None names one under runs/.
             callbacks: follow the run; each may stop it.
@@ -124,6 +124,9 @@ class Artifact:
         seed: int = 0,
         truncate: bool = False,
         max_length: int | None = None,
+        columns: str | None = None,
+        template: str | None = None,
+        labels: str | None = None,
         runtime: str | None = None,
         device: str | None = None,
         threads: int | None = None,
@@ -143,6 +146,9 @@ class Artifact:
             seed: of the draw of train and dev; the test examples are the same for every seed.
             truncate: cut prompts that are longer than the model's positions.
             max_length: tokens a row keeps, the last ones; None keeps what the task says, or all.
+            columns: names of a form for fields of one's own records, as in "prompt=question".
+            template: the prompt, from fields of the record.
+            labels: words for labels, as in "0=terrible 1=great".
             runtime: "ort" or "torch".
             device: "cpu" or "cuda".
             threads: of the runtime.
@@ -157,7 +163,10 @@ class Artifact:
             None if folder is None else changed(folder.config.task, place, truncate, max_length)
         )
         if task is not None:
-            choice = TaskChoice(name or ROWS, place, seed, truncate=truncate, max_length=max_length)
+            choice = TaskChoice(
+                name or ROWS, place, seed, truncate=truncate, max_length=max_length,
+                columns=columns, template=template, labels=labels,
+            )  # fmt: skip
         question = Question(choice, own, split, limit, batch_size, objective, task is None)
         source = Source.of(self.model, folder, step, runtime, device, threads)
         return judge(source, question, predictions=predictions).evaluation
@@ -167,7 +176,8 @@ class Artifact:
 
         Args:
             task: as in `tune`.
-            options: seed, train, dev, data, truncate, max_length, as in `tune`.
+            options: seed, train, dev, data, truncate, max_length, columns, template, labels, as in
+                `tune`.
 
         Raises:
             UsageError: no such task, or an example that cannot be encoded.

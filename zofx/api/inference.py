@@ -18,11 +18,12 @@ from zofx.runs.run_config import Engine
 from zofx.runs.run_folder import RunFolder, StepSelector
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
+from zofx.tasks.data.pool import Pool
 from zofx.tasks.reward import PREFIX
 from zofx.tasks.selection import SPLITS, Split, TaskChoice
-from zofx.tasks.types import Example, Task
+from zofx.tasks.types import Example, Record
 
-NO_TASK = "name a task: `--task NAME` or `--task FILE.jsonl` (`zofx list tasks`)"
+NO_TASK = "name a task: `--task NAME` or `--task FILE` (`zofx list tasks`)"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Question:
 
     Attributes:
         choice: whose examples.
-        own: the task itself, where it is one of rows.
+        own: the rows, where these are the task.
         split: train, dev or test.
         limit: at most so many examples.
         batch_size: examples per forward.
@@ -109,7 +110,7 @@ class Question:
     """
 
     choice: TaskChoice | None = None
-    own: Task | None = None
+    own: Pool[Record] | None = None
     split: str = "test"
     limit: int | None = None
     batch_size: int = 16
@@ -139,7 +140,7 @@ def judge(
     if question.choice is None:
         raise UsageError(NO_TASK)
     run = source.run if question.of_run else None
-    own = run.own_task() if run is not None else question.own
+    own = run.rows() if run is not None else question.own
     workload = open_workload(source.model, question.choice, own)
     if run is not None:
         _require_same_examples(run, workload)

@@ -1,7 +1,7 @@
-"""What a task may be: a name, a .jsonl file, or rows in memory.
+"""What a task may be: a name, a file, or rows in memory.
 
-"trec" · "films.jsonl" · Path                    found by name
-[{"prompt": …, "completion": …}, …]              rows, each as a line of a .jsonl file
+"trec" · "films.csv" · Path                      found by name
+[{"prompt": …, "completion": …}, …]              rows, each as a record of a file
 datasets.Dataset                                 rows; a field that is None is left out
 {"train": rows, "dev": rows, "test": rows}       rows by split; DatasetDict's "validation" is dev
 """
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from zofx.errors import UsageError
-from zofx.tasks.catalog.jsonl_task import row_task
+from zofx.tasks.data.data_sets import with_label_names
 from zofx.tasks.data.pool import Pool
-from zofx.tasks.types import Record, Task
+from zofx.tasks.types import Record
 
 Rows: TypeAlias = Iterable[Mapping[str, Any]]
 TaskSource: TypeAlias = str | os.PathLike[str] | Rows | Mapping[str, Rows]
@@ -22,15 +22,15 @@ SPLITS: Mapping[str, str] = {"train": "train", "dev": "dev", "validation": "dev"
 """Name of a split → what it is here."""
 
 
-def named_task(task: TaskSource | None) -> tuple[str | None, Task | None]:
-    """The name of a task, or the task itself where it is one of rows.
+def named_task(task: TaskSource | None) -> tuple[str | None, Pool[Record] | None]:
+    """The name of a task, or the rows where these are the task.
 
     Raises:
         UsageError: a row is wrong, or it is neither a name nor rows.
     """
     if task is None or isinstance(task, (str, os.PathLike)):
         return task if task is None else os.fspath(task), None
-    return None, row_task(_pool(task))
+    return None, _pool(task)
 
 
 def _pool(task: Rows | Mapping[str, Rows]) -> Pool[Record]:
@@ -50,9 +50,10 @@ def _rows(split: str, rows: Rows) -> list[Record]:
     """Plain dictionaries, without fields that are None."""
     if not isinstance(rows, Iterable):
         raise UsageError(
-            f"a task is a name, a .jsonl file, or rows (a list of dicts, a datasets.Dataset), "
+            f"a task is a name, a file, or rows (a list of dicts, a datasets.Dataset), "
             f"not {type(rows).__name__}"
         )
+    rows = with_label_names(rows)
     plain: list[Record] = []
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):

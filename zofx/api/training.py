@@ -22,7 +22,8 @@ from zofx.runs.run_folder import ACTIVATIONS, TENSORBOARD, require_free
 from zofx.runs.tune import Outcome, Stop, start, train
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.session import Session
-from zofx.tasks.types import Task
+from zofx.tasks.data.pool import Pool
+from zofx.tasks.types import Record
 from zofx.zo.preflight import Preflight
 
 NONE = "none"
@@ -61,7 +62,7 @@ def trained(
     procedure: Procedure,
     callbacks: Sequence[Callback] = (),
     *,
-    own: Task | None = None,
+    own: Pool[Record] | None = None,
     stop: Stop = lambda: False,
 ) -> Outcome:
     """Make a run, or go on with one, until it has its steps or is told to stop.
@@ -71,7 +72,7 @@ def trained(
         options: of `run_config.OPTIONS`, by name.
         procedure: how.
         callbacks: follow the run; each may stop it.
-        own: the task itself, where it is one of rows.
+        own: the rows, where these are the task.
         stop: asked between steps and between the batches of an evaluation.
 
     Raises:
@@ -112,7 +113,7 @@ def trained(
 
 
 def _prepared(
-    artifact: Path, options: Mapping[str, Any], procedure: Procedure, own: Task | None
+    artifact: Path, options: Mapping[str, Any], procedure: Procedure, own: Pool[Record] | None
 ) -> tuple[Prepared, Procedure]:
     """The run, and where it goes."""
     out = procedure.out

@@ -18,6 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Final, Self
 
 from zofx.artifact.layout import (
@@ -200,6 +201,8 @@ def _require_types(manifest: Manifest) -> None:
     wrong += [] if all(isinstance(kind, str) for kind in kinds) else ["noise.kind"]
     wrong += [f"files.{name}" for name, d in manifest.files.items() if not isinstance(d, str)]
     wrong += [f"model.{k}" for k in MODEL_TEXTS if not isinstance(model[k], str)]
+    chat = model.get("chat_template")
+    wrong += ["model.chat_template"] if not isinstance(chat, (str, NoneType)) else []
     positions = model["max_positions"]
     wrong += ["model.max_positions"] if positions is not None and not _counts(positions) else []
     ids = ends if isinstance(ends, list) else [ends]

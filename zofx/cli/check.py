@@ -57,7 +57,7 @@ def check(
 
     given = checked(options, options_of(TaskChoice))
     if "task" not in given:
-        raise UsageError("name a task: `--task NAME` or `--task FILE.jsonl` (`zofx list tasks`)")
+        raise UsageError("name a task: `--task NAME` or `--task FILE` (`zofx list tasks`)")
     if split not in SPLITS:
         raise UsageError(f"--split {split}: there are {', '.join(SPLITS)}")
     choice = with_options(TaskChoice(given["task"]), given)

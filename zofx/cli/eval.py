@@ -9,12 +9,15 @@ import typer
 from zofx.cli.console import Progress, say
 from zofx.cli.options import (
     Artifact,
+    Columns,
     Data,
     Device,
     Json,
+    Labels,
     MaxLength,
     Runtime,
     Seed,
+    Template,
     Threads,
     Truncate,
     add_command,
@@ -42,7 +45,7 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     ] = "best",
     task: Annotated[
         str | None,
-        typer.Option("--task", "-t", metavar="NAME|FILE.jsonl", help="The run's own, if absent."),
+        typer.Option("--task", "-t", metavar="NAME|FILE", help="The run's own, if absent."),
     ] = None,
     data: Data = None,
     runtime: Runtime = None,
@@ -77,6 +80,9 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     seed: Seed = None,
     truncate: Truncate = False,
     max_length: MaxLength = None,
+    columns: Columns = None,
+    template: Template = None,
+    labels: Labels = None,
     json_: Json = False,
 ) -> None:
     """Measure how well a model, or a run, does a task.
@@ -111,7 +117,10 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     model = open_model(artifact)
     folder = None if run is None else RunFolder.open(run)
     if task is not None:
-        choice = TaskChoice(task, data, seed or 0, truncate=truncate, max_length=max_length)
+        choice = TaskChoice(
+            task, data, seed or 0, truncate=truncate, max_length=max_length,
+            columns=columns, template=template, labels=labels,
+        )  # fmt: skip
     elif folder is not None:
         choice = changed(folder.config.task, data, truncate, max_length)
     else:

@@ -40,7 +40,7 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", "-t", metavar="NAME|FILE.jsonl", help="A task, not a text."),
+        typer.Option("--task", "-t", metavar="NAME|FILE", help="A task, not a text."),
     ] = None,
     data: Data = None,
     train: Annotated[

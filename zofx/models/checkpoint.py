@@ -110,7 +110,12 @@ class Checkpoint:
             "architecture": self.architecture,
             "max_positions": self.max_positions,
             "special": asdict(self.special),
+            **self._chat_template(),
         }
+
+    def _chat_template(self) -> dict[str, str]:
+        template = self._tokenization().chat_template
+        return {} if template is None else {"chat_template": template}
 
     def _tokenization(self) -> Tokenization:
         if self.tokenization is None:

@@ -67,11 +67,13 @@ class Tokenization:
         tokenizer: text to ids and back; neither pads nor truncates.
         special: its special ids.
         max_length: the longest input it was made for, in tokens; None if it does not say.
+        chat_template: how it writes conversations, as a Jinja program.
     """
 
     tokenizer: Tokenizer
     special: SpecialTokens
     max_length: int | None = None
+    chat_template: str | None = None
 
 
 def from_folder(folder: Path) -> Tokenization | None:
@@ -114,7 +116,8 @@ def from_folder(folder: Path) -> Tokenization | None:
         end_ids=_more_ends(folder / "generation_config.json", hf.eos_token_id),
     )
     limit = hf.model_max_length
-    return Tokenization(tokenizer, special, limit if limit < UNLIMITED else None)
+    longest = limit if limit < UNLIMITED else None
+    return Tokenization(tokenizer, special, longest, _chat_template(hf.chat_template))
 
 
 def reason(error: Exception) -> str:
@@ -179,7 +182,14 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenization:
         )
     eos = field.get("eos_token_id")
     special = SpecialTokens(bos, eos, _first(field.get("padding_token_id"), eos), adds_bos=adds_bos)
-    return Tokenization(tokenizer, special)
+    template = metadata.get("tokenizer.chat_template")
+    return Tokenization(tokenizer, special, chat_template=_chat_template(template))
+
+
+def _chat_template(template: Any) -> str | None:
+    """The one for conversations, where a checkpoint has several."""
+    chosen = template.get("default") if isinstance(template, Mapping) else template
+    return chosen if isinstance(chosen, str) else None
 
 
 def _first(*ids: int | None) -> int:

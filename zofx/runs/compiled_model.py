@@ -19,8 +19,8 @@ from zofx.files import file_digest
 from zofx.runtimes import RUNTIMES
 from zofx.session import Session
 from zofx.tasks.decode import NEW_TOKENS, Decoder
-from zofx.tasks.encode import Encoder, encoder_for, is_masked
-from zofx.tasks.types import Task
+from zofx.tasks.encode import Encoder, encoder_for, is_masked, markup_of
+from zofx.tasks.types import Markup, Task
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Model:
     def masked(self) -> bool:
         """Whether it predicts masked tokens."""
         return is_masked(self.manifest.model)
+
+    @property
+    def markup(self) -> Markup:
+        """What it has written around its texts."""
+        return markup_of(self.tokenizer, self.manifest.model)
 
     def encoder(self, task: Task | None, truncate: bool, max_length: int | None = None) -> Encoder:
         """How this task's examples, or anyone's, become rows; see `encoder_for`."""

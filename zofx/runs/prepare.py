@@ -25,14 +25,15 @@ from zofx.runs.run_folder import RunFolder
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
 from zofx.tasks import reward as rewards
-from zofx.tasks.catalog.jsonl_task import ROWS
+from zofx.tasks.catalog.jsonl_task import ROWS, is_path
 from zofx.tasks.class_report import classes_of
 from zofx.tasks.data.order import balanced_indices, batch_indices
+from zofx.tasks.data.pool import Pool
 from zofx.tasks.data_report import DataReport
 from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import ScoreObjective
 from zofx.tasks.selection import TaskChoice
-from zofx.tasks.types import Task
+from zofx.tasks.types import Record
 from zofx.zo.journal.format import Journal
 from zofx.zo.settings import FORWARD_MODE_ESTIMATORS, SCORE_ESTIMATORS, Settings
 from zofx.zo.types import IntArray
@@ -87,20 +88,22 @@ class Prepared:
         return open_session(self.model, engine.runtime, engine.device, engine.threads, rows)
 
 
-def prepare(artifact: Path, options: Mapping[str, Any], own: Task | None = None) -> Prepared:
+def prepare(
+    artifact: Path, options: Mapping[str, Any], own: Pool[Record] | None = None
+) -> Prepared:
     """Check everything about a new run.
 
     Args:
         artifact: the folder.
         options: of `run_config.OPTIONS`, by name; None is as good as absent.
-        own: the task itself, where it is one of rows.
+        own: the rows, where these are the task.
 
     Raises:
         ZofxError: the first thing that is wrong, with what to do.
     """
     given = checked(options, OPTIONS)
     model = open_model(artifact)
-    choice = _choice({"task": ROWS, **given} if own else given)
+    choice = _choice({"task": ROWS, **given} if own is not None else given)
     workload = open_workload(model, choice, own)
     workload.examples("train")
     _require_classes(workload, choice)
@@ -147,9 +150,9 @@ def _defaults(model: Model) -> Settings:
 def _choice(given: Mapping[str, Any]) -> TaskChoice:
     """The examples that are asked for; paths as they are found from anywhere."""
     if "task" not in given:
-        raise UsageError("name a task: `--task NAME` or `--task FILE.jsonl` (`zofx list tasks`)")
+        raise UsageError("name a task: `--task NAME` or `--task FILE` (`zofx list tasks`)")
     choice = with_options(TaskChoice(given["task"]), given)
-    name = str(Path(choice.name).resolve()) if choice.name.endswith(".jsonl") else choice.name
+    name = str(Path(choice.name).resolve()) if is_path(choice.name) else choice.name
     return replace(choice, name=name, data=choice.data and str(Path(choice.data).resolve()))
 
 
@@ -226,7 +229,7 @@ def prepare_resumed(artifact: Path, folder: Path, options: Mapping[str, Any]) ->
     run, model = RunFolder.open(folder), open_model(artifact)
     config = run.config
     run.require_artifact(model.manifest)
-    workload = open_workload(model, config.task, run.own_task())
+    workload = open_workload(model, config.task, run.rows())
     if workload.digest != config.examples:
         raise ArtifactError(
             f"the examples of task '{config.task.name}' have changed since {folder} was "

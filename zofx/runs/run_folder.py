@@ -16,7 +16,7 @@ journal in the other files.
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias
 
@@ -29,9 +29,10 @@ from zofx.runs import jsonl, snapshot
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.run_config import RunConfig
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
-from zofx.tasks.catalog.jsonl_task import ROWS, own_task, write_rows
+from zofx.tasks.catalog.jsonl_task import ROWS, write_rows
 from zofx.tasks.data.pool import Pool
-from zofx.tasks.types import Record, Task
+from zofx.tasks.data.sources import read
+from zofx.tasks.types import Record
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.replay import replay
 from zofx.zo.journal.writer import JournalWriter
@@ -89,15 +90,17 @@ class RunFolder:
             raise UsageError(f"{path} is not a run folder: it has no {RUN}; `zofx tune` makes one")
         return cls(path, RunConfig.from_json(file.read_bytes(), file))
 
-    def own_task(self) -> Task | None:
-        """The task, where it was given as rows: these are in the folder.
+    def rows(self) -> Pool[Record] | None:
+        """The rows, where these are the task: they are in the folder.
 
         Raises:
             UsageError: they are not.
         """
         if self.config.task.name != ROWS:
             return None
-        return replace(own_task(self.path / ROWS_FILE), name=ROWS)
+        path = self.path / ROWS_FILE
+        dev, test = (path.with_suffix(f".{split}.jsonl") for split in ("dev", "test"))
+        return Pool(read(path), *(read(p) if p.is_file() else None for p in (dev, test)))
 
     @property
     def journal_path(self) -> Path:

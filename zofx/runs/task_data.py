@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from zofx.errors import UsageError
 from zofx.runs.compiled_model import Model
 from zofx.tasks import reward as rewards
+from zofx.tasks.data.pool import Pool
 from zofx.tasks.data_report import DataReport, data_report
 from zofx.tasks.decode import NEW_TOKENS, Decoder, gold_texts, stop_of
 from zofx.tasks.encode import Encoder
@@ -20,7 +21,7 @@ from zofx.tasks.metrics import f1
 from zofx.tasks.objectives import OBJECTIVES, Objective, TextObjective, objective_for
 from zofx.tasks.reward import Reward
 from zofx.tasks.selection import SPLITS, Split, TaskChoice, open_task
-from zofx.tasks.types import Example, Splits, Task
+from zofx.tasks.types import Example, Record, Splits, Task
 
 F1 = "f1"
 
@@ -158,18 +159,20 @@ def _missing_f1(decoder: Decoder, text: str, example: Example) -> float:
 
 def digest(examples: Sequence[Example]) -> str:
     """SHA-256 of some examples, in hex; where they were stored has no part in it."""
-    said = hashlib.sha256()
+    hashed = hashlib.sha256()
     for example in examples:
-        said.update(repr(astuple(example)[:-1]).encode())
-    return said.hexdigest()
+        *content, _, turns = astuple(example)
+        content += [turns] if turns else []  # as an older zofx had it, where there are none
+        hashed.update(repr(tuple(content)).encode())
+    return hashed.hexdigest()
 
 
-def open_workload(model: Model, choice: TaskChoice, own: Task | None = None) -> Workload:
-    """Read and draw a task's examples for a model; `own` is a task of rows.
+def open_workload(model: Model, choice: TaskChoice, own: Pool[Record] | None = None) -> Workload:
+    """Read and draw a task's examples for a model; `own` are rows, where these are the task.
 
     Raises:
         UsageError: no such task or file, a bad record, or no examples left.
     """
-    task, splits = open_task(choice, masked=model.masked, own=own)
+    task, splits = open_task(choice, masked=model.masked, own=own, markup=model.markup)
     encoder = model.encoder(task, choice.truncate, choice.max_length)
     return Workload(model, task, encoder, splits)

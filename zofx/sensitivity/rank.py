@@ -6,7 +6,7 @@ from zofx.sensitivity.fisher import Progress
 from zofx.sensitivity.measure import sensitivity, task_sensitivity
 from zofx.sensitivity.scores import Scores
 from zofx.tasks.data.calibration import calibration_texts
-from zofx.tasks.encode import encoder_for, is_masked
+from zofx.tasks.encode import encoder_for, is_masked, markup_of
 from zofx.tasks.objectives import objective_for
 from zofx.tasks.selection import TaskChoice, open_task
 
@@ -49,7 +49,8 @@ def rank_on_task(
         UsageError: no such task, or its examples do not fit the model or the batches.
     """
     model = checkpoint.description
-    task, splits = open_task(choice, masked=is_masked(model))
+    markup = markup_of(checkpoint.tokenizer, model)
+    task, splits = open_task(choice, masked=is_masked(model), markup=markup)
     objective = objective_for(task.kind)
     return task_sensitivity(
         checkpoint,

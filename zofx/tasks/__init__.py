@@ -11,9 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from zofx.errors import UsageError
 from zofx.registry import Table, lazy
-from zofx.tasks.catalog.jsonl_task import own_task
+from zofx.tasks.catalog.jsonl_task import PLAIN, hub_task, is_path, own_task
+from zofx.tasks.catalog.reading import Reading
 from zofx.tasks.data.pool import Pool, Sizes
+from zofx.tasks.data.sources import HUB
 from zofx.tasks.types import MASK, Example, Splits, Task, references
 
 if TYPE_CHECKING:
@@ -95,13 +98,27 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def find_task(name: str) -> Task:
-    """A task by its name, or by the path of a .jsonl file of one's own.
+def find_task(name: str, reading: Reading = PLAIN) -> Task:
+    """A task by its name, by the path of a file or a folder of one's own, or on the hub.
+
+    Args:
+        name: such as "trec", "films.csv" or "hub:OWNER/NAME".
+        reading: how the records of one's own are read.
 
     Raises:
         UsageError: no such task (with near misses), or a bad file (with line and field).
     """
-    return own_task(Path(name)) if name.endswith(".jsonl") else TASKS[name]
+    if name not in TASKS and is_path(name):
+        return own_task(Path(name), reading)
+    if name.startswith(HUB):
+        return hub_task(name, reading)
+    task = TASKS[name]
+    if not reading.plain:
+        raise UsageError(
+            f"task '{name}' has prompts of its own; --columns, --template and --labels are for "
+            "files and data sets of your own"
+        )
+    return task
 
 
 __all__ = [

@@ -213,6 +213,11 @@ def _about_labels(encoder: Encoder, splits: Mapping[str, Sequence[Example]]) -> 
             f"candidate {bare!r} has no leading space where {spaced[0]!r} has one: the model reads "
             "them as different kinds of words; write all of them alike"
         )
+    if all(text.strip().isdecimal() for text in example.candidates):
+        yield (
+            "the classes are numbers: a model knows more of words. --labels gives them some, as in "
+            "--labels '0=terrible 1=great'"
+        )
     prompt = encoder.prompt_ids(example)
     first: dict[int, str] = {}
     for index, text in enumerate(example.candidates):

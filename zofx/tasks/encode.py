@@ -32,7 +32,7 @@ from tokenizers import Tokenizer
 
 from zofx.errors import UsageError
 from zofx.session import IGNORED, Batch
-from zofx.tasks.types import MASK, NO_LIMIT, Example, Task
+from zofx.tasks.types import MASK, NO_LIMIT, Example, Markup, Task
 from zofx.zo.types import FloatArray, IntArray
 
 SHORTEST = 4
@@ -287,11 +287,25 @@ class Encoder:
                 f"{_name(example)}: nothing precedes candidate {text!r} ({option} tokens) in a row "
                 f"of at most {self.max_length}; shorten it, or give the example a prompt"
             )
-        start = len(tokens) - option
-        positions = tuple(range(start - 1, len(tokens) - 1))
-        targets = tuple((t,) for t in tokens[start:])
         cut = max(len(full) - room, 0)
+        earlier = (len(bos) + i - cut for i in self._turn_tokens(example))
+        scored = (*(i for i in earlier if i > 0), *range(len(tokens) - option, len(tokens)))
+        positions, targets = tuple(i - 1 for i in scored), tuple((tokens[i],) for i in scored)
         return Row(index, (candidate,), tokens[:-1], positions, targets, cut, merged)
+
+    def _turn_tokens(self, example: Example) -> list[int]:
+        """Which tokens of a prompt begin within its turns."""
+        if not example.turns:
+            return []
+        text = example.prompt.strip(" ")
+        moved = len(example.prompt) - len(example.prompt.lstrip(" "))
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        skipped = len(encoding.ids) - len(self.prompt_ids(example))  # a bos that is written
+        return [
+            index - skipped
+            for index, (first, _) in enumerate(encoding.offsets)
+            if any(start <= first + moved < end for start, end in example.turns)
+        ]
 
     def _masked_row(self, index: int, example: Example, mask_id: int) -> Row:
         """A row of a masked model, with the special tokens its tokenizer adds."""
@@ -351,7 +365,8 @@ def _name(example: Example) -> str:
 
 def _gold(example: Example) -> Example:
     """The example with its gold candidate only."""
-    return Example(example.prompt, (example.candidates[example.answer],), id=example.id)
+    gold = example.candidates[example.answer]
+    return Example(example.prompt, (gold,), id=example.id, turns=example.turns)
 
 
 def _merged(rows: Sequence[Row]) -> Row:
@@ -430,6 +445,16 @@ def encoder_for(
         max_length=min(own, positions),
         truncate=truncate or own <= positions,
     )
+
+
+def markup_of(tokenizer: Tokenizer, model: Mapping[str, Any]) -> Markup:
+    """What a model, as a manifest describes it, has written around its texts."""
+    special = model["special"]
+    bos, eos = (
+        "" if special[key] is None else tokenizer.id_to_token(special[key]) or ""
+        for key in ("bos_id", "eos_id")
+    )
+    return Markup(bos, eos, model.get("chat_template"))
 
 
 def is_masked(model: Mapping[str, Any]) -> bool:

@@ -1,16 +1,19 @@
 """Which examples a run is about: a task, its data, sizes and a seed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from zofx.options import option
 from zofx.tasks import find_task
-from zofx.tasks.data.pool import Sizes
-from zofx.tasks.types import Splits, Task
+from zofx.tasks.catalog.jsonl_task import row_task
+from zofx.tasks.catalog.reading import Reading
+from zofx.tasks.data.pool import Pool, Sizes
+from zofx.tasks.types import Markup, Record, Splits, Task
 
 Split: TypeAlias = Literal["train", "dev", "test"]
 
+NO_MARKUP = Markup()
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
@@ -19,7 +22,7 @@ class TaskChoice:
     """Which examples a run or an evaluation uses.
 
     Attributes:
-        name: a task, or the path of a .jsonl file of one's own.
+        name: a task, the path of a file or a folder of one's own, or hub:OWNER/NAME.
         data: a folder of files in the task's schema, read instead of its own source.
         seed: of the draw of train and dev; of a run, of its directions and data order too.
         train: examples drawn; None keeps the task's size.
@@ -27,10 +30,13 @@ class TaskChoice:
         truncate: cut prompts that are longer than the model's positions; else they are an error.
         max_length: tokens a row keeps, the last ones; None keeps what the task says, or all.
         balance: whether training takes every class equally often, not as often as it occurs.
+        columns: names of a form for fields of the records, see `Reading`.
+        template: of the prompt.
+        labels: words for labels.
         test: as `train`.
     """
 
-    name: str = option(help="What to train on.", name="task", metavar="NAME|FILE.jsonl", short="-t")
+    name: str = option(help="What to train on.", name="task", metavar="NAME|FILE", short="-t")
     data: str | None = option(
         None, help="Read the task's records from files in DIR.", metavar="DIR"
     )
@@ -53,6 +59,17 @@ class TaskChoice:
         minimum=4,
     )
     balance: bool = option(False, help="Train on every class equally often.")
+    columns: str | None = option(
+        None,
+        help="Names of a form for fields of one's own records: 'prompt=question label=stars'.",
+        metavar="'A=B …'",
+    )
+    template: str | None = option(
+        None, help="The prompt, from fields of the record: '{question} Answer:'.", metavar="TEXT"
+    )
+    labels: str | None = option(
+        None, help="Words for labels, in order: '0=terrible 1=great'.", metavar="'A=B …'"
+    )
     test: int | None = None
 
     def sizes(self, task: Task) -> Sizes:
@@ -62,18 +79,29 @@ class TaskChoice:
         return Sizes(*(size if chosen is None else chosen for chosen, size in given))
 
 
-def open_task(choice: TaskChoice, *, masked: bool, own: Task | None = None) -> tuple[Task, Splits]:
+def open_task(
+    choice: TaskChoice,
+    *,
+    masked: bool,
+    own: Pool[Record] | None = None,
+    markup: Markup = NO_MARKUP,
+) -> tuple[Task, Splits]:
     """Read and draw a task's examples, written for a masked model or for a causal one.
 
     Args:
         choice: which examples.
         masked: whether the model is a masked one.
-        own: the task itself, where it is one of rows; else it is found by its name.
+        own: the rows, where these are the task; else it is found by its name.
+        markup: what the model has written around its texts.
 
     Raises:
         UsageError: no such task or file, a bad record, or no examples left.
     """
-    task = own or find_task(choice.name)
+    reading = Reading.of(choice.columns, choice.template, choice.labels)
+    task = find_task(choice.name, reading) if own is None else row_task(own, reading)
+    if task.for_model is not None:
+        template = task.for_model(markup)
+        task = replace(task, template=template, masked=template)
     splits = task.splits(
         seed=choice.seed,
         sizes=choice.sizes(task),

@@ -42,6 +42,8 @@ class Example:
         accepted: indices that also count as right in the accuracy (ReCoRD lists several).
         references: gold answers as text, for EM and F1 of generated text.
         id: where the example comes from, for messages.
+        turns: places in the prompt that are scored like the candidate: what the assistant of a
+            conversation said before; pairs of first character and the one behind the last.
     """
 
     prompt: str
@@ -50,6 +52,7 @@ class Example:
     accepted: tuple[int, ...] = ()
     references: tuple[str, ...] = ()
     id: str = ""
+    turns: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for index in (self.answer, *self.accepted):
@@ -63,6 +66,21 @@ class Example:
 def references(example: Example) -> tuple[str, ...]:
     """What a text is compared with: the references, or else the gold completion."""
     return example.references or (example.candidates[example.answer],)
+
+
+@dataclass(frozen=True)
+class Markup:
+    """What a model has written around its texts.
+
+    Attributes:
+        bos: the text of its first token; empty where there is none.
+        eos: of its last one.
+        chat_template: its conversations, as a Jinja program.
+    """
+
+    bos: str = ""
+    eos: str = ""
+    chat_template: str | None = None
 
 
 Template: TypeAlias = Callable[[Record], Example]
@@ -94,6 +112,7 @@ class Task:
         metric: how a model is judged on dev and test.
         sizes: how many records are drawn.
         max_length: tokens a row keeps, unless the model has fewer positions.
+        for_model: the template in the words of a model, where these have a part in it.
     """
 
     name: str
@@ -107,6 +126,7 @@ class Task:
     metric: Metric = "accuracy"
     sizes: Sizes = field(default_factory=Sizes)
     max_length: int = 2048
+    for_model: Callable[[Markup], Template] | None = field(default=None, repr=False)
 
     def splits(
         self,

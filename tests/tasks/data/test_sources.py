@@ -78,7 +78,11 @@ def test_formats(tmp_path: Path, suffix: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("dev.tsv", SST2, "there is no train file; put train{.jsonl,.json,.tsv,.csv} there"),
+        (
+            "dev.tsv",
+            SST2,
+            "there is no train file; put train{.jsonl,.json,.tsv,.csv,.parquet} there",
+        ),
         ("train.jsonl", '{"a": 1}\n{"a"\n', "train.jsonl:2: not JSON"),
         ("train.json", "{}", "train.json: expected a list of objects, found dict"),
         ("train.json", "[1]", "train.json[0]: expected an object, found int"),

