@@ -153,6 +153,37 @@ def test_help_and_lists_start_at_once(words: list[str]) -> None:
     assert {name for name in held if name.startswith("zofx.zo.")} <= {"zofx.zo.settings"}
 
 
+WRONG = [
+    "tune nowhere --task trec",
+    "eval nowhere --task trec",
+    "check nowhere --task trec",
+    "generate nowhere hello",
+    "export nowhere -o out",
+    "inspect nowhere",
+    "compile nowhere/at/all",
+    "compile docs",
+    "compile README.md -o out",
+    "compile docs -o docs",
+    "plan docs",
+    "sensitivity docs -o scores.safetensors --calibration README.md",
+    "coverage nowhere --sensitivity nowhere.safetensors",
+]
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_needs_no_engine_to_be_wrong_loads_none(words: str) -> None:
+    """A name that is not there is told in a second: torch alone takes five."""
+    held = modules_after(
+        "import contextlib, io, sys\n"
+        "from zofx.cli import main\n"
+        f"sys.argv = ['zofx', *{words.split()}]\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    main()"
+    )
+    assert "zofx.errors" in held
+    assert not held & HEAVY
+
+
 def test_imports_keep_their_direction() -> None:
     """The contracts in pyproject.toml hold: layers, passes apart, driver without graph."""
     lint = Path(sys.executable).with_name("lint-imports")

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from tests.artifacts import CASES, FRACTION, Family, made_up_scores
-from zofx.artifact.manifest import read_manifest
-from zofx.compiler.compile import Report, compile_model
+from zofx.artifact.manifest import is_only_an_artifact, read_manifest
+from zofx.compiler.compile import Beside, Report, compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
-from zofx.errors import UsageError
+from zofx.errors import CaptureError, UsageError
 from zofx.ir.pipeline import Pass, Remark
 from zofx.ir.program import Program
-from zofx.models.checkpoint import open_checkpoint
+from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.passes import PASSES
+from zofx.sensitivity.scores import Scores
 
 
 def test_what_is_not_quantized_keeps_its_bits(family: Family) -> None:
@@ -125,3 +126,47 @@ def test_two_compilations_make_the_same_artifact(family: Family, tmp_path: Path)
     first = read_manifest(family.artifact(case))
     assert dict(again.files) == dict(first.files)
     assert again.hash == first.hash
+
+
+def test_a_model_is_traced_before_its_weights_are_ranked(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tracing fails in seconds; ranking would have taken minutes."""
+
+    def fails(checkpoint: Checkpoint, options: Options) -> Program:
+        raise CaptureError("no trace")
+
+    def rank() -> Scores:
+        raise AssertionError("ranked")
+
+    monkeypatch.setattr("zofx.compiler.compile.captured", fails)
+    checkpoint = open_checkpoint(str(family.checkpoint(CASES[-1])))
+    with pytest.raises(CaptureError, match="no trace"):
+        compile_model(checkpoint, METHODS["senszoq"], tmp_path / "art", scores=rank)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stands_beside_an_artifact_appears_with_it(family: Family, tmp_path: Path) -> None:
+    """Stages are written before the folder has its name; if they fail, there is none."""
+    checkpoint, out = open_checkpoint(str(family.checkpoint(CASES[-1]))), tmp_path / "art"
+    options = Options("none", fraction=FRACTION)
+
+    def beside(folder: Path) -> None:
+        assert not out.exists()
+        (folder / "stages").mkdir()
+
+    def fails(folder: Path) -> None:
+        raise _StoppedError
+
+    def compiled(beside: Beside) -> None:
+        compile_model(
+            checkpoint, METHODS["senszoq"], out, options=options, beside=beside,
+            scores=lambda: made_up_scores(checkpoint),
+        )  # fmt: skip
+
+    with pytest.raises(_StoppedError):
+        compiled(fails)
+    assert list(tmp_path.iterdir()) == []
+    compiled(beside)
+    assert (out / "stages").is_dir()
+    assert is_only_an_artifact(out)

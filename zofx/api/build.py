@@ -1,6 +1,6 @@
 """Compiling: a model and a method go in, an artifact comes out.
 
-model ──open──▶ Checkpoint ──rank, where the method asks──▶ Scores ──passes──▶ artifact
+model ──open──▶ Checkpoint ──trace──▶ Program ──rank, where the method asks──▶ passes ──▶ artifact
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,11 @@ from typing import Any, Final
 
 from zofx.api.artifact import Artifact, load
 from zofx.api.callbacks import Callback, Callbacks
-from zofx.artifact.manifest import Manifest, is_only_an_artifact
-from zofx.compiler.compile import compile_model
+from zofx.artifact.manifest import Manifest
+from zofx.compiler.compile import Beside, Ranks, compile_model, nothing_beside
+from zofx.compiler.inputs import require_place, require_sources
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options, pipeline_for
-from zofx.errors import UsageError
-from zofx.files import require_free
 from zofx.ir.pipeline import After, Pipeline
 from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.options import require_known
@@ -84,7 +83,7 @@ def compile(
     return load(built.folder)
 
 
-def build(
+def build(  # noqa: PLR0913  as `compile`
     model: str,
     method: str,
     options: Options,
@@ -94,66 +93,50 @@ def build(
     sensitivity: Path | None,
     after: After,
     listeners: Callbacks,
+    beside: Beside = nothing_beside,
 ) -> Built:
-    """What `compile` does; see there."""
+    """What `compile` does; see there. `beside` puts more into the folder, see `compile_model`."""
     chosen = METHODS[method]
-    _require_one_source(calibration, sensitivity)
     pipeline = pipeline_for(chosen, options)
+    require_sources(model, calibration, sensitivity)
     folder = out or Path("artifacts") / f"{_short(model)}-{method}-{_quant(pipeline)}"
-    _require_place(folder, options.force)
+    require_place(folder, options.force)
     checkpoint = open_checkpoint(model)
-    scores = None
-    if pipeline.needs_scores:
-        scores = _scores(checkpoint, calibration, sensitivity, listeners)
+    scores = _scores(checkpoint, pipeline, calibration, sensitivity, listeners)
     manifest = compile_model(
-        checkpoint, chosen, folder, scores=scores, options=options, after=after,
+        checkpoint, chosen, folder, scores=scores, options=options, after=after, beside=beside,
         progress=lambda what, done, total: listeners.progress(f"compile: {what}", done, total),
     )  # fmt: skip
     return Built(checkpoint, folder, manifest)
 
 
-def _require_place(folder: Path, force: bool) -> None:
-    """What the writer would find out only after the weights were ranked.
-
-    Raises:
-        UsageError: the name is taken.
-    """
-    if force:
-        require_free(folder, is_only_an_artifact)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} exists already; choose another -o, or pass --force to replace it"
-        )
-
-
-def _require_one_source(calibration: str | None, sensitivity: Path | None) -> None:
-    """Ranks are made or read.
-
-    Raises:
-        UsageError: both are asked.
-    """
-    if calibration is not None and sensitivity is not None:
-        raise UsageError(
-            "--calibration makes ranks and --sensitivity reads them: give one of the two"
-        )
-
-
 def _scores(
-    checkpoint: Checkpoint, calibration: str | None, file: Path | None, listeners: Callbacks
-) -> Scores:
+    checkpoint: Checkpoint,
+    pipeline: Pipeline,
+    calibration: str | None,
+    file: Path | None,
+    listeners: Callbacks,
+) -> Ranks | None:
+    """How the weights are ranked; a file of ranks is read at once, a text when it is due."""
+    if not pipeline.needs_scores:
+        return None
     if file is not None:
         scores = load_scores(file)
         scores.check_model(checkpoint)
-        return scores
+        return lambda: scores
     text = calibration or C4
-    listeners.message(
-        f"ranking the weights of {checkpoint.source} on {text}: one backward pass per batch"
-    )
-    return rank_on_text(
-        checkpoint,
-        text,
-        progress=lambda done, total: listeners.progress("sensitivity", done, total),
-    )
+
+    def rank() -> Scores:
+        listeners.message(
+            f"ranking the weights of {checkpoint.source} on {text}: one backward pass per batch"
+        )
+        return rank_on_text(
+            checkpoint,
+            text,
+            progress=lambda done, total: listeners.progress("sensitivity", done, total),
+        )
+
+    return rank
 
 
 def _short(model: str) -> str:

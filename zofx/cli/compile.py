@@ -58,6 +58,13 @@ class Watch:
             changed = diff(show(before), show(now), (f"before {item.name}", f"after {item}"))
             print(changed or f"{item}: the program is the same")
 
+    def write_stages(self, folder: Path) -> None:
+        """The stages that were kept, in the folder of an artifact."""
+        if self.stages:
+            (folder / STAGES).mkdir()
+        for name, text in self.stages.items():
+            (folder / STAGES / f"{name}.txt").write_text(text, encoding="utf-8")
+
 
 def compile_(  # noqa: PLR0913  a verb has many options
     model: ModelName,
@@ -158,9 +165,13 @@ def compile_(  # noqa: PLR0913  a verb has many options
         zofx compile ./my-model --activations int8 --sensitivity scores.safetensors
         zofx compile ./my-model --set select-sensitive.scope=matrix --print-after split-sparse
     """
+    from zofx.compiler.inputs import require_place, require_sources
     from zofx.compiler.methods import METHODS
 
     chosen = METHODS[method]
+    require_sources(model, calibration, scores_file)
+    if out is not None:
+        require_place(out, force)
     say("loading torch, transformers and onnx")
     from zofx.api.build import build
     from zofx.api.callbacks import Callbacks
@@ -174,11 +185,9 @@ def compile_(  # noqa: PLR0913  a verb has many options
     with Progress("compile") as bar:
         built = build(
             model, method, options, out=out, calibration=calibration, sensitivity=scores_file,
-            after=watch, listeners=Callbacks([RunProgress(bar)]),
+            after=watch, listeners=Callbacks([RunProgress(bar)]), beside=watch.write_stages,
         )  # fmt: skip
     target, manifest = built.folder, built.manifest
-    if save_stages:
-        _write_stages(target / STAGES, watch.stages)
     if time_passes:
         times = {name: f"{seconds:.2f} s" for name, seconds in manifest.report["seconds"].items()}
         print(columns([*times.items()]))
@@ -192,12 +201,6 @@ def _require_printable(name: str | None, pipeline: "Pipeline") -> None:
             f"--print-after {name}: the pipeline has no such pass; it has "
             f"{', '.join(there)}, or all"
         )
-
-
-def _write_stages(folder: Path, stages: dict[str, str]) -> None:
-    folder.mkdir()
-    for name, text in stages.items():
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
 def _summary(

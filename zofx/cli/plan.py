@@ -97,9 +97,11 @@ def plan(  # noqa: PLR0913  a verb has many options
         zofx plan ./my-model --method mezo --runtime torch --rate 200
     """
     from zofx.compiler.methods import METHODS
+    from zofx.models.locate import require_model
 
     chosen = METHODS[method]
     _require_positive(rate)
+    require_model(model)
     say("loading torch and transformers")
     from zofx.compiler.options import Options
     from zofx.forecast.forecast import forecast, require_known

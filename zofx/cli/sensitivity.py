@@ -70,6 +70,9 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
         zofx sensitivity ./my-model --task trec --train 256 -o trec.safetensors
         zofx coverage art --sensitivity trec.safetensors
     """
+    from zofx.models.locate import require_model
+    from zofx.tasks.data.calibration import require_text
+
     text = {"calibration": calibration, "tokens": tokens, "length": length}
     examples = {"data": data, "train": train, "seed": seed, "truncate": truncate or None}
     _require_one_source(task, text, examples)
@@ -86,6 +89,9 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
         from zofx.tasks import find_task
 
         find_task(task)  # a name that is wrong shows before seconds of loading
+    require_model(model)
+    if calibration is not None:
+        require_text(calibration)
     say("loading torch and transformers")
     from zofx.models.checkpoint import open_checkpoint
     from zofx.sensitivity.rank import rank_on_task, rank_on_text

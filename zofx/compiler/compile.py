@@ -5,10 +5,10 @@ makes one tensor at a time.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, is_only_an_artifact
@@ -26,6 +26,16 @@ from zofx.ir.requirements import products_of, result_of
 from zofx.models.checkpoint import Checkpoint
 from zofx.models.lengths import usable_tokens
 from zofx.models.soft_prompts import adapter_for
+
+Ranks: TypeAlias = Callable[[], Mapping[str, Loader]]
+"""Makes the sensitivities of a model's weights."""
+
+Beside: TypeAlias = Callable[[Path], None]
+"""Writes into the folder of an artifact that is not there yet."""
+
+
+def nothing_beside(folder: Path) -> None:
+    """No other files."""
 
 
 @dataclass
@@ -53,9 +63,10 @@ def compile_model(
     method: Method,
     out: Path,
     *,
-    scores: Mapping[str, Loader] | None = None,
+    scores: Mapping[str, Loader] | Ranks | None = None,
     options: Options | None = None,
     after: After = lambda *_: None,
+    beside: Beside = nothing_beside,
     progress: Progress = no_progress,
 ) -> Manifest:
     """Compile a checkpoint into an artifact folder.
@@ -64,9 +75,11 @@ def compile_model(
         checkpoint: what to compile.
         method: the pipeline and the defaults of a run.
         out: the folder to make; it appears only when everything went well.
-        scores: sensitivity by weight, where the pipeline asks for it.
+        scores: sensitivity by weight, where the pipeline asks for it; or what makes it, which is
+            called when the model was traced: that fails in seconds, and ranking takes minutes.
         options: changes to the method's pipeline.
         after: called after every pass.
+        beside: puts files that are no part of the artifact into its folder, before that appears.
         progress: called as work is done.
 
     Raises:
@@ -78,9 +91,11 @@ def compile_model(
     with new_folder(out, is_only_an_artifact if options.force else None) as folder:
         start = time.perf_counter()
         progress("capture", 0, 1)
-        program = captured(checkpoint, options).choosing("scores", scores or {})
+        program = captured(checkpoint, options)
         positions = usable_tokens(program, checkpoint.max_positions)
         report.seconds["capture"] = round(time.perf_counter() - start, 3)
+        ranks = scores() if callable(scores) else scores
+        program = program.choosing("scores", ranks or {})
         progress("passes", 0, len(pipeline.passes))
         program, joint = _run(pipeline, program, report.after(after))
         start = time.perf_counter()
@@ -103,6 +118,7 @@ def compile_model(
             report={"seconds": report.seconds, "remarks": report.remarks},
         )
         (folder / layout.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        beside(folder)
     return manifest
 
 

@@ -33,7 +33,7 @@ from transformers.models.auto.modeling_auto import (
 from zofx.errors import CaptureError, UnsupportedError, UsageError
 from zofx.models import gguf_file, gguf_model, tokenizer
 from zofx.models.experts import EVERY_EXPERT
-from zofx.models.locate import locate
+from zofx.models.locate import require_model
 from zofx.models.safetensors_folder import StoredTensor, fingerprint, open_shards
 from zofx.models.tokenizer import SpecialTokens, Tokenization
 from zofx.models.weight_mapping import resolve
@@ -137,7 +137,7 @@ def open_checkpoint(model: str, *, revision: str | None = None) -> Checkpoint:
         UsageError: nothing is there, or it is damaged.
         UnsupportedError: it is a model that cannot be compiled; says why.
     """
-    path = locate(model, revision)
+    path = require_model(model, revision)
     return _open_folder(model, path) if path.is_dir() else _open_gguf(model, path)
 
 
@@ -194,11 +194,6 @@ def _require_layers(folder: Path, config: PreTrainedConfig, tensors: int) -> Non
 
 
 def _open_folder(model: str, folder: Path) -> Checkpoint:
-    if not (folder / "config.json").is_file():
-        raise UsageError(
-            f"{folder} has no config.json, so it is no Hugging Face model folder; "
-            "give one that save_pretrained wrote"
-        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a damaged file makes the parsers raise
@@ -222,11 +217,6 @@ def _open_folder(model: str, folder: Path) -> Checkpoint:
 
 
 def _open_gguf(model: str, path: Path) -> Checkpoint:
-    if path.suffix != ".gguf":
-        raise UsageError(
-            f"{model} is neither a folder nor a .gguf file; "
-            "give the folder that holds config.json and the weights"
-        )
     file = gguf_file.read_gguf(path)
     config = gguf_model.configuration(file)
     architecture = architecture_of(model, config)

@@ -14,6 +14,7 @@ from pathlib import Path
 from zofx.errors import UsageError
 
 PACKAGE = "package:"
+CONFIG = "config.json"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "vocab.txt", "merges.txt"]
 
@@ -40,6 +41,26 @@ def locate(model: str, revision: str | None = None) -> Path:
     ):
         raise UsageError(f"no such file or folder: {model}")
     return _download(model, revision)
+
+
+def require_model(model: str, revision: str | None = None) -> Path:
+    """As `locate`, and what is there looks like a model; torch-free, so that it takes no seconds.
+
+    Raises:
+        UsageError: nothing is there, or no model.
+    """
+    path = locate(model, revision)
+    if path.is_dir() and not (path / CONFIG).is_file():
+        raise UsageError(
+            f"{path} has no {CONFIG}, so it is no Hugging Face model folder; "
+            "give one that save_pretrained wrote"
+        )
+    if not path.is_dir() and path.suffix != ".gguf":
+        raise UsageError(
+            f"{model} is neither a folder nor a .gguf file; "
+            f"give the folder that holds {CONFIG} and the weights"
+        )
+    return path
 
 
 def _packaged(model: str) -> Path:

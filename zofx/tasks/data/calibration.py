@@ -33,6 +33,16 @@ def calibration_texts(source: str) -> Iterator[str]:
     )
 
 
+def require_text(source: str) -> None:
+    """Check that a file of text is there, or the name of a text known; nothing is fetched.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if source not in NAMED:
+        calibration_texts(source)
+
+
 def _paragraphs(path: Path) -> Iterator[str]:
     blocks = "\n".join(line.rstrip() for line in text(path).splitlines()).split("\n\n")
     return (block.strip() for block in blocks if block.strip())
