@@ -24,6 +24,7 @@ from zofx.options import checked, options_of, with_options
 from zofx.runs.compiled_model import Model, open_model
 from zofx.runs.evaluate import Prediction
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.prepare import Origin
 from zofx.runs.run_config import OPTIONS
 from zofx.runs.run_folder import RunFolder, StepSelector
 from zofx.runs.task_data import open_workload
@@ -60,9 +61,12 @@ class Artifact:
 
     def tune(  # noqa: PLR0913  as `zofx tune`
         self,
-        task: TaskSource,
+        task: TaskSource | None = None,
         *,
         out: str | PathLike[str] | None = None,
+        start: RunLike | None = None,
+        start_step: StepSelector = "best",
+        patience: int | None = None,
         callbacks: Sequence[Callback] = (),
         preflight: bool = True,
         strict_preflight: bool = False,
@@ -78,6 +82,10 @@ class Artifact:
             task: a name, a file, rows (a list of dicts in the form of its records, or a
                 `datasets.Dataset`), or a dict of rows by split.
             out: the folder of the run; None names one under runs/.
+            start: another run of this artifact, whose θ the new one starts from, and whose task it
+                has if none is named; None starts from the artifact's θ.
+            start_step: which θ of that run.
+            patience: evaluations on dev in a row without a better one that end the run.
             callbacks: follow the run; each may stop it.
             preflight: measure the ± gap and the round-off first.
             strict_preflight: do not train where the gap is lost.
@@ -98,6 +106,7 @@ class Artifact:
         from zofx.api.run import Run
 
         name, own = named_task(task)
+        origin = self._run(start)
         procedure = Procedure(
             out=None if out is None else Path(out),
             preflight=preflight,
@@ -106,6 +115,8 @@ class Artifact:
             activations=None if activation_cache is None else str(activation_cache),
             activation_limit=activation_limit,
             tensorboard=tensorboard,
+            origin=None if origin is None else Origin(origin, start_step),
+            patience=patience,
         )
         outcome = trained(self.path, {**options, "task": name}, procedure, callbacks, own=own)
         return Run(self, outcome.run)

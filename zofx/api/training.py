@@ -17,8 +17,14 @@ from zofx.api.callbacks import Callback, Callbacks
 from zofx.errors import UsageError
 from zofx.runs.metrics_log import Observer, TensorBoardLog, require_tensorboard
 from zofx.runs.preflight import measure, recall, remember
-from zofx.runs.prepare import Prepared, prepare, prepare_resumed
-from zofx.runs.run_folder import ACTIVATIONS, TENSORBOARD, require_free
+from zofx.runs.prepare import Origin, Prepared, prepare, prepare_resumed
+from zofx.runs.run_folder import (
+    ACTIVATIONS,
+    TENSORBOARD,
+    RunFolder,
+    StepSelector,
+    require_free,
+)
 from zofx.runs.tune import Outcome, Stop, start, train
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.session import Session
@@ -44,6 +50,8 @@ class Procedure:
             of the run, "none" nowhere.
         activation_limit: of that folder, GB.
         tensorboard: whether event files are written.
+        origin: another run, whose θ a new one starts from; None starts from the artifact's.
+        patience: evaluations on dev in a row without a better one that end the run; None for any.
     """
 
     out: Path | None = None
@@ -54,6 +62,22 @@ class Procedure:
     activations: str | None = None
     activation_limit: float = 16.0
     tensorboard: bool = False
+    origin: Origin | None = None
+    patience: int | None = None
+
+
+def origin_of(text: str) -> Origin:
+    """The run that "RUN" or "RUN@STEP" names; the step is best, last or a number.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    path, at, step = text.rpartition("@")
+    words: dict[str, StepSelector] = {"best": "best", "last": "last"}
+    if at and (step in words or step.isdecimal()):
+        which = words[step] if step in words else int(step)
+        return Origin(RunFolder.open(Path(path)), which)
+    return Origin(RunFolder.open(Path(text)))
 
 
 def trained(
@@ -101,6 +125,7 @@ def trained(
             prepared, session, _observers(prepared, procedure, listeners),
             _either(stop, listeners), cache,
             noise=measured.noise if measured else None, on_collapse=procedure.on_collapse,
+            patience=procedure.patience,
             report=lambda finding: listeners.message(f"guard: {finding}"),
         )  # fmt: skip
     finally:
@@ -122,8 +147,12 @@ def _prepared(
             raise UsageError(
                 "-o makes a new run and --resume goes on with one: give one of the two"
             )
+        if procedure.origin is not None:
+            raise UsageError(
+                "--from starts a new run and --resume goes on with one: give one of the two"
+            )
         return prepare_resumed(artifact, procedure.resume, options), procedure
-    prepared = prepare(artifact, options, own)
+    prepared = prepare(artifact, options, own, procedure.origin)
     seed = prepared.config.task.seed
     name = f"{artifact.resolve().name}-{prepared.workload.task.name}-seed{seed}"
     out = out or Path("runs") / name
@@ -157,8 +186,14 @@ def announcement(prepared: Prepared) -> str:
         f"{evaluation.eval_size} of {config.drawn['dev']} dev examples every "
         f"{evaluation.eval_every} steps\n"
         f"settings: {config.settings}, seed={config.task.seed}, objective={config.objective}\n"
+        f"{_start_line(prepared)}"
         f"loading {config.folder} on {engine.runtime} ({engine.device}), every file checked"
     )
+
+
+def _start_line(prepared: Prepared) -> str:
+    start = prepared.config.start
+    return "" if start is None else f"starting from step {start.step} of {start.run}\n"
 
 
 def _preflight(

@@ -61,15 +61,27 @@ def inspect(
 
 
 def diff(
-    before: Annotated[Path, typer.Argument(metavar="A", help="An artifact, or a printed stage.")],
+    before: Annotated[
+        Path, typer.Argument(metavar="A", help="An artifact, a printed stage, or a run.")
+    ],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    json_: Json = False,
 ) -> None:
-    """Show how two programs differ, as a unified diff.
+    """Show how two programs differ, as a unified diff; or how two runs do.
+
+    Of runs: the settings that differ, the first step whose records do and what of them, the
+    evaluations side by side, and how far θ of one is from θ of the other.
 
     Examples:
         zofx diff art-int4 art-nf4
         zofx diff art/stages/03-select-sensitive.txt art/stages/04-split-sparse.txt
+        zofx diff runs/one runs/other --json
     """
+    from zofx.runs.run_folder import RUN
+
+    if (before / RUN).is_file() and (after / RUN).is_file():
+        _print_runs(before, after, as_json=json_)
+        return
     from zofx.artifact.layout import PROGRAM
 
     files = [path / PROGRAM if path.is_dir() else path for path in (before, after)]
@@ -81,6 +93,18 @@ def diff(
     old, new = (file.read_text(encoding="utf-8").splitlines(keepends=True) for file in files)
     changed = "".join(unified_diff(old, new, str(files[0]), str(files[1]), n=2))
     print(changed or "the programs are the same\n", end="")
+
+
+def _print_runs(before: Path, after: Path, *, as_json: bool) -> None:
+    from zofx.cli.run_diff import fields_of, text_of
+    from zofx.runs.comparison import compare
+    from zofx.runs.run_folder import RunFolder
+
+    compared = compare(RunFolder.open(before), RunFolder.open(after))
+    if as_json:
+        print(json.dumps(fields_of(compared), ensure_ascii=False))
+    else:
+        print(text_of(compared, str(before), str(after)))
 
 
 def _stage(folder: Path, manifest: "Manifest", after: str) -> str:

@@ -31,7 +31,19 @@ def tune(  # noqa: PLR0913  a verb has many options
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with this run.")
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="RUN[@best|last|N]", help="Start from the result of this run."
+        ),
+    ] = None,
     *,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            "--patience", min=1, metavar="N", help="End after N evaluations without a better one."
+        ),
+    ] = None,
     preflight: Annotated[
         bool, typer.Option("--preflight/--no-preflight", help="Measure ± gap and round-off first.")
     ] = True,
@@ -72,6 +84,10 @@ def tune(  # noqa: PLR0913  a verb has many options
     goes on as if nothing had happened. What --lr and the others default to is the method's
     (`zofx explain METHOD`).
 
+    --from begins a new run with the weights that another run of this artifact reached, on its task
+    unless --task names one, and with settings of its own. --patience ends a run early; --resume
+    goes on with it all the same.
+
     A pre-flight of at most eight steps' time measures whether the probes stand clear of round-off;
     it is remembered in ART.preflight.jsonl. While the run goes, a guard reports a collapse to one
     class, a loss that diverges, probes that differ by round-off alone, and a learning rate that is
@@ -81,11 +97,13 @@ def tune(  # noqa: PLR0913  a verb has many options
         zofx tune art --task trec --steps 2000 --schedule constant -o run
         zofx tune art --task my-task.jsonl --runtime torch
         zofx tune art --resume run --steps 4000
+        zofx tune art --from run@best --lr 1e-7 --patience 5 -o second
     """
-    from zofx.api.training import Procedure, trained
+    from zofx.api.training import Procedure, origin_of, trained
 
     procedure = Procedure(
-        out, resume, preflight, strict, on_collapse, cache, limit, tensorboard
+        out, resume, preflight, strict, on_collapse, cache, limit, tensorboard,
+        None if from_ is None else origin_of(from_), patience,
     )  # fmt: skip
     with interruptible() as stop, Progress("tune") as bar:
         outcome = trained(artifact, options, procedure, [RunProgress(bar)], stop=stop)
@@ -103,6 +121,8 @@ def _ending(artifact: Path, outcome: "Outcome") -> str:
         lines.append(f"best on dev{rule}: step {best}, {outcome.evaluations[best]}")
         classes = outcome.evaluations[best].classes
         lines += [] if classes is None else [f"warning: {text}" for text in classes.warnings]
+    if outcome.out_of_patience:
+        lines.append(f"ended early: no evaluation after step {best} was better (--patience)")
     if outcome.interrupted:
         lines.append(f"to go on: zofx tune {_quoted(artifact)} --resume {_quoted(run)}")
     else:

@@ -104,5 +104,6 @@ def _key(prepared: Prepared) -> str:
         config.artifact, config.task.seed, config.examples, config.objective, config.task.balance,
         settings.estimator, settings.eps, settings.queries, settings.batch_size,
         engine.runtime, engine.device, dict(config.versions),
+        *([config.start.values] if config.start else []),
     )  # fmt: skip
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -15,13 +15,15 @@ from typing import Any, Final
 import numpy as np
 
 from zofx.artifact.manifest import Manifest
-from zofx.errors import ArtifactError, UsageError
+from zofx.errors import ArtifactError, UnsupportedError, UsageError
 from zofx.ir.schema import Result
-from zofx.options import checked, options_of, with_options
+from zofx.options import checked, options_of, values_of, with_options
 from zofx.runs.compiled_model import Model, default_runtime, open_model, open_session
 from zofx.runs.evaluation import selection
 from zofx.runs.run_config import OPTIONS, DevEvaluation, Engine, RunConfig, packages
-from zofx.runs.run_folder import RunFolder
+from zofx.runs.run_folder import RunFolder, StepSelector
+from zofx.runs.snapshot import digest
+from zofx.runs.starting_point import StartingPoint
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
 from zofx.tasks import reward as rewards
@@ -36,10 +38,23 @@ from zofx.tasks.selection import TaskChoice
 from zofx.tasks.types import Record
 from zofx.zo.journal.format import Journal
 from zofx.zo.settings import FORWARD_MODE_ESTIMATORS, SCORE_ESTIMATORS, Settings
-from zofx.zo.types import IntArray
+from zofx.zo.types import FloatArray, IntArray
 
 EVALUATIONS: Final = 5
 """How many a run makes after its start, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The run that another one starts from.
+
+    Attributes:
+        run: its folder.
+        step: which θ of it.
+    """
+
+    run: RunFolder
+    step: StepSelector = "best"
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,7 @@ class Prepared:
         run: the folder of a resumed run; None for a new one.
         journal: of a resumed run, as read; None for a new one.
         report: what the examples of a new run are to the model.
+        initial: θ at step 0; None for the artifact's.
     """
 
     model: Model
@@ -63,6 +79,7 @@ class Prepared:
     run: RunFolder | None = None
     journal: Journal | None = None
     report: DataReport | None = None
+    initial: Mapping[str, FloatArray] | None = None
 
     def batch(self, cursor: int) -> Encoded:
         """The examples of the run from the cursor on."""
@@ -82,14 +99,20 @@ class Prepared:
         return balanced_indices(choice.seed, cursor, size, classes)
 
     def session(self) -> Session:
-        """The artifact on the run's engine, at its initial θ."""
+        """The artifact on the run's engine, at the run's initial θ."""
         rows = self.workload.rows(self.config.settings.batch_size)
         engine = self.config.engine
-        return open_session(self.model, engine.runtime, engine.device, engine.threads, rows)
+        session = open_session(self.model, engine.runtime, engine.device, engine.threads, rows)
+        if self.initial is not None:
+            session.write(self.initial)
+        return session
 
 
 def prepare(
-    artifact: Path, options: Mapping[str, Any], own: Pool[Record] | None = None
+    artifact: Path,
+    options: Mapping[str, Any],
+    own: Pool[Record] | None = None,
+    origin: Origin | None = None,
 ) -> Prepared:
     """Check everything about a new run.
 
@@ -97,12 +120,17 @@ def prepare(
         artifact: the folder.
         options: of `run_config.OPTIONS`, by name; None is as good as absent.
         own: the rows, where these are the task.
+        origin: another run, whose θ this one starts from and whose task it has unless told
+            otherwise; None starts from the artifact's.
 
     Raises:
         ZofxError: the first thing that is wrong, with what to do.
     """
     given = checked(options, OPTIONS)
     model = open_model(artifact)
+    start, initial = _start(model, origin)
+    if origin is not None and own is None and "task" not in given:
+        given, own = {**_task_of(origin.run), **given}, origin.run.rows()
     choice = _choice({"task": ROWS, **given} if own is not None else given)
     workload = open_workload(model, choice, own)
     workload.examples("train")
@@ -125,9 +153,35 @@ def prepare(
         examples=workload.digest,
         reward=rewards.digest(objective),
         versions=packages(),
+        start=start,
     )
     config.header  # noqa: B018  what is wrong with the settings shows here
-    return Prepared(model, workload, config, settings.steps, report=report)
+    return Prepared(model, workload, config, settings.steps, report=report, initial=initial)
+
+
+def _start(
+    model: Model, origin: Origin | None
+) -> tuple[StartingPoint | None, dict[str, FloatArray] | None]:
+    """Where a run starts, and θ there.
+
+    Raises:
+        UsageError: the other run is of another artifact, or has not come that far.
+        UnsupportedError: its tensors are in no journal.
+    """
+    if origin is None:
+        return None, None
+    if model.manifest.exact:
+        raise UnsupportedError(
+            f"--from {origin.run.path} cannot start a run",
+            ["tensors that train by exact gradients are in no journal; go on with --resume"],
+        )
+    step, theta = origin.run.theta(model.folder, model.manifest, origin.step)
+    return StartingPoint(str(origin.run.path.resolve()), step, digest(theta)), theta
+
+
+def _task_of(run: RunFolder) -> dict[str, Any]:
+    """The examples of a run, as options."""
+    return {name: value for name, value in values_of(run.config.task).items() if value is not None}
 
 
 def _defaults(model: Model) -> Settings:
@@ -241,7 +295,8 @@ def prepare_resumed(artifact: Path, folder: Path, options: Mapping[str, Any]) ->
     journal = run.journal()
     steps = _steps(run, given.get("steps"), journal.next_step)
     engine = with_options(config.engine, given)
-    return Prepared(model, workload, replace(config, engine=engine), steps, run, journal)
+    config = replace(config, engine=engine)
+    return Prepared(model, workload, config, steps, run, journal, initial=run.initial())
 
 
 def _require_consent(config: RunConfig, given: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from zofx.errors import ArtifactError
 from zofx.options import Option, option, options_of, values_of
+from zofx.runs.starting_point import StartingPoint
 from zofx.strict_json import parse_json
 from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.selection import TaskChoice
@@ -99,6 +100,7 @@ class RunConfig:
         versions: of the packages the run was started with.
         objective: what is minimised, by name.
         reward: hash of the file of a reward; None for other objectives, and runs of an older zofx.
+        start: the θ it starts from; None for that of the artifact.
     """
 
     artifact: str
@@ -116,6 +118,7 @@ class RunConfig:
         metavar="NAME",
     )
     reward: str | None = None
+    start: StartingPoint | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -144,6 +147,7 @@ class RunConfig:
             **({"truncate": "left"} if self.task.truncate else {}),
             **({"max_length": str(self.task.max_length)} if self.task.max_length else {}),
             **({"reward": self.reward} if self.reward else {}),
+            **({"start": self.start.values} if self.start else {}),
         }
 
     def began(self, header: "Header") -> bool:
@@ -194,9 +198,11 @@ class RunConfig:
         settings: Mapping[str, Any],
         evaluation: Mapping[str, Any],
         engine: Mapping[str, Any],
+        start: Mapping[str, Any] | None = None,
         **fields: Any,
     ) -> Self:
         return cls(
+            start=None if start is None else StartingPoint(**start),
             task=TaskChoice(**_with_limit(task)),
             settings=Settings(**settings),
             evaluation=DevEvaluation(**evaluation),

@@ -2,6 +2,7 @@
 
     run.json          what the run is; written once
     task.jsonl        the examples, where they were given as rows
+    start.safetensors θ at step 0, where that is another run's
     journal.bin       what every step did: θ = f(artifact, journal)         the checkpoint
     evals.jsonl       accuracy and loss on dev after some of the steps      says which step is best
     metrics.jsonl     loss, rate, time and memory of every step             only to look at
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from zofx.artifact.manifest import Manifest
 from zofx.errors import ArtifactError, UsageError
 from zofx.files import new_folder
-from zofx.runs import jsonl, snapshot
+from zofx.runs import jsonl, snapshot, starting_point
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.run_config import RunConfig
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
@@ -63,8 +64,20 @@ class RunFolder:
     config: RunConfig
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, rows: Pool[Record] | None = None) -> Self:
-        """Make a folder with run.json, an empty journal and, of a task of rows, the rows.
+    def create(
+        cls,
+        path: Path,
+        config: RunConfig,
+        rows: Pool[Record] | None = None,
+        initial: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Self:
+        """Make a folder with run.json and an empty journal.
+
+        Args:
+            path: the folder.
+            config: of the run.
+            rows: of a task of rows.
+            initial: θ, where the run starts from another one.
 
         Raises:
             UsageError: the name is taken.
@@ -74,6 +87,8 @@ class RunFolder:
             (folder / RUN).write_text(config.to_json(), encoding="utf-8")
             if rows is not None:
                 write_rows(rows, folder / ROWS_FILE)
+            if initial is not None and config.start is not None:
+                starting_point.save(folder, config.start, initial)
             JournalWriter.create(folder / JOURNAL, config.header).close()
         return cls(path, config)
 
@@ -238,8 +253,27 @@ class RunFolder:
                 return step, cached
         # Replay moves, reads and writes θ but evaluates nothing: no engine is needed for that.
         host = HostThetaSession(initial_theta(artifact, manifest))
+        if (initial := self.initial()) is not None:
+            host.write(initial)
         replay(host, journal, step, self.config.settings.recipe().tensors)
         return step, host.read()
+
+    def initial(self) -> dict[str, FloatArray] | None:
+        """θ that the run started from; None for that of its artifact.
+
+        Raises:
+            ArtifactError: it is lost.
+        """
+        start = self.config.start
+        return None if start is None else starting_point.load(self.path, start)
+
+    def busy(self) -> bool:
+        """Whether another process is training here."""
+        try:
+            with self.locked():
+                return False
+        except UsageError:
+            return True
 
     def require_artifact(self, manifest: Manifest) -> None:
         """Check that the run was made with this artifact.

@@ -27,7 +27,7 @@ def save(path: Path, theta: Mapping[str, NDArray[Any]], step: int, journal: str)
         step: how many steps led here.
         journal: hash of the journal up to this step.
     """
-    about = {"step": str(step), "journal": journal, "values": _digest(theta)}
+    about = {"step": str(step), "journal": journal, "values": digest(theta)}
     with new_file(path, anything) as beside:
         save_file(dict(theta), beside, metadata=about)
 
@@ -42,7 +42,7 @@ def load(path: Path, step: int, journal: str) -> dict[str, NDArray[Any]] | None:
             theta = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except (SafetensorError, OSError):
         return None
-    return theta if about.get("values") == _digest(theta) else None
+    return theta if about.get("values") == digest(theta) else None
 
 
 def steps_of(path: Path) -> int:
@@ -54,7 +54,8 @@ def steps_of(path: Path) -> int:
         return 0
 
 
-def _digest(theta: Mapping[str, NDArray[Any]]) -> str:
+def digest(theta: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of names, shapes and values, in hex."""
     said = hashlib.sha256()
     for name in sorted(theta):
         said.update(f"{name}{theta[name].shape}".encode())

@@ -54,6 +54,7 @@ class Outcome:
         evaluations: step → evaluation on dev.
         best: the step that did best on dev; None without dev examples.
         findings: what the guard found in this call.
+        out_of_patience: whether it ended because evaluations did not improve.
     """
 
     run: RunFolder
@@ -62,11 +63,12 @@ class Outcome:
     evaluations: Mapping[int, Evaluation]
     best: int | None
     findings: tuple[Finding, ...] = ()
+    out_of_patience: bool = False
 
     @property
     def interrupted(self) -> bool:
         """Whether it was stopped before the last step."""
-        return self.steps < self.wanted
+        return self.steps < self.wanted and not self.out_of_patience
 
 
 def start(prepared: Prepared, out: Path) -> Prepared:
@@ -77,10 +79,11 @@ def start(prepared: Prepared, out: Path) -> Prepared:
     """
     require_free(out)
     rows = prepared.workload.task.load() if prepared.config.task.name == ROWS else None
-    return replace(prepared, run=RunFolder.create(out, prepared.config, rows))
+    run = RunFolder.create(out, prepared.config, rows, prepared.initial)
+    return replace(prepared, run=run)
 
 
-def train(
+def train(  # noqa: PLR0913  what is trained, and how it may end
     prepared: Prepared,
     session: Session,
     observers: Sequence[Observer] = (),
@@ -89,6 +92,7 @@ def train(
     *,
     noise: float | None = None,
     on_collapse: str = "go",
+    patience: int | None = None,
     report: Callable[[Finding], None] = lambda finding: None,
 ) -> Outcome:
     """Make the steps that are missing, from wherever the journal ends.
@@ -101,6 +105,7 @@ def train(
         activations: where what is below the cut of the program is kept; no bit depends on it.
         noise: round-off of a loss, as a pre-flight measured it.
         on_collapse: one of ON_COLLAPSE.
+        patience: evaluations on dev in a row without a better one that end the run; None for any.
         report: told of what the guard finds, at the step where it shows.
 
     Raises:
@@ -118,7 +123,7 @@ def train(
         writer, journal = JournalWriter.resume(run.journal_path, known)
         with writer:
             told = (JsonlLog(run.metrics_path), *observers)
-            loop = _Loop(prepared, run, session, writer, told, stop, watch)
+            loop = _Loop(prepared, run, session, writer, told, stop, watch, patience)
             try:
                 steps = loop.go(journal)
             except Exception as error:
@@ -130,7 +135,10 @@ def train(
                 for observer in observers:
                     observer.close()
     findings = tuple(watch.findings)
-    return Outcome(run, steps, prepared.steps, run.evaluations(), run.best(), findings)
+    out_of_patience = steps < prepared.steps and loop.out_of_patience
+    return Outcome(
+        run, steps, prepared.steps, run.evaluations(), run.best(), findings, out_of_patience
+    )
 
 
 def _told(error: Exception, run: RunFolder, *, rewind: bool) -> Exception:
@@ -158,11 +166,12 @@ class _Loop:
         observers: tuple[Observer, ...],
         stop: Stop,
         watch: Watch,
+        patience: int | None,
     ) -> None:
         config = prepared.config
         self.prepared, self.run, self.session = prepared, run, session
         self.observers, self.stop, self.writer = observers, stop, writer
-        self.watch = watch
+        self.watch, self.patience = watch, patience
         self.objective = prepared.workload.objective(config.objective)
         self.driver = Driver(config.settings.recipe(), session, config.task.seed, writer)
         self.dev = prepared.workload.splits.dev[: config.evaluation.eval_size]
@@ -179,13 +188,21 @@ class _Loop:
         while not self.stop():
             if self._due(step) and step not in evaluated:
                 self._evaluate(step)
-            if step >= self.prepared.steps or self.stop():
+            if step >= self.prepared.steps or self.stop() or self.out_of_patience:
                 break
             self._step(step)
             step += 1
         self.run.save_snapshot("last", self.session.read(), step, self.writer.digest)
         self._save_state(step)
         return step
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the last evaluations brought nothing better than the best before them."""
+        best = self.run.best()
+        if self.patience is None or best is None:
+            return False
+        return sum(step > best for step in self.run.evaluations()) >= self.patience
 
     @property
     def saves(self) -> bool:
