@@ -112,10 +112,10 @@ def _require_recorded(results: Results, quant: str, artifact: Path) -> None:
         UsageError: it is another one.
     """
     recorded = results["compiled"].get(quant, {}).get("artifact")
-    found = open_model(artifact).manifest.hash
-    if recorded not in (None, found):
+    own = open_model(artifact).manifest.hash
+    if recorded not in (None, own):
         raise UsageError(
-            f"{artifact} ({found[:12]}) is not the artifact of the results ({recorded[:12]}); "
+            f"{artifact} ({own[:12]}) is not the artifact of the results ({recorded[:12]}); "
             "give the --work they were made in, or another -o"
         )
 
@@ -188,16 +188,16 @@ def _share(judged: Mapping[str, Any]) -> str:
 
 
 def _means(results: Results) -> list[str]:
-    said = []
+    lines = []
     for quant, compiled in results["compiled"].items():
         after = [run["best"]["accuracy"] for run in results["runs"] if run["quant"] == quant]
         if after:
             untrained, mean = compiled["before"]["accuracy"], statistics.mean(after)
-            said.append(
+            lines.append(
                 f"{quant}: {untrained:.1%} → {mean:.1%}, mean of {len(after)} seeds "
                 f"({min(after):.1%} to {max(after):.1%}), {100 * (mean - untrained):+.1f} points"
             )
-    return said
+    return lines
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,12 +3,12 @@
     random checkpoint of W bytes ─`zofx compile --quant FORMAT`, own process─▶ peak resident set
     passes if    peak ≤ W/4 + 1.5 GB
 
-A compiler that held the checkpoint would need W; the artifact of four bits per weight is W/4 of an
-fp16 checkpoint; 1.5 GB is for torch, transformers, onnx and the tensors at work.
+A compiler with the checkpoint in memory would need W; the artifact of four bits per weight is W/4
+of an fp16 checkpoint; 1.5 GB is for torch, transformers, onnx and the tensors at work.
 The checkpoint is a Llama of random weights, with random sensitivity scores of f32 (2 W where the
 checkpoint is fp16).
 
-The kernel counts what a process held before `exec` as the new program's, so this one imports
+The kernel counts what a process had before `exec` as the new program's, so this one imports
 neither torch nor transformers; and the child's own figure is asked for (wait4), not the largest of
 all children.
 """
@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
         results = _measured(given, folder)
     if given.out is not None:
         save(given.out, results)
-    print(_told(results["result"], given.spare))
+    print(_summary(results["result"], given.spare))
     return 0 if results["result"]["within"] else 1
 
 
@@ -92,7 +92,7 @@ def compile_apart(checkpoint: Path, scores: Path, out: Path, quant: str) -> tupl
         Its largest resident set in bytes, and its wall clock in seconds.
 
     Raises:
-        SystemExit: it failed; what it said is on stderr.
+        SystemExit: it failed; its output is on stderr.
     """
     command = [
         sys.executable, "-m", "zofx", "compile", str(checkpoint), "--method", "senszoq",
@@ -102,7 +102,7 @@ def compile_apart(checkpoint: Path, scores: Path, out: Path, quant: str) -> tupl
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
-    # Popen is told, for it did not wait itself.
+    # Popen did not wait itself, so it gets the code here.
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"error: `zofx compile` ended with code {process.returncode}")
@@ -120,7 +120,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _told(result: dict[str, Any], spare: float) -> str:
+def _summary(result: dict[str, Any], spare: float) -> str:
     size = {key: f"{result[key] / 1e9:.3f} GB" for key in result if key.endswith("_bytes")}
     return (
         f"checkpoint {size['weights_bytes']}, scores {size['scores_bytes']}, artifact "

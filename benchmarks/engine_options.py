@@ -73,14 +73,14 @@ def main(line: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         jobs = [_job(given, option, Path(name)) for option in given.options]
         rows, failed = measured(jobs, protocol, Path(name), CHILD)
-    found = [_compared(row, rows[0]) for row in rows]
+    compared = [_compared(row, rows[0]) for row in rows]
     if given.out is not None:
         asked = {name: getattr(given, name) for name in ("task", "batch", "threads", "rounds")}
         results = {"benchmark": "engine_options", "machine": describe(), "protocol": asked}
-        save(given.out, {**results, "result": found, "failed": failed})
-    for row in found:
-        print(_told(row))
-    return 1 if failed or any(row["difference"] > TOLERANCE for row in found) else 0
+        save(given.out, {**results, "result": compared, "failed": failed})
+    for row in compared:
+        print(_line(row))
+    return 1 if failed or any(row["difference"] > TOLERANCE for row in compared) else 0
 
 
 def _job(given: argparse.Namespace, option: str, folder: Path) -> Job:
@@ -105,7 +105,7 @@ def _compared(row: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _told(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any]) -> str:
     low, _, high = row["ratio_quartiles"]
     differ = "" if row["difference"] <= TOLERANCE else f"  LOSS DIFFERS by {row['difference']:.1g}"
     return (

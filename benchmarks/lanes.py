@@ -48,16 +48,16 @@ def main(line: Sequence[str] | None = None) -> int:
         )
     words = Tokenizer.from_file(str(given.artifact / "tokenizer.json")).get_vocab_size()
     batches = [_batch(given.rows, tokens, words) for tokens in given.tokens]
-    found = [_of_batch(sessions, batch, given.rounds) for batch in batches]
+    batches_timed = [_of_batch(sessions, batch, given.rounds) for batch in batches]
     for session in sessions.values():
         session.close()
     if given.out is not None:
         protocol = {"rows": given.rows, "threads": given.threads, "rounds": given.rounds}
         results = {"benchmark": "workers", "machine": describe(), "protocol": protocol}
-        save(given.out, {**results, "result": found})
-    for row in found:
-        print(_told(row))
-    return 0 if all(row["same"] for row in found) else 1
+        save(given.out, {**results, "result": batches_timed})
+    for row in batches_timed:
+        print(_line(row))
+    return 0 if all(row["same"] for row in batches_timed) else 1
 
 
 def _of_batch(sessions: dict[int, ort.OrtSession], batch: Batch, rounds: int) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def _of_batch(sessions: dict[int, ort.OrtSession], batch: Batch, rounds: int) ->
                 seconds[way].append(passed)
     relative = [score - score[:, :, :1] for score in scores.values()]
     same = all(np.abs(other - relative[0]).max() <= TOLERANCE for other in relative)
-    found = [
+    timed = [
         {"workers": workers, "forwards": k, "median": median(times), "quartiles": quantiles(times)}
         for (workers, k), times in seconds.items()
     ]
-    return {"tokens": tokens, "same": bool(same), "ways": found}
+    return {"tokens": tokens, "same": bool(same), "ways": timed}
 
 
 class _Cut:
@@ -106,7 +106,7 @@ def _batch(rows: int, tokens: int, words: int) -> Batch:
     return Batch(ids, np.ones_like(ids), last, targets, relative=True)
 
 
-def _told(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any]) -> str:
     lines = [f"rows of {row['tokens']} tokens" + ("" if row["same"] else ": SCORES DIFFER")]
     for way in row["ways"]:
         low, _, high = way["quartiles"]

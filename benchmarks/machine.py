@@ -68,20 +68,20 @@ def _memory() -> int | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _git(*words: str) -> str | None:
     try:
-        said = subprocess.run(
+        ended = subprocess.run(
             ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return said.stdout.strip()
+    return ended.stdout.strip()

@@ -5,7 +5,7 @@
     passes if    |predicted − measured| ≤ 10 % of measured, in memory
 
 The task is made here: all its rows have exactly T tokens, so that nothing is cut off. Seconds are
-recorded and not judged: on a shared machine they say little. The kernel counts what a process held
+recorded and not judged: on a shared machine they mean little. The kernel counts what a process had
 before `exec` as the new program's, so this one imports neither torch nor an engine.
 """
 
@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.out is not None:
         save(given.out, results)
     for row in rows:
-        print(_told(row, given.limit))
+        print(_line(row, given.limit))
     return 0 if results["within"] else 1
 
 
@@ -78,7 +78,7 @@ def _case(
     candidates = _write_task(task, artifact, int(tokens))
     batch = ("--batch-size", rows, "--runtime", runtime, "--threads", str(given.threads))
     asked = ("--tokens", tokens, "--alternatives", str(candidates), "--json")
-    said = json.loads(_zofx("plan", given.model, *compiled, *batch, *asked)[0])
+    payload = json.loads(_zofx("plan", given.model, *compiled, *batch, *asked)[0])
     _, peak = _zofx(
         "tune", str(artifact), "--task", str(task), *batch, "--steps", str(STEPS),
         "--no-preflight", "-o", str(run),
@@ -86,12 +86,12 @@ def _case(
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return {
         "case": case,
-        "predicted_bytes": said["memory"],
+        "predicted_bytes": payload["memory"],
         "measured_bytes": peak,
-        "off": said["memory"] / peak - 1,
-        "predicted_seconds": said["seconds"],
+        "off": payload["memory"] / peak - 1,
+        "predicted_seconds": payload["seconds"],
         "measured_seconds": median(json.loads(line)["seconds"] for line in lines),
-        "parts": {part["name"]: part["amount"] for part in (*said["stays"], *said["comes"])},
+        "parts": {part["name"]: part["amount"] for part in (*payload["stays"], *payload["comes"])},
     }
 
 
@@ -122,7 +122,7 @@ def _zofx(*words: str) -> tuple[str, int]:
     """What a verb printed, and its largest resident set in bytes.
 
     Raises:
-        SystemExit: it failed; what it said is on stderr.
+        SystemExit: it failed; its output is on stderr.
     """
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen([sys.executable, "-m", "zofx", *words], stdout=out)
@@ -134,7 +134,7 @@ def _zofx(*words: str) -> tuple[str, int]:
         return out.read(), usage.ru_maxrss * RSS_UNIT
 
 
-def _told(row: dict[str, Any], limit: float) -> str:
+def _line(row: dict[str, Any], limit: float) -> str:
     return (
         f"{row['quant']:<8} {row['case']:<12} predicted {row['predicted_bytes'] / 1e6:,.0f} MB, "
         f"measured {row['measured_bytes'] / 1e6:,.0f} MB: {row['off']:+.1%}"

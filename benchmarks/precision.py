@@ -83,9 +83,14 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
             artifact = _compiled(given, quant, activations)
             with_probes = _Slope(given, artifact)
             for eps in EPSILONS:
-                found = np.array([with_probes.at(key, eps) for key in keys])
+                measured_gradients = np.array([with_probes.at(key, eps) for key in keys])
                 rows.append(
-                    {"quant": quant, "activations": activations, "eps": eps, **_error(found, exact)}
+                    {
+                        "quant": quant,
+                        "activations": activations,
+                        "eps": eps,
+                        **_error(measured_gradients, exact),
+                    }
                 )
             with_probes.close()
     protocol = {name: value for name, value in vars(given).items() if name not in FILES}
@@ -126,11 +131,11 @@ def _exact(given: argparse.Namespace, quant: str, keys: Sequence[Key]) -> Forwar
     return slopes
 
 
-def _error(found: ForwardGradient, exact: ForwardGradient) -> dict[str, float]:
+def _error(actual: ForwardGradient, exact: ForwardGradient) -> dict[str, float]:
     power = float((exact**2).mean())
     return {
-        "sigma": float(np.sqrt(((found - exact) ** 2).mean() / power)),
-        "gain": float((found * exact).mean() / power),
+        "sigma": float(np.sqrt(((actual - exact) ** 2).mean() / power)),
+        "gain": float((actual * exact).mean() / power),
     }
 
 

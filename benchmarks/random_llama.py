@@ -2,8 +2,8 @@
 
     Shape ─tensor by tensor─▶ config.json, tokenizer, shards of at most 1 GB; scores.safetensors
 
-A chunk of one tensor is held, never more, and neither torch nor transformers is imported: a process
-that goes on to measure another one's memory has to stay small itself.
+A chunk of one tensor is in memory at most, and neither torch nor transformers is imported: a
+process that goes on to measure another one's memory has to stay small itself.
 """
 
 import json
@@ -29,7 +29,7 @@ class Spread:
 
     Attributes:
         matrices: standard deviation of a normal draw per matrix.
-        rows: likewise, per row.
+        rows: the same, per row.
         columns: factor of a draw per column from Student's t with TAIL degrees of freedom; the
             product is cut off at ±LARGEST.
         entries: standard deviation of a normal draw per entry.

@@ -36,24 +36,24 @@ def main(words: Sequence[str] | None = None) -> int:
         {name: _once(command) for name, command in COMMANDS.items()}
         for _ in range(given.rounds + 1)
     ]
-    found = {
+    timed = {
         name: {
             "wall_seconds": round(median(each[name][0] for each in rounds[1:]), 4),
             "processor_seconds": round(median(each[name][1] for each in rounds[1:]), 4),
         }
         for name in COMMANDS
     }
-    slow = [name for name, row in found.items() if row["processor_seconds"] > given.limit]
+    slow = [name for name, row in timed.items() if row["processor_seconds"] > given.limit]
     results: dict[str, Any] = {
         "benchmark": "startup",
         "machine": describe(),
         "protocol": {"rounds": given.rounds, "limit_seconds": given.limit},
-        "result": found,
+        "result": timed,
         "within": not slow,
     }
     if given.out is not None:
         save(given.out, results)
-    for name, row in found.items():
+    for name, row in timed.items():
         late = f"  OVER {given.limit:g} s" if name in slow else ""
         print(
             f"{name:<20} {row['wall_seconds']:.3f} s, "
@@ -66,7 +66,7 @@ def _once(command: Sequence[str]) -> tuple[float, float]:
     """Wall and processor seconds of one process.
 
     Raises:
-        SystemExit: it failed; what it said is on stderr.
+        SystemExit: it failed; its output is on stderr.
     """
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)

@@ -61,13 +61,13 @@ class Judge:
             UsageError: the task has no accuracy.
         """
         workload = prepared.workload
-        found = evaluate(
+        evaluation = evaluate(
             session, workload.encoder, workload.task, self.examples(workload),
             workload.objective(prepared.config.objective), batch_size=self.batch_size, step=step,
         )  # fmt: skip
-        if found.accuracy is None:
+        if evaluation.accuracy is None:
             raise UsageError(f"task '{workload.task.name}' generates text: it has no accuracy")
-        return found.to_dict()
+        return evaluation.to_dict()
 
     def answers(self, score: Callable[[Batch], FloatArray], workload: Workload) -> IntArray:
         """The candidate that scores choose for every example, i64[B]."""
@@ -82,14 +82,14 @@ def before(artifact: Path, options: Mapping[str, Any], judge: Judge) -> Row:
     """What the artifact is, and how well it does untrained."""
     prepared = prepare(artifact, options)
     manifest, session = prepared.model.manifest, prepared.session()
-    found = judge.evaluate(prepared, session, 0)
+    evaluation = judge.evaluate(prepared, session, 0)
     session.close()
     return {
         "artifact": manifest.hash,
         "pipeline": manifest.pipeline,
         "trained_weights": sum(map(prod, manifest.trainables.values())),
         "compile_seconds": manifest.report["seconds"],
-        "before": found,
+        "before": evaluation,
     }
 
 
@@ -112,9 +112,9 @@ def trial(
     run, session = prepared.run, prepared.session()
     assert run is not None
     with Progress("tune") as bar:
-        told = Callbacks([RunProgress(bar)])
-        told.start(prepared.config, prepared.steps)
-        outcome = train(prepared, session, [told])
+        callbacks = Callbacks([RunProgress(bar)])
+        callbacks.start(prepared.config, prepared.steps)
+        outcome = train(prepared, session, [callbacks])
     digests = _require_bit_equal(prepared, run, session)
     last = judge.evaluate(prepared, session, outcome.steps)
     step, theta = run.theta(artifact, prepared.model.manifest, "best")
@@ -123,7 +123,9 @@ def trial(
         "steps": outcome.steps,
         "settings": asdict(prepared.config.settings),
         "drawn": dict(prepared.config.drawn),
-        "dev": [{"step": at, **found.to_dict()} for at, found in outcome.evaluations.items()],
+        "dev": [
+            {"step": at, **evaluation.to_dict()} for at, evaluation in outcome.evaluations.items()
+        ],
         "seconds_per_step": statistics.median(r["seconds"] for r in jsonl.read(run.metrics_path)),
         "best": {"step": step, **judge.evaluate(prepared, session, step)},
         "last": {"step": outcome.steps, **last},
@@ -137,11 +139,11 @@ def trial(
 
 def theta_digest(theta: Mapping[str, FloatArray]) -> str:
     """SHA-256 of the trainables in order of name: of each its name and its float32 bytes."""
-    said = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name in sorted(theta):
-        said.update(name.encode() + b"\0")
-        said.update(np.ascontiguousarray(theta[name], dtype="<f4").tobytes())
-    return said.hexdigest()
+        hasher.update(name.encode() + b"\0")
+        hasher.update(np.ascontiguousarray(theta[name], dtype="<f4").tobytes())
+    return hasher.hexdigest()
 
 
 def _prepared(artifact: Path, options: Mapping[str, Any], folder: Path) -> Prepared:
@@ -160,14 +162,14 @@ def _require_bit_equal(prepared: Prepared, run: RunFolder, tuned: Session) -> di
     name = "torch" if engine == "ort" else "ort"
     other = open_session(prepared.model, name, "cpu", prepared.config.engine.threads)
     replay(other, run.journal(), None, prepared.config.settings.recipe().tensors)
-    found = {engine: theta_digest(tuned.read()), name: theta_digest(other.read())}
+    digests = {engine: theta_digest(tuned.read()), name: theta_digest(other.read())}
     other.close()
-    if found[engine] != found[name]:
+    if digests[engine] != digests[name]:
         raise ArtifactError(
-            f"{run.journal_path} replayed on {name} gives θ {found[name][:12]}, and tuning on "
-            f"{engine} ended at {found[engine][:12]}; they must be bit-equal: report this as a bug"
+            f"{run.journal_path} replayed on {name} gives θ {digests[name][:12]}, and tuning on "
+            f"{engine} ended at {digests[engine][:12]}; they must be bit-equal: report this bug"
         )
-    return found
+    return digests
 
 
 def _in_transformers(

@@ -2,7 +2,7 @@
 
     z   →   z · [it is the turn of the trainable's group]
 
-by=step: step t moves group t mod G, on a batch that is held for G steps: the next group sees what
+by=step: step t moves group t mod G, on a batch that is kept for G steps: the next group sees what
 the last one did (Gauss–Seidel). by=query: the G directions of a step are one per group, and all
 move at its end (Jacobi). Groups go by name: level=layer takes what has the same number in its name
 together, and what has none by its module; level=module takes the parameters of one module.

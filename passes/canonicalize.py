@@ -4,7 +4,7 @@
     addmm(b, x, y)                                →   b + matmul(x, y)                     y is not
     baddbmm(b, x, y, β, α)                        →   β·b + α·bmm(x, y)
     dropout(x), alias(x), contiguous(x), x.to(own dtype), x + 0, assertions   →   x
-    attention(q, k, v)   →   attention(q, k for every head of q, v likewise)    k, v of one head
+    attention(q, k, v)   →   attention(q, K, V)    k, v of one head, K, V of as many as q
     x.to(dtype), x & y   →   _to_copy(x, dtype=dtype), bitwise_and(x, y)
     f(rows(x))           →   rows(f(x))      f acts row by row, rows: [N, T, D] → [N·T, D]
     view(rows(x))        →   x               if that is the shape of x

@@ -1,4 +1,4 @@
-"""Mark where activations stop depending on tokens alone, so that what is below is computed once.
+"""Mark where activations stop depending on tokens alone, so that the frozen prefix runs once.
 
     f(θ, z, C; x)  =  g(θ, z, C; cut(h(x)), x)          h: [N, T] tokens → f32[N, T, H]
 
@@ -41,8 +41,8 @@ class CutFrozenPrefix(Pass):
         """Try values from the last to the first."""
         edit = Editor(program)
         _ask_tokens_for_sizes(edit)
-        below = _Below(edit, program)
-        if below.products.isdisjoint(below.edge):
+        prefix = _Prefix(edit, program)
+        if prefix.products.isdisjoint(prefix.edge):
             raise UnsupportedError(
                 "there is nothing to keep between steps",
                 [
@@ -51,18 +51,18 @@ class CutFrozenPrefix(Pass):
                 ],
             )
         for node in reversed(edit.nodes):
-            if node in below.products and below.has_tokens(node) and not below.around(node):
+            if node in prefix.products and prefix.has_tokens(node) and not prefix.around(node):
                 edit.replace(node, edit.call(node.next, zofx_ops.cut.default, node))
-                remark(str(node), "applied", "what is below it is a function of the tokens alone")
+                remark(str(node), "applied", "the frozen prefix is a function of the tokens alone")
                 return edit.done()
-        crossing = ", ".join(sorted(node.format_node() or str(node) for node in below.edge)[:3])
+        crossing = ", ".join(sorted(node.format_node() or str(node) for node in prefix.edge)[:3])
         raise UnsupportedError(
             "the activations below the first trainable are more than one value per token",
             [f"these cross: {crossing}, …"],
         )
 
 
-class _Below:
+class _Prefix:
     """What depends on tokens and frozen tensors alone.
 
     Attributes:
@@ -77,12 +77,12 @@ class _Below:
         self.made: dict[fx.Node, list[fx.Node]] = {}
         self.products: set[fx.Node] = set()
         self.edge: set[fx.Node] = set()
-        above: set[fx.Node] = set()
+        remainder: set[fx.Node] = set()
         for node in edit.nodes:
             operands = node.all_input_nodes
             moves = node.op == "placeholder" and not _still(node, program)
-            if moves or node.op == "output" or not above.isdisjoint(operands):
-                above.add(node)
+            if moves or node.op == "output" or not remainder.isdisjoint(operands):
+                remainder.add(node)
                 self.edge.update(a for a in operands if a in self.made)
             elif any(a in self.made or _is_matrix(a, program) for a in operands):
                 self.made[node] = [a for a in operands if a in self.made]
@@ -104,7 +104,7 @@ class _Below:
         )
 
     def around(self, node: fx.Node) -> bool:
-        """Whether what is above sees a matrix's work on the tokens otherwise than through it."""
+        """Whether the remainder sees a matrix's work on the tokens otherwise than through it."""
         seen, rest = {node}, list(self.edge)
         while rest:
             value = rest.pop()

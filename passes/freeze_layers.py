@@ -77,8 +77,8 @@ def layers_of(names: list[str]) -> dict[str, int]:
 
 def _downstream(graph: fx.Graph, names: set[str]) -> set[fx.Node]:
     """What depends on any of these tensors."""
-    found = {node for node in placeholders(graph) if node.target in names}
+    reached = {node for node in placeholders(graph) if node.target in names}
     for node in graph.nodes:
-        if not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-    return found
+        if not reached.isdisjoint(node.all_input_nodes):
+            reached.add(node)
+    return reached

@@ -48,8 +48,8 @@ class HybridFirstOrder(Pass):
         if self.layers == "all":
             return self._give(program, [spec.name for spec in program.trainables], remark)
         of = {s.name: block_of(s.origin or s.name) for s in program.trainables}
-        found = {name: block and block[1] for name, block in of.items()}
-        blocks = sorted({block for block in found.values() if block is not None})
+        block_of_name = {name: block and block[1] for name, block in of.items()}
+        blocks = sorted({block for block in block_of_name.values() if block is not None})
         count = int(self.layers)
         if count >= len(blocks):
             raise PipelineError(
@@ -62,10 +62,10 @@ class HybridFirstOrder(Pass):
         used = {
             str(node.target): min(order[user] for user in node.users)
             for node in placeholders(program.graph)
-            if node.target in found
+            if node.target in block_of_name
         }
-        begin = min(used[name] for name, block in found.items() if block == first)
-        return self._give(program, [name for name in found if used[name] >= begin], remark)
+        begin = min(used[name] for name, block in block_of_name.items() if block == first)
+        return self._give(program, [name for name in block_of_name if used[name] >= begin], remark)
 
     def _give(self, program: Program, exact: list[str], remark: Remarker) -> Program:
         """Change the role of some tensors."""

@@ -65,8 +65,8 @@ class MaskDirections(Pass):
             mask = edit.call(draw.next, op, draw, keys, name, kept, self.interval)
             edit.replace(draw, mask)
         spread = f"{min(shares.values()):.3g} to {max(shares.values()):.3g}"
-        held = f"for {self.interval} steps" if self.interval else "for the run"
-        remark("trainables", "applied", f"{len(shares)} trainables, {spread} of each, {held}")
+        period = f"for {self.interval} steps" if self.interval else "for the run"
+        remark("trainables", "applied", f"{len(shares)} trainables, {spread} of each, {period}")
         return edit.done()
 
     def _shares(self, program: Program) -> Mapping[str, float]:

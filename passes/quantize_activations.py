@@ -120,8 +120,8 @@ class _Rounding:
         self.finer: dict[fx.Node, Term] = {}
         self.differences: dict[fx.Node, fx.Node] = {}
         self._edit, self._twice = edit, twice
-        found = (n for n in placeholders(edit.graph) if n.target == COEFFICIENTS)
-        table = next(found, None)
+        tables = (n for n in placeholders(edit.graph) if n.target == COEFFICIENTS)
+        table = next(tables, None)
         self._probes = set() if table is None else _symbols(table, 0)
 
     def products(self) -> Iterator[tuple[fx.Node, fx.Node | None]]:

@@ -97,21 +97,21 @@ class _Pullback:
         for node in reversed(path):
             if node not in cotangents:
                 continue
-            found = cotangents.pop(node)
+            cotangent = cotangents.pop(node)
             if is_call(node, getitem):
                 parent, number = node.args
-                cotangents.setdefault(parent, {})[number] = found  # type: ignore[arg-type]  # a node
+                cotangents.setdefault(parent, {})[number] = cotangent  # type: ignore[arg-type]  # a node
                 continue
-            for place, value in self._shares(node, known, found).items():
+            for place, value in self._shares(node, known, cotangent).items():
                 operand = _at(node.args, place)
                 before = cotangents.get(operand)
                 cotangents[operand] = value if before is None else before + value
         return [cotangents.get(node, torch.zeros_like(known[node])) for node in self._exact]
 
-    def _shares(self, node: fx.Node, known: dict[fx.Node, Tensor], found: Any) -> Cotangents:
+    def _shares(self, node: fx.Node, known: dict[fx.Node, Tensor], cotangent: Any) -> Cotangents:
         """What one op passes on."""
         try:
-            return pull_back(self._call(node, known), found)
+            return pull_back(self._call(node, known), cotangent)
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedError(
                 "reverse-mode cannot differentiate this program",
@@ -155,20 +155,20 @@ class _Pullback:
 
     def _sizes(self) -> dict[str, fx.Node]:
         """The sizes of the inputs, by symbol, each read off the first input that has it."""
-        found: dict[str, fx.Node] = {}
+        calls: dict[str, fx.Node] = {}
         first = next(n for n in self._edit.nodes if n.op == "call_function")
         for name in INPUTS:
             node = self._edit.placeholder(name)
             for axis, size in enumerate(node.meta["val"].shape):
-                if str(size) not in found:
+                if str(size) not in calls:
                     call = self._edit.call(first, aten.sym_size.int, node, axis)
                     call.meta["val"] = size
-                    found[str(size)] = call
+                    calls[str(size)] = call
         for node in self._edit.graph.find_nodes(op="call_function", target=aten.sym_size.int):
-            same = found.get(str(node.meta["val"]))
+            same = calls.get(str(node.meta["val"]))
             if same not in (None, node):
                 self._edit.replace(node, same)
-        return found
+        return calls
 
 
 def _derivatives() -> dict[Any, Callable[..., Any]]:
@@ -192,13 +192,13 @@ def _key(node: fx.Node, moved: Mapping[fx.Node, fx.Node]) -> Any:
 
 def _downstream(sources: Sequence[fx.Node]) -> set[fx.Node]:
     """These, and what depends on them."""
-    found, waiting = set(sources), list(sources)
+    reached, waiting = set(sources), list(sources)
     while waiting:
         for user in waiting.pop().users:
-            if user not in found and user.op != "output":
-                found.add(user)
+            if user not in reached and user.op != "output":
+                reached.add(user)
                 waiting.append(user)
-    return found
+    return reached
 
 
 def _operands(

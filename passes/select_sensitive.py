@@ -102,7 +102,7 @@ class SelectSensitive(Pass):
 
     def _has_scores(self, program: Program, name: str, remark: Remarker) -> bool:
         if program.tensors[name].size > INDEX_LIMIT:
-            remark(name, "skipped", "it has more entries than int32 positions can tell apart")
+            remark(name, "skipped", "it has more entries than int32 positions can address")
             return False
         if program.choice(name).scores is None:
             remark(name, "skipped", "no sensitivity scores for it")
@@ -140,16 +140,16 @@ def _worthwhile(
 ) -> dict[str, Tensor]:
     """By weight, the columns i64[c] that hold `cover` of the choice at the least cost."""
     names = [name for name, entries in chosen.items() if entries.places.numel()]
-    found, places = [], []
+    columns_of_weights, places = [], []
     for number, name in enumerate(names):
         out, width = program.tensors[name].shape
         column, inverse = torch.unique(chosen[name].places % width, return_inverse=True)
-        held = torch.zeros(column.numel(), dtype=torch.float64)
-        held.index_add_(0, inverse, chosen[name].scores.double())
+        sums = torch.zeros(column.numel(), dtype=torch.float64)
+        sums.index_add_(0, inverse, chosen[name].scores.double())
         sizes = (torch.full_like(column, size) for size in (number, out, width))
-        found.append(Columns(held, torch.bincount(inverse), *sizes))
+        columns_of_weights.append(Columns(sums, torch.bincount(inverse), *sizes))
         places.append(column)
-    columns = Columns(*map(torch.cat, zip(*found, strict=True)))
+    columns = Columns(*map(torch.cat, zip(*columns_of_weights, strict=True)))
     kept = cheapest(columns, cover)
     column = torch.cat(places)
     by_weight = (column[kept & (columns.matrix == number)] for number in range(len(names)))
@@ -167,10 +167,10 @@ def _largest(matrices: Mapping[str, Callable[[], Tensor]], budget: int) -> dict[
     """The entries of the largest scores of all weights; of equal ones the first.
 
     Every matrix is read once: what is no longer among the largest is dropped when there are twice
-    as many as wanted, and from then on what is below them does not come in.
+    as many as wanted, and from then on scores below them are skipped.
 
     Args:
-        matrices: by weight, what reads its scores f32[n]; one is held at a time.
+        matrices: by weight, what reads its scores f32[n]; one is in memory at a time.
         budget: how many are chosen in all.
     """
     best = _Best(torch.empty(0), torch.empty(0, dtype=torch.int64), torch.empty(0).int())

@@ -101,8 +101,8 @@ class OrtSession(EngineSession):
 
         def compute(row: Arrays) -> FloatArray:
             (hidden,) = engine.run([HIDDEN], row)
-            found: FloatArray = hidden
-            return found
+            rows: FloatArray = hidden
+            return rows
 
         return compute
 

@@ -41,9 +41,9 @@ class OrtGradient(GradientEngine):
     def backward(self, feeds: Feeds, residuals: Feeds, cotangent: FloatArray) -> Gradients:
         """One run."""
         given = {**_values({**feeds, COTANGENT: cotangent}, self._reads[1]), **residuals}
-        found = self._backward.run_with_ort_values(self._gradients, given)
+        gradients = self._backward.run_with_ort_values(self._gradients, given)
         names = (name.removesuffix(SUFFIX) for name in self._gradients)
-        return {name: value.numpy() for name, value in zip(names, found, strict=True)}
+        return {name: value.numpy() for name, value in zip(names, gradients, strict=True)}
 
 
 def reads_of(engine: Any) -> set[str]:

@@ -83,8 +83,8 @@ class TorchSession(EngineSession):
         @torch.inference_mode()
         def compute(row: Arrays) -> FloatArray:
             (hidden,) = graph({**self._weights, **self._placed(row)})
-            found: FloatArray = hidden.cpu().numpy()
-            return found
+            rows: FloatArray = hidden.cpu().numpy()
+            return rows
 
         return compute
 

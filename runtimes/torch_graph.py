@@ -75,8 +75,8 @@ class TorchGradient(GradientEngine):
     def backward(self, feeds: Feeds, residuals: Feeds, cotangent: FloatArray) -> Gradients:
         """One walk."""
         given = {**placed({**feeds, COTANGENT: cotangent}, self._device), **residuals}
-        found = self._backward(given)
-        return {name: g.cpu().numpy() for name, g in zip(self._exact, found, strict=True)}
+        gradients = self._backward(given)
+        return {name: g.cpu().numpy() for name, g in zip(self._exact, gradients, strict=True)}
 
 
 def placed(arrays: Mapping[str, NDArray[Any] | Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -127,9 +127,9 @@ def _signs(words: Tensor) -> Tensor:
 def _quantile_table(table: Tensor | None, device: torch.device | str) -> Tensor:
     """The table on the device, if it is one."""
     if table is None or table.shape != (TABLE_SIZE,) or table.dtype != torch.float32:
-        found = "there is none" if table is None else f"this one is {table.dtype}{[*table.shape]}"
+        given = "there is none" if table is None else f"this one is {table.dtype}{[*table.shape]}"
         raise ArtifactError(
-            f"gaussian noise reads a table of normals, float32[{TABLE_SIZE}]; {found}; "
+            f"gaussian noise reads a table of normals, float32[{TABLE_SIZE}]; {given}; "
             "pass the tensor of the artifact"
         )
     return table.to(device)

@@ -39,7 +39,7 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def compiled(assets: Path) -> subprocess.CompletedProcess[str]:
-    """What `zofx compile` of the tiny model said."""
+    """The output of `zofx compile` of the tiny model."""
     return run_zofx(
         "compile", "llama", "--quant", "int4", "--fraction", "0.05", "--set",
         "select-sensitive.cover=1", "--calibration", "text.txt", "-o",

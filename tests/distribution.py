@@ -21,7 +21,7 @@ class Built:
     Attributes:
         source: a copy of the repository without anything git ignores.
         wheel: built from the source folder.
-        sdist: likewise.
+        sdist: the archive of the source.
         wheel_of_sdist: built from the unpacked sdist.
     """
 

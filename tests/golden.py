@@ -89,8 +89,8 @@ def with_scores(program: Program, *names: str) -> Program:
 def selected(program: Program, **places: list[int]) -> Program:
     """Coordinates chosen by hand; a _ in a name stands for a dot."""
     index = {n.replace("_", "."): torch.tensor(p, dtype=torch.int32) for n, p in places.items()}
-    held = program.facts | {"canonical", "selected"}
-    return program.choosing("entries", index).with_(facts=held)
+    facts = program.facts | {"canonical", "selected"}
+    return program.choosing("entries", index).with_(facts=facts)
 
 
 def shape(program: Program, name: str) -> tuple[int, ...]:
@@ -127,14 +127,14 @@ def batch(
 
 @dataclass
 class Applied:
-    """Collects what passes said."""
+    """Collects the remarks of passes."""
 
     remarks: list[Remark] = field(default_factory=list)
 
     def __call__(
-        self, item: Pass, before: Program, now: Program, said: tuple[Remark, ...], _: float
+        self, item: Pass, before: Program, now: Program, remarks: tuple[Remark, ...], _: float
     ) -> None:
-        self.remarks += said
+        self.remarks += remarks
 
 
 def apply(text: str, program: Program) -> tuple[Program, list[Remark]]:
@@ -144,15 +144,15 @@ def apply(text: str, program: Program) -> tuple[Program, list[Remark]]:
 
 
 def values(program: Program, inputs: Inputs) -> dict[fx.Node, Any]:
-    """Every node's value, op by op: the meaning all runtimes are held to."""
-    found: dict[fx.Node, Any] = {}
+    """Every node's value, op by op: the reference of all runtimes."""
+    values_of: dict[fx.Node, Any] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder":
             name = str(node.target)
-            found[node] = program.load(name) if name in program.tensors else inputs[name]
+            values_of[node] = program.load(name) if name in program.tensors else inputs[name]
         elif node.op == "call_function":
-            found[node] = run_node(node, found.__getitem__)
-    return found
+            values_of[node] = run_node(node, values_of.__getitem__)
+    return values_of
 
 
 def run(program: Program, inputs: Inputs) -> Tensor:
@@ -167,8 +167,8 @@ def logits(program: Program, inputs: Inputs) -> Tensor:
     scores = program.graph.find_nodes(
         op="call_function", target=torch.ops.zofx.score_targets.default
     )
-    found = values(program, inputs)
-    return torch.cat([found[node.args[0]] for node in scores])
+    values_of = values(program, inputs)
+    return torch.cat([values_of[node.args[0]] for node in scores])
 
 
 def assert_same_meaning(

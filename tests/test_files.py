@@ -39,7 +39,7 @@ Write = Callable[..., None]
 
 @KINDS
 def test_it_appears_when_it_is_complete(write: Write, tmp_path: Path) -> None:
-    """In folders that are made for it; nothing is left beside it, and it is replaced when told."""
+    """In folders that are made for it; nothing is left beside it, and it is replaced on request."""
     target = tmp_path / "deep" / "made"
     target.parent.mkdir() if write is write_file else None
     write(target, "one")
@@ -78,7 +78,7 @@ def test_a_taken_name_is_refused(write: Write, tmp_path: Path) -> None:
 
 @KINDS
 def test_a_name_that_is_taken_meanwhile_is_left_alone(write: Write, tmp_path: Path) -> None:
-    """Of two writers the first to end wins; the other is told, and deletes nothing of it."""
+    """Of two writers the first to end wins; the other gets an error, and deletes nothing of it."""
     make = new_folder if write is write_folder else new_file
     with (  # noqa: PT012  the last writer comes first
         pytest.raises(UsageError, match="another process has made or changed"),

@@ -101,9 +101,9 @@ def third_party(path: Path) -> Iterator[tuple[str, bool]]:
 def test_import_zofx_imports_nothing_else() -> None:
     """DirectionSpec 12: the package alone, not even numpy; runtimes, passes, driver come when
     asked."""
-    held = modules_after("import zofx")
-    assert {name for name in held if name.startswith("zofx.")} == set()
-    assert not held & (HEAVY | {"numpy", "tokenizers", "safetensors", "typer", "rich"})
+    modules = modules_after("import zofx")
+    assert {name for name in modules if name.startswith("zofx.")} == set()
+    assert not modules & (HEAVY | {"numpy", "tokenizers", "safetensors", "typer", "rich"})
 
 
 @pytest.mark.parametrize("module", [*LIGHT, "zofx.cli"])
@@ -129,28 +129,28 @@ def test_who_names_an_op_imports_the_ops() -> None:
 
 def test_listing_the_tables_loads_no_row() -> None:
     """A table's names are known without importing what they stand for."""
-    held = modules_after(
+    modules = modules_after(
         "from zofx.passes import PASSES; from zofx.runtimes import RUNTIMES; "
         "from zofx.tasks import TASKS; from zofx.compiler.methods import METHODS; "
         "[list(table) for table in (PASSES, RUNTIMES, TASKS, METHODS)]"
     )
     # zofx.passes imports zofx.ir.pipeline for its types only
-    rows = {n for n in held if re.match(r"zofx\.(passes|runtimes)\.", n)}
-    assert (rows, held & HEAVY) == (set(), set())
+    rows = {n for n in modules if re.match(r"zofx\.(passes|runtimes)\.", n)}
+    assert (rows, modules & HEAVY) == (set(), set())
 
 
 @pytest.mark.parametrize("words", [["--help"], *(["list", kind] for kind in KINDS)], ids=" ".join)
 def test_help_and_lists_start_at_once(words: list[str]) -> None:
     """They load the command line and the rows asked for: no engine, no numpy, no tokenizer."""
-    held = modules_after(
+    modules = modules_after(
         "import contextlib, io, sys\n"
         "from zofx.cli import main\n"
         f"sys.argv = ['zofx', *{words}]\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
         "    main()"
     )
-    assert not held & (HEAVY | {"numpy", "tokenizers", "safetensors", "rich"})
-    assert {name for name in held if name.startswith("zofx.zo.")} <= {"zofx.zo.settings"}
+    assert not modules & (HEAVY | {"numpy", "tokenizers", "safetensors", "rich"})
+    assert {name for name in modules if name.startswith("zofx.zo.")} <= {"zofx.zo.settings"}
 
 
 WRONG = [

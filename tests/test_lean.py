@@ -60,8 +60,8 @@ def lean(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Lean:
     """The environment, without torch for certain."""
     site = tmp_path_factory.mktemp("site")
     install(PYTHON, built.wheel, "--target", site)
-    held = f"from importlib.util import find_spec; print([n for n in {ABSENT} if find_spec(n)])"
-    assert Lean(site).run(PYTHON, "-c", held, cwd=site).stdout == "[]\n"
+    code = f"from importlib.util import find_spec; print([n for n in {ABSENT} if find_spec(n)])"
+    assert Lean(site).run(PYTHON, "-c", code, cwd=site).stdout == "[]\n"
     return Lean(site)
 
 

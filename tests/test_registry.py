@@ -17,12 +17,12 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Pretend that packages with these entry points are installed."""
 
     def points(**rows: str) -> None:
-        found = EntryPoints(
+        entry_points = EntryPoints(
             EntryPoint(name.replace("__", ":"), value, "zofx.plugins")
             for name, value in rows.items()
         )
         monkeypatch.setattr(
-            "importlib.metadata.entry_points", lambda group: found.select(group=group)
+            "importlib.metadata.entry_points", lambda group: entry_points.select(group=group)
         )
 
     points()

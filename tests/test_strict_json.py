@@ -39,7 +39,7 @@ def test_what_pythons_reader_takes_or_chokes_on(text: str) -> None:
         parse_json(text)
 
 
-def test_a_path_that_is_not_utf_8_may_be_told() -> None:
+def test_a_path_that_is_not_utf_8_may_be_reported() -> None:
     """Where paths are expected, and nowhere else."""
     text = json.dumps(b"\xff/model".decode(errors="surrogateescape"))
     assert parse_json(text, paths=True).encode(errors="surrogateescape") == b"\xff/model"

@@ -58,7 +58,7 @@ class UnsupportedError(ZofxError):
 
 
 class DivergenceError(ZofxError):
-    """The loss is not finite, or the ± probes cannot be told apart.
+    """The loss is not finite, or the ± probes are equal to round-off.
 
     Attributes:
         step: the step that failed; every earlier one is in the journal.

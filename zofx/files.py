@@ -135,7 +135,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def full_disk(error: BaseException) -> str | None:
-    """Why a disk takes no more, if that is what an error of any library tells."""
+    """Why a disk takes no more, if that is the cause of an error of any library."""
     if isinstance(error, OSError) and error.errno in FULL:
         where = f": {error.filename}" if error.filename else ""
         return os.strerror(error.errno or 0) + where

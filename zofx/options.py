@@ -90,14 +90,14 @@ def option(
 
 def options_of(config: type) -> dict[str, Option]:
     """Name → option, of a dataclass and of those nested in it, in the order of their fields."""
-    found: dict[str, Option] = {}
+    options: dict[str, Option] = {}
     for item in fields(config):
         if isinstance(item.type, type) and is_dataclass(item.type):
-            found |= options_of(item.type)
+            options |= options_of(item.type)
         elif KEY in item.metadata:
             made = _named(item)
-            found[made.name] = made
-    return found
+            options[made.name] = made
+    return options
 
 
 def values_of(config: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a runtime is to the rest of zofx: it says if it can run an artifact, and opens sessions.
+"""What a runtime is to the rest of zofx: it checks that it can run an artifact, and opens sessions.
 
 A session holds θ (the trainables, fp32) and answers two questions: what does this batch score under
 these probes, and what is θ after these rays. It knows no method, no objective and no optimizer.

@@ -105,7 +105,7 @@ def _state(place: Path, name: str) -> str:
 
 
 def pairs(subject: Subject, count: int) -> Row:
-    """Two compilations, or two runs, to one name at once: one wins, the other is told."""
+    """Two compilations, or two runs, to one name at once: one wins, the other gets an error."""
     row = Row("pairs of writers to one name")
     for number in range(count):
         target = subject.root / f"pair{number}"
@@ -166,6 +166,6 @@ def signals(subject: Subject, count: int, random: Random) -> Row:
         process.send_signal(number)
         output = process.communicate(timeout=90)[0]
         good = process.returncode == 128 + number and "to go on: zofx tune" in output
-        told = f"code {process.returncode}: {output[-200:]}"
-        row.count("harmless" if good and "Traceback" not in output else told, number.name)
+        ending = f"code {process.returncode}: {output[-200:]}"
+        row.count("harmless" if good and "Traceback" not in output else ending, number.name)
     return row

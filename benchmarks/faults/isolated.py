@@ -88,14 +88,14 @@ def wait(child: int, log: str, seconds: float = SECONDS) -> str:
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
-            return _told(status, log)
+            return _summary(status, log)
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return f"hangs for {seconds:.0f} s"
 
 
-def _told(status: int, log: str) -> str:
+def _summary(status: int, log: str) -> str:
     if os.WIFSIGNALED(status):
         return f"signal {os.WTERMSIG(status)}"
     code = os.WEXITSTATUS(status)

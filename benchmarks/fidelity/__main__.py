@@ -38,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     }
     missing = [peer for peer in PEERS if peer not in checkouts]
     if missing:
-        say(_said(missing))
+        say(_missing_text(missing))
     try:
         if not checkouts:
             raise UsageError("there is nothing to compare with: give at least one checkout")
@@ -93,8 +93,8 @@ def table(results: Mapping[str, Any]) -> str:
     lines = columns([head, *(_line(row) for row in results["cases"])])
     also = [
         f"{peer}: {name.replace('_', ' ')}: {value}"
-        for peer, found in results["evidence"].items()
-        for name, value in found.items()
+        for peer, evidence in results["evidence"].items()
+        for name, value in evidence.items()
     ]
     return "\n".join([lines, *also])
 
@@ -130,7 +130,7 @@ def _verdict(row: Row) -> str:
     return "differs as its fault predicts" if row["fault"] else "agrees"
 
 
-def _said(missing: Sequence[Peer]) -> str:
+def _missing_text(missing: Sequence[Peer]) -> str:
     lines = [f"  {peer.how}" for peer in missing]
     return "\n".join(["not compared, for want of a checkout of public code:", *lines])
 

@@ -73,7 +73,7 @@ class Case:
         textbook: the textbook run.
         numbers: what differs from the method's settings.
         order: public evaluation e is zofx's loss order[e].
-        textbook_order: likewise of the textbook.
+        textbook_order: textbook evaluation e is zofx's loss textbook_order[e].
         roundings: (settings, step) → how many a path from a term to θ has in zofx, at most.
         coordinates: (textbook, step, weight, c) → Σ |terms| of a low-rank trainable A.
         fault: of the public code.

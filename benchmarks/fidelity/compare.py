@@ -57,7 +57,7 @@ class Gap:
 
     Attributes:
         difference: the largest, relative to the largest value.
-        tolerance: the largest allowed, likewise.
+        tolerance: the largest allowed.
         share: the largest ratio of the two in one place; more than 1 is too far.
     """
 
@@ -66,12 +66,12 @@ class Gap:
     share: float
 
     @classmethod
-    def between(cls, found: Tensors, wanted: Tensors, allowed: Tensors) -> "Gap":
+    def between(cls, actual: Tensors, wanted: Tensors, allowed: Tensors) -> "Gap":
         """Over all tensors."""
         apart, size, may = (
             torch.cat([part.flatten() for part in parts])
             for parts in (
-                [(found[name] - wanted[name]).abs() for name in wanted],
+                [(actual[name] - wanted[name]).abs() for name in wanted],
                 [wanted[name].abs() for name in wanted],
                 [allowed[name] for name in wanted],
             )
@@ -109,14 +109,14 @@ def in_step(case: Case, checkout: Path, run: Trajectory) -> list[Row]:
 def _step(case: Case, run: Trajectory, public: PublicRun, method: Method, step: Step) -> Row:
     t, before, fault = step.t, run.weights(step.before), case.fault
     public.load(before)
-    told = step.losses[list(case.order)]
-    own = public.step(t, step.asked.inputs, told)
+    reported = step.losses[list(case.order)]
+    own = public.step(t, step.asked.inputs, reported)
     method.theta = {name: weight.clone() for name, weight in before.items()}
     method.step(t, Told(step.losses[list(case.textbook_order)]))
 
-    here = [e for e in range(len(told)) if not (fault and e in fault.losses)]
+    here = [e for e in range(len(reported)) if not (fault and e in fault.losses)]
     allowed = step.allowed[list(case.order)]
-    losses = Gap.between({"": own[here]}, {"": told[here]}, {"": allowed[here]})
+    losses = Gap.between({"": own[here]}, {"": reported[here]}, {"": allowed[here]})
     k, own_rounding = case.roundings(run.settings, t), _double_rounding(case, run, method, step)
     moved = _rounding(case, run, method, step)
     gamma = k * UNIT32 / (1 - k * UNIT32)
@@ -202,12 +202,12 @@ def _own(public: PublicRun, run: Trajectory) -> list[tuple[Tensor, Tensors]]:
     return [(public.step(step.t, step.asked.inputs), public.weights) for step in run.steps]
 
 
-def _loss_gap(found: Tensor, wanted: Tensor) -> float:
-    return float(((found - wanted) / wanted).abs().max())
+def _loss_gap(actual: Tensor, wanted: Tensor) -> float:
+    return float(((actual - wanted) / wanted).abs().max())
 
 
-def _norm(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
-    return math.sqrt(sum(float(((found[n] - w) ** 2).sum()) for n, w in wanted.items()))
+def _norm(actual: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float(((actual[n] - w) ** 2).sum()) for n, w in wanted.items()))
 
 
 def _digits(value: float) -> float:

@@ -2,7 +2,7 @@
 
     lowrank_zo_step               three sweeps; where t mod ν = 0 each draws V, then U, per matrix
     lowrank_zo_update             a fourth, which seeds again and draws U alone
-    lowrank_zo_update_momentum    likewise
+    lowrank_zo_update_momentum    the same
 
 So after a seeding the update reads, where t mod ν = 0, from the place where V stands: its U is not
 the U that was perturbed along, and no later draw of the step is what it was ("as it is"). Given the

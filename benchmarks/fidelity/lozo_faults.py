@@ -33,9 +33,9 @@ def sweep(run: Trajectory, t: int) -> list[Tensor]:
 
 def paper(kind: Callable[..., Method], run: Trajectory) -> Lozo:
     """The textbook, without the paper's 1/r, which the code leaves out."""
-    found = textbook(kind, run, v=run.v, window=run.settings.refresh)
-    assert isinstance(found, Lozo)
-    return found
+    method = textbook(kind, run, v=run.v, window=run.settings.refresh)
+    assert isinstance(method, Lozo)
+    return method
 
 
 def misdrawn(kind: Callable[..., Method], run: Trajectory) -> Lozo:
@@ -45,9 +45,9 @@ def misdrawn(kind: Callable[..., Method], run: Trajectory) -> Lozo:
 
     def as_it_is(t: int, loss: Loss) -> list[tuple[Tensor, Tensors]]:
         method.z = run.z
-        found = rays(t, loss)
+        own_rays = rays(t, loss)
         method.z = late(run)
-        return [(c, method.direction(t, query)) for query, (c, _) in enumerate(found)]
+        return [(c, method.direction(t, query)) for query, (c, _) in enumerate(own_rays)]
 
     method.rays = as_it_is  # type: ignore[method-assign]
     return method

@@ -65,13 +65,13 @@ def namespace(path: Path) -> Namespace:
     """
     if not path.is_file():
         raise UsageError(f"{path} is not there: the checkout is of another repository or commit")
-    found: Namespace = {
+    names: Namespace = {
         "__name__": path.stem,
         "__file__": str(path),
         "__builtins__": {**vars(builtins), "__import__": _import},
     }
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), found)
-    return found
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
+    return names
 
 
 class Draws:
@@ -106,16 +106,14 @@ class Draws:
         shape = torch.Size(size)
         start, self.place = self.place, self.place + shape.numel()
         if self.place > len(self.values):
-            raise UsageError(
-                f"the trainer draws {list(shape)} beyond what its order was said to be"
-            )
+            raise UsageError(f"the trainer draws {list(shape)} beyond its order of draws")
         return self.values[start : self.place].view(shape).to(device=device, dtype=dtype, copy=True)
 
     def require_used(self) -> None:
         """Every value was drawn since the last seeding.
 
         Raises:
-            UsageError: the trainer draws in another order than it was said to.
+            UsageError: the trainer draws in another order than its peer lists.
         """
         if self.place != len(self.values):
             raise UsageError(
@@ -125,21 +123,25 @@ class Draws:
 
 @dataclass
 class Losses:
-    """What a trainer calls for a loss: says that of the model, or what it is told to say.
+    """What a trainer calls for a loss: that of the model, or a given one.
 
     Attributes:
-        told: f64[P], the answers of a step; None for the model's own.
+        losses_given: f64[P], the losses of a step; None for the model's own.
         own: the model's, evaluation by evaluation, whatever was answered.
     """
 
-    told: Tensor | None = None
+    losses_given: Tensor | None = None
     own: list[Tensor] = field(default_factory=list)
 
     def __call__(self, model: PreTrainedModel, inputs: Inputs) -> Tensor:
         """The loss of a batch."""
         loss: Tensor = model(**inputs)[0]
         self.own.append(loss.double())
-        return loss if self.told is None else self.told[len(self.own) - 1].to(loss.dtype)
+        return (
+            loss
+            if self.losses_given is None
+            else self.losses_given[len(self.own) - 1].to(loss.dtype)
+        )
 
 
 def tuned_model(folder: Path, dtype: torch.dtype, code: Namespace) -> PreTrainedModel:
@@ -216,9 +218,9 @@ class PublicRun:
         for name, parameter in self.model.named_parameters():
             parameter.data = weights[name].to(parameter.dtype, copy=True)
 
-    def step(self, t: int, inputs: Inputs, told: Tensor | None = None) -> Tensor:
+    def step(self, t: int, inputs: Inputs, losses_given: Tensor | None = None) -> Tensor:
         """One step; returns its model's losses, f64[P], in the order it asked for them."""
-        self.losses.told, self.losses.own = told, []
+        self.losses.losses_given, self.losses.own = losses_given, []
         self.take(self, t, inputs)
         return torch.stack(self.losses.own)
 

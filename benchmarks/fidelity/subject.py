@@ -96,10 +96,10 @@ class Trajectory:
     def weights(self, values: Values) -> Tensors:
         """What the session's tensors mean, by weight."""
         factors = {name for s, basis in self.bases.values() for name in (s, basis.right)}
-        found = {name: double(part) for name, part in values.items() if name not in factors}
+        whole = {name: double(part) for name, part in values.items() if name not in factors}
         for name, (part, basis) in self.bases.items():
-            found[name] += basis.gain * double(values[part]) @ double(values[basis.right])
-        return {name: found[name] for name in self.names}
+            whole[name] += basis.gain * double(values[part]) @ double(values[basis.right])
+        return {name: whole[name] for name in self.names}
 
     @property
     def rank(self) -> int:

@@ -111,7 +111,7 @@ class ConservativeByAdam(reference.Adam):
     g: Tensors = field(default_factory=dict)
 
     def estimate(self, t: int, loss: Loss) -> tuple[Tensors, Tensors]:
-        """What it is told."""
+        """Its arguments."""
         return self.g, {name: part.abs() for name, part in self.g.items()}
 
     def update(self, t: int, loss: Loss) -> None:

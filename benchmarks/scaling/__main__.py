@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
         save(given.out, results)
     if given.plot:
         plot.plot(results, given.plot)
-    print(told(results))
+    print(rendered(results))
     return 0 if results["kept"] else 1
 
 
@@ -61,10 +61,10 @@ def run(given: argparse.Namespace, folder: Path) -> Results:
     protocol = Protocol(given.rounds, given.warm_up)
     sweeps = [_sweep(bench, sweep, protocol) for sweep in chosen]
     recorded = _journal(bench, given) if "journal" in given.sweeps else None
-    said = {n: v for n, v in vars(given).items() if n not in NOT_PROTOCOL}
+    options = {n: v for n, v in vars(given).items() if n not in NOT_PROTOCOL}
     parts = [*sweeps, recorded] if recorded else sweeps
     return {
-        "benchmark": "scaling", "machine": describe(), "protocol": {"method": METHOD, **said},
+        "benchmark": "scaling", "machine": describe(), "protocol": {"method": METHOD, **options},
         "sweeps": sweeps, "journal": recorded,
         "kept": all(bar["kept"] for part in parts for bar in part["bars"]),
     }  # fmt: skip
@@ -73,7 +73,7 @@ def run(given: argparse.Namespace, folder: Path) -> Results:
 def _sweep(bench: Bench, sweep: Sweep, protocol: Protocol) -> Results:
     if len(sweep.points) < fits.POINTS:
         raise UsageError(
-            f"sweep '{sweep.name}' has {len(sweep.points)} points; a straight line is told from a "
+            f"sweep '{sweep.name}' has {len(sweep.points)} points; a straight line differs from a "
             f"curve by {fits.POINTS} or more"
         )
     say(f"{sweep.name}")
@@ -90,30 +90,30 @@ def _journal(bench: Bench, given: argparse.Namespace) -> Results:
     layers = min(given.layers)
     least = Point(layers, layers, None, 1, min(given.lengths))
     folder = bench.root / "journal"
-    found = journal.measure(bench.job(least, folder), folder, given.steps, given.rounds)
-    return {**found, "bars": journal.bars(found)}
+    measured = journal.measure(bench.job(least, folder), folder, given.steps, given.rounds)
+    return {**measured, "bars": journal.bars(measured)}
 
 
-def told(results: Results) -> str:
+def rendered(results: Results) -> str:
     """Tables and bars."""
-    lines = [line for sweep in results["sweeps"] for line in _told_sweep(sweep)]
-    if found := results["journal"]:
-        sizes = ", ".join(map(str, found["record_bytes"]))
+    lines = [line for sweep in results["sweeps"] for line in _sweep_lines(sweep)]
+    if journal_results := results["journal"]:
+        sizes = ", ".join(map(str, journal_results["record_bytes"]))
         lines.append(f"journal: {sizes} bytes a step")
         lines += [
             f"  {name:<5} "
             + ", ".join(f"{part} {1e3 * row[part]:.3f} ms" for part in journal.PARTS)
             for name in ("early", "late")
-            for row in found[name]
+            for row in journal_results[name]
         ]
-        lines += _told_bars(found["bars"])
+        lines += _bar_lines(journal_results["bars"])
     return "\n".join(lines)
 
 
-def _told_sweep(sweep: Results) -> list[str]:
+def _sweep_lines(sweep: Results) -> list[str]:
     fit, by, last = sweep["fit"], sweep["by"], sweep["points"][-1]
     points = [f"  {p[by]:>9,} {by:<8} {p['median']:.4f} s" for p in sweep["points"]]
-    told = [
+    lines = [
         f"{sweep['name']}: {fit['intercept']:.3g} s + {fit['slope']:.3g} s · {by}",
         *points,
         f"  line: R² {fit['r2']:.4f}, off by {fit['residual']:.1%} at most; "
@@ -122,11 +122,11 @@ def _told_sweep(sweep: Results) -> list[str]:
     ]
     if sweep["name"] == "length":
         share = f"{last['attention']:.1%}"
-        told.append(f"  attention's products are {share} of a layer's arithmetic at the longest")
-    return told + _told_bars(sweep["bars"])
+        lines.append(f"  attention's products are {share} of a layer's arithmetic at the longest")
+    return lines + _bar_lines(sweep["bars"])
 
 
-def _told_bars(bars: Sequence[Results]) -> list[str]:
+def _bar_lines(bars: Sequence[Results]) -> list[str]:
     return [
         f"  {'kept  ' if bar['kept'] else 'MISSED'} {bar['bar']}: {bar['value']:.4g}"
         for bar in bars

@@ -63,7 +63,7 @@ class Fit:
         """
         if len(set(x)) < POINTS:
             raise UsageError(
-                f"a sweep over {sorted(set(x))} has {len(set(x))} points; a straight line is told "
+                f"a sweep over {sorted(set(x))} has {len(set(x))} points; a straight line differs "
                 f"from a curve by {POINTS} or more"
             )
         s, largest = np.asarray(seconds, np.float64), float(max(x))
@@ -91,15 +91,15 @@ def bars(fit: Fit, *, straight: bool = True) -> list[dict[str, Any]]:
 
     Args:
         fit: of the sweep.
-        straight: whether it is to be a line; otherwise a parabola, whose curvature is told only.
+        straight: whether it is to be a line; otherwise a parabola, whose curvature is shown only.
     """
-    told = [_bar(f"grows by ≥ {GROWTH:.0%} of the largest", fit.growth, fit.growth >= GROWTH)]
+    result = [_bar(f"grows by ≥ {GROWTH:.0%} of the largest", fit.growth, fit.growth >= GROWTH)]
     if not straight:
         kept = fit.parabola_r2 >= EXPLAINED
-        return [*told, _bar(f"R² of a parabola ≥ {EXPLAINED}", fit.parabola_r2, kept)]
+        return [*result, _bar(f"R² of a parabola ≥ {EXPLAINED}", fit.parabola_r2, kept)]
     bent = abs(fit.curvature)
     return [
-        *told,
+        *result,
         _bar(f"R² of a line ≥ {EXPLAINED}", fit.r2, fit.r2 >= EXPLAINED),
         _bar(f"|quadratic part| ≤ {CURVATURE:.0%}", bent, bent <= CURVATURE),
     ]
@@ -112,8 +112,8 @@ def _bar(text: str, value: float, kept: bool) -> dict[str, Any]:
 def _least_squares(u: Floats, s: Floats, *powers: float) -> tuple[list[float], Floats]:
     """Coefficients of 1 and of these powers of u, and the values they give."""
     columns = np.stack([u**power for power in (0, *powers)], axis=1)
-    found = np.asarray(np.linalg.lstsq(columns, s, rcond=None)[0], np.float64)
-    return found.tolist(), columns @ found
+    solution = np.asarray(np.linalg.lstsq(columns, s, rcond=None)[0], np.float64)
+    return solution.tolist(), columns @ solution
 
 
 def _explained(s: Floats, fitted: Floats) -> float:

@@ -91,7 +91,7 @@ class Watch:
         """There are no dev examples."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """No file is open."""
 
     def _begin(self) -> None:
         self.clock.take()
@@ -141,16 +141,16 @@ def go(run: Prepared, count: int) -> list[Step]:
     return watch.steps
 
 
-def bars(found: Row) -> list[Row]:
+def bars(measured: Row) -> list[Row]:
     """What is claimed, and whether it is kept: ratios are of one round, their median counts."""
-    sizes = len(found["record_bytes"])
-    told = [{"bar": "sizes of a record: 1", "value": sizes, "kept": sizes == 1}]
+    sizes = len(measured["record_bytes"])
+    result = [{"bar": "sizes of a record: 1", "value": sizes, "kept": sizes == 1}]
     for part in PARTS:
-        pairs = zip(found["late"], found["early"], strict=True)
+        pairs = zip(measured["late"], measured["early"], strict=True)
         ratio = median(late[part] / early[part] for late, early in pairs)
-        text = f"{part}, step {found['steps']:,} / step {EARLY} ≤ {SLOWER:g}"
-        told.append({"bar": text, "value": ratio, "kept": ratio <= SLOWER})
-    return told
+        text = f"{part}, step {measured['steps']:,} / step {EARLY} ≤ {SLOWER:g}"
+        result.append({"bar": text, "value": ratio, "kept": ratio <= SLOWER})
+    return result
 
 
 def _records(steps: Sequence[Step]) -> set[int]:

@@ -156,7 +156,7 @@ class Bench:
         ]
 
     def job(self, point: Point, folder: Path) -> Job:
-        """What a point's process is told; what it names is made first."""
+        """The arguments of a point's process; what they name is made first."""
         folder.mkdir(parents=True)
         artifact = self.artifact(point)
         return Job(

@@ -24,7 +24,7 @@ from benchmarks.step.bars import judged
 from benchmarks.step.job import PEERS, Case
 from benchmarks.step.match import Protocol, measured
 from benchmarks.step.prepare import Workshop
-from benchmarks.step.report import told
+from benchmarks.step.report import rendered
 from zofx.cli.console import say
 from zofx.errors import UsageError, ZofxError
 
@@ -49,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if given.plot:
             plot.require_matplotlib()
         results = run(given)
-        print(told(results))
+        print(rendered(results))
         if given.plot:
             plot.plot(results, given.plot)
     except ZofxError as error:
@@ -96,11 +96,11 @@ def _case(given: argparse.Namespace, case: Case) -> Results:
             folder = artifacts[row["contestant"]]
             row["weights_bytes"] = memory.weight_bytes(folder)
             row["activations_bytes"] = memory.activation_bytes(folder, largest, PROBES)
-    found = {
+    result = {
         "case": str(case), "commit": commit(), "rounds": given.rounds, "shape": shape,
         "contestants": rows, "left_out": left_out, "failed": failed,
     }  # fmt: skip
-    return {**found, "bars": judged(found)}
+    return {**result, "bars": judged(result)}
 
 
 def _begun(given: argparse.Namespace) -> Results:
@@ -115,16 +115,16 @@ def _begun(given: argparse.Namespace) -> Results:
     new: Results = {"benchmark": "step", "machine": describe(), "protocol": protocol, "cases": []}
     if given.out is None or not given.out.is_file():
         return new
-    found: Results = json.loads(given.out.read_bytes())
-    differing = [name for name in protocol if found["protocol"].get(name) != protocol[name]]
+    results: Results = json.loads(given.out.read_bytes())
+    differing = [name for name in protocol if results["protocol"].get(name) != protocol[name]]
     machine: Results = new["machine"]
-    differing += [name for name in SAME if found["machine"][name] != machine[name]]
+    differing += [name for name in SAME if results["machine"][name] != machine[name]]
     if differing:
         raise UsageError(
             f"{given.out} was made with another {', '.join(differing)}: ratios are of one "
             "protocol; give it as it was, or another -o"
         )
-    return found
+    return results
 
 
 def _pair(text: str) -> tuple[str, str]:

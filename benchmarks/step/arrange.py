@@ -1,4 +1,4 @@
-"""A case, arranged: who takes part, what each is told, what the batch is, and who fits into memory.
+"""A case, arranged: who takes part, with which arguments, on which batch, and who fits into memory.
 
 methods, formats, peers ─▶ Contestants ─▶ Jobs, with all they name made ─▶ those that fit
 """
@@ -58,7 +58,7 @@ class Line:
         Raises:
             UsageError: there is no such method or runtime, or no method at all.
         """
-        found = []
+        chosen = []
         for text in self.methods:
             method, _, runtime = text.partition("@")
             if runtime not in RUNTIMES:
@@ -68,16 +68,16 @@ class Line:
                 )
             freezes = "quantize-frozen" in METHODS[method].pipeline
             for quant in self.quants if freezes else [""]:
-                found.append(Contestant("zofx", method, quant, runtime))
-        if not found:
+                chosen.append(Contestant("zofx", method, quant, runtime))
+        if not chosen:
             raise UsageError("there is nothing of zofx to measure: name a method with --methods")
         for kind in self.peers:
             own = self.quants if kind == "bare" else [""]
-            found += [Contestant(kind, quant=quant) for quant in own]
-        return found
+            chosen += [Contestant(kind, quant=quant) for quant in own]
+        return chosen
 
     def jobs(self, case: Case, shop: Workshop, folder: Path) -> list[Job]:
-        """What each is told; what they name is made first.
+        """The arguments of each; what they name is made first.
 
         Args:
             case: of which they take steps.

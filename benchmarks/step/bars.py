@@ -72,7 +72,7 @@ def judged(case: Row, bars: Sequence[Bar] = BARS) -> list[dict[str, Any]]:
         bars: the claims.
 
     Returns:
-        Of each: the claim, who, the value, whether it is kept, and whether that is told of a
+        Of each: the claim, who, the value, whether it is kept, and whether that is of a
         stand-in alone.
     """
     shape = case["shape"]

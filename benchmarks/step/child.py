@@ -9,7 +9,7 @@ from benchmarks.step.turns import Turns
 
 
 def main(contest: Callable[[Job, Turns], None] | None = None) -> int:
-    """Take turns until there are no more; what goes wrong is said in one line, and in the log.
+    """Take turns until there are no more; what goes wrong is one line, and in the log.
 
     Args:
         contest: what takes them; None stands for that of the job's contestant.

@@ -37,7 +37,7 @@ from zofx.zo.random.direction_spec import DirectionSpec
 Contest: TypeAlias = Callable[[Job, Turns], None]
 
 ENDLESS: Final = 1_000_000
-"""Steps of a run: it ends when it is told to."""
+"""Steps of a run: the harness ends it."""
 
 
 def prepared(job: Job, runtime: str = "torch") -> Prepared:
@@ -84,7 +84,7 @@ class Turnstile:
         """There are no dev examples."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """No file is open."""
 
 
 def zofx(job: Job, turns: Turns) -> None:

@@ -122,5 +122,5 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read it back."""
-        said = json.loads(text)
-        return cls(contestant=Contestant(**said.pop("contestant")), **said)
+        fields = json.loads(text)
+        return cls(contestant=Contestant(**fields.pop("contestant")), **fields)

@@ -62,7 +62,7 @@ class Child:
     """One contestant's process; a context manager.
 
     Args:
-        job: what it is told.
+        job: its arguments.
         log: the file its standard error goes to.
         command: what runs.
     """
@@ -110,14 +110,14 @@ class Child:
         answer = self._process.stdout.readline()
         if not answer:
             raise self._ended()
-        said: Reply = json.loads(answer)
-        if "error" in said:
-            raise ContestantError(f"{self.label}: {said['error']} (its log: {self._log})")
-        if expected not in said:
+        reply: Reply = json.loads(answer)
+        if "error" in reply:
+            raise ContestantError(f"{self.label}: {reply['error']} (its log: {self._log})")
+        if expected not in reply:
             raise ContestantError(
                 f"{self.label} answers {answer.strip()!r} where {expected} is due"
             )
-        return said
+        return reply
 
     def _ended(self) -> ContestantError:
         """It is gone without a word."""

@@ -141,8 +141,8 @@ def source(name: str, more: Mapping[str, str], folder: Path) -> str:
     Raises:
         UsageError: there is no such model.
     """
-    if found := {**GIVEN, **more}.get(name):
-        return found
+    if path := {**GIVEN, **more}.get(name):
+        return path
     if name not in RANDOM:
         raise UsageError(
             f"there is no model '{name}'; there are: {', '.join(names(more))}, and --model "

@@ -60,10 +60,13 @@ class Workshop:
         folder = self.root / model / name
         if not folder.exists():
             self._compile(model, who, folder)
-        wanted, found = models.source(model, self.more, folder.parent), open_model(folder).manifest
-        if found.model["source"] != wanted:
+        wanted, manifest = (
+            models.source(model, self.more, folder.parent),
+            open_model(folder).manifest,
+        )
+        if manifest.model["source"] != wanted:
             raise UsageError(
-                f"{folder} was compiled from {found.model['source']}, and {model} is {wanted}; "
+                f"{folder} was compiled from {manifest.model['source']}, and {model} is {wanted}; "
                 "give another --work"
             )
         return folder

@@ -13,7 +13,7 @@ HEAD: Final = (
 )  # fmt: skip
 
 
-def told(results: Row) -> str:
+def rendered(results: Row) -> str:
     """All cases."""
     machine = results["machine"]
     first = f"{machine['processor']}, {machine['cores']} cores; commit {machine['commit']}"
@@ -27,12 +27,12 @@ def _case(case: Row) -> str:
         f"examples; {case['rounds']} steps each. ratio = median / median of "
         f"{rows[0]['contestant'] if rows else 'none'}; paired = the median of ratios within rounds"
     )
-    said = [text, columns([HEAD, *(_line(row, rows[0]) for row in rows)], "  ")]
-    said += [f"  left out: {row['contestant']}: {row['why']}" for row in case["left_out"]]
-    said += [f"  FAILED: {row['error']}" for row in case["failed"]]
+    lines = [text, columns([HEAD, *(_line(row, rows[0]) for row in rows)], "  ")]
+    lines += [f"  left out: {row['contestant']}: {row['why']}" for row in case["left_out"]]
+    lines += [f"  FAILED: {row['error']}" for row in case["failed"]]
     if case["bars"]:
-        said.append(columns([_bar(bar) for bar in case["bars"]], "  "))
-    return "\n".join(said)
+        lines.append(columns([_bar(bar) for bar in case["bars"]], "  "))
+    return "\n".join(lines)
 
 
 def _line(row: Row, first: Row) -> tuple[str, ...]:

@@ -133,7 +133,7 @@ class ZoSgd(Mezo):
     """ZO-SGD as ZO-Bench steps it."""
 
     def move(self, c: float) -> None:
-        """A gradient and a step of SGD per weight, so that one gradient is held at a time."""
+        """A gradient and a step of SGD per weight, so that one gradient is in memory at a time."""
         draw = self.seeded(self.t)
         for name, weight in self.model.named_parameters():
             weight.grad = c * self.direction(name, weight, draw)

@@ -50,9 +50,9 @@ def write_synthetic(task: str, tokenizer: Tokenizer, adds_bos: bool, path: Path)
     rng = np.random.Generator(np.random.Philox(key=0))
     lines = [_line(kind, length, words, rng) for _ in range(EXAMPLES)]
     for line in lines:
-        found = len(tokenizer.encode(str(line["prompt"]), add_special_tokens=False).ids)
-        if found != length:
-            raise UsageError(f"{task}: a prompt of {length} words is {found} tokens of this model")
+        tokens = len(tokenizer.encode(str(line["prompt"]), add_special_tokens=False).ids)
+        if tokens != length:
+            raise UsageError(f"{task}: a prompt of {length} words is {tokens} tokens of this model")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -63,15 +63,15 @@ def one_token_words(tokenizer: Tokenizer) -> list[str]:
     Raises:
         UsageError: fewer than twelve.
     """
-    found = []
+    singles = []
     for number in range(tokenizer.get_vocab_size()):
         word = tokenizer.decode([number]).strip()
         if WORD.fullmatch(word) and all(
             len(tokenizer.encode(text, add_special_tokens=False).ids) == 1
             for text in (word, f" {word}")
         ):
-            found.append(word)
-    words = sorted(set(found))
+            singles.append(word)
+    words = sorted(set(singles))
     if len(words) < 2 * CANDIDATES["six"]:
         raise UsageError(
             f"this tokenizer has {len(words)} words of one token, too few for a synthetic task; "

@@ -52,10 +52,10 @@ class Turns:
         """
         return self._read()
 
-    def introduce(self, **said: Any) -> None:
+    def introduce(self, **message: Any) -> None:
         """What "ready" will say; call it before the first turn."""
         assert self._ready is not None, "a turn was taken already"
-        self._ready |= said
+        self._ready |= message
 
     def wait(self) -> None:
         """Return when it is this contestant's turn.
@@ -103,8 +103,8 @@ class Turns:
             raise SystemExit(0)
         return line
 
-    def _say(self, said: Mapping[str, Any]) -> None:
-        self._answers.write(json.dumps(said) + "\n")
+    def _say(self, message: Mapping[str, Any]) -> None:
+        self._answers.write(json.dumps(message) + "\n")
         self._answers.flush()
 
 
@@ -119,5 +119,5 @@ def peak_bytes() -> int:
 def status_bytes(name: str) -> int:
     """A size of /proc/self/status; 0 where there is none."""
     text = STATUS.read_text() if STATUS.is_file() else ""
-    found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0

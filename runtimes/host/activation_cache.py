@@ -1,9 +1,9 @@
-"""ActivationCache below the cut, kept on disk: one file per row of tokens.
+"""Results of the frozen prefix, kept on disk: one file per row of tokens.
 
     name    = SHA-256(owner, input_ids[L], attention_mask[L])
     file    = hidden f32[L, H], little-endian ‖ SHA-256(name ‖ hidden)
 
-The owner says who computed them: artifact, engine, and what else decides the bits. An entry appears
+The owner is who computed them: artifact, engine, and what else decides the bits. An entry appears
 whole under its name or not at all; one that is damaged, cut short or under another's name is as if
 it were not there. Deletable at any time. A folder may serve several runs at once. numpy only.
 """
@@ -103,10 +103,10 @@ def row_name(owner: str, ids: IntArray, mask: IntArray) -> bytes:
         ids: i64[L].
         mask: i64[L].
     """
-    said = sha256(owner.encode() + b"\0")
+    hasher = sha256(owner.encode() + b"\0")
     for part in (ids, mask):
-        said.update(np.ascontiguousarray(part, "<i8").tobytes())
-    return said.digest()
+        hasher.update(np.ascontiguousarray(part, "<i8").tobytes())
+    return hasher.digest()
 
 
 def _digest(name: bytes, hidden: bytes) -> bytes:

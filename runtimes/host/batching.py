@@ -174,8 +174,8 @@ def cuts(
     """
     costs = _costs(lengths, scored, cost_model)
     caps = _caps(costs, 4 * cost_model.workers) if cost_model.workers > 1 else [np.inf]
-    found = (_cheapest(np.where(costs <= cap, costs, np.inf)) for cap in caps)
-    ordered = (sorted(cut, key=lambda ends: -costs[ends]) for cut in found)
+    candidates = (_cheapest(np.where(costs <= cap, costs, np.inf)) for cap in caps)
+    ordered = (sorted(cut, key=lambda ends: -costs[ends]) for cut in candidates)
     return min(
         ordered, key=lambda cut: _until_done([costs[ends] for ends in cut], cost_model.workers)
     )
@@ -206,15 +206,15 @@ def _cheapest(costs: Costs) -> list[tuple[int, int]]:
         total = least[:end] + costs[:end, end]
         start_of[end] = total.argmin()
         least[end] = total[start_of[end]]
-    found, end = [], count
+    groups, end = [], count
     while end:
-        found.append((int(start_of[end]), end))
-        end = found[-1][0]
-    return found[::-1]
+        groups.append((int(start_of[end]), end))
+        end = groups[-1][0]
+    return groups[::-1]
 
 
 def _caps(costs: Costs, most: int) -> Iterator[float]:
-    """The least that the largest of 1, 2, … groups can cost, likewise."""
+    """The least that the largest of 1, 2, … groups can cost, by dynamic programming."""
     largest = costs[0]
     for _ in range(min(most, len(costs))):
         yield float(largest[-1])

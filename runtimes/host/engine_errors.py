@@ -1,4 +1,4 @@
-"""What an engine raises, told as a fault of the artifact that it was given.
+"""What an engine raises, reported as a fault of the artifact that it was given.
 
     engine ─any error─▶ ArtifactError: which engine, which folder, the engine's first line
 

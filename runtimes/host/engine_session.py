@@ -3,7 +3,7 @@
 evaluate(batch, keys, C)   feeds once  →  one forward per group of rows  →  rows in their order
 gradient(batch, weigh)     the same groups, forward and backward (`gradient`)
 
-Where the program is cut, what is below is computed row by row, or looked up (`below`). Tables of a
+Where the program is cut, its frozen prefix is computed row by row, or looked up. Tables of a
 row per token are cut to the batch's tokens, where that does (`vocabulary`).
 """
 
@@ -46,7 +46,7 @@ class EngineSession(HostThetaSession):
         batching: how the engine gets through a batch.
 
     Attributes:
-        below: what is below the cut; None if the program has none.
+        frozen_prefix: the program below the cut; None if there is no cut.
         batching: as it was given.
     """
 
@@ -69,12 +69,12 @@ class EngineSession(HostThetaSession):
         self._map: Map = self._pool.map if self._pool else map
         self._probed = bool(manifest.trainables)
         self._gradient_engine: GradientEngine | None = None
-        self.below = FrozenPrefix(self._open_prefix, owner) if manifest.cut else None
+        self.frozen_prefix = FrozenPrefix(self._open_prefix, owner) if manifest.cut else None
 
     def keep_activations(self, activations: ActivationCache) -> None:
-        """Look up there what is below the cut, and keep what is not there yet."""
-        if self.below is not None:
-            self.below.keep(activations)
+        """Look up there the results of the frozen prefix, and keep those that are not there yet."""
+        if self.frozen_prefix is not None:
+            self.frozen_prefix.keep(activations)
 
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
         """Score a batch under P probes; rows of about the same length share a forward."""
@@ -123,15 +123,15 @@ class EngineSession(HostThetaSession):
     def _inputs(self, batch: Batch, words: BatchVocabulary) -> Arrays:
         """What the graph reads of a batch; more than that, if it reads less."""
         named = words.number(batch).named()
-        return named if self.below is None else {**named, HIDDEN: self.below(batch)}
+        return named if self.frozen_prefix is None else {**named, HIDDEN: self.frozen_prefix(batch)}
 
     def close(self) -> None:
-        """Release what is below the cut, and the workers; engines release the rest."""
+        """Release the frozen prefix and the workers; engines release the rest."""
         self._closed = True
         if self._pool is not None:
             self._pool.shutdown()
-        if self.below is not None:
-            self.below.close()
+        if self.frozen_prefix is not None:
+            self.frozen_prefix.close()
 
     @abstractmethod
     def _open_prefix(self) -> Compute:

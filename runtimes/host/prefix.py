@@ -1,4 +1,4 @@
-"""What is below a cut, row by row: a function of a row's tokens, whoever it shares a batch with.
+"""The frozen prefix of a program, row by row: a function of a row's tokens alone.
 
     row n of a batch  ─its L tokens─▶  kept? ─no─▶ engine: f32[1, L, H] ─▶ keep
                                          └──yes──────────────────────────┴─▶ hidden[n, :L], rest 0
@@ -67,19 +67,19 @@ class FrozenPrefix:
         if self._kept is None:
             return self._computed(ids, mask)
         name = row_name(self._owner, ids, mask)
-        found = self._kept.load(name, length)
-        if found is None:
-            found = self._computed(ids, mask)
-            self._kept.save(name, found)
-        return found
+        hidden = self._kept.load(name, length)
+        if hidden is None:
+            hidden = self._computed(ids, mask)
+            self._kept.save(name, hidden)
+        return hidden
 
     def _computed(self, ids: IntArray, mask: IntArray) -> FloatArray:
         if self._compute is None:
             self._compute = self._start()
         self.computed += 1
         (hidden,) = self._compute({"input_ids": ids[None], "attention_mask": mask[None]})
-        found: FloatArray = hidden
-        return found
+        row: FloatArray = hidden
+        return row
 
     def close(self) -> None:
         """Release the engine."""

@@ -87,20 +87,20 @@ class Vocabulary:
         parts = [batch.input_ids, batch.targets] if self._scored else [batch.input_ids]
         tokens = np.unique(np.concatenate([part[part != IGNORED] for part in parts]))
         if tokens[0] < 0 or tokens[-1] >= self._size:
-            return every  # the engine will say so
+            return every  # the engine raises for it
         rows = {name: self._rows(span, tokens) for name, span in self._tables.items()}
         return BatchVocabulary(tokens, rows, self._scored)
 
     def _rows(self, span: Span, tokens: IntArray) -> NDArray[Any]:
         """[V', …]; neighbours are read at once."""
-        found: NDArray[Any] = np.empty((len(tokens), *span.shape[1:]), TYPES[span.dtype])
-        width = found.nbytes // len(found)
+        rows: NDArray[Any] = np.empty((len(tokens), *span.shape[1:]), TYPES[span.dtype])
+        width = rows.nbytes // len(rows)
         breaks = np.flatnonzero(np.diff(tokens) != 1) + 1
         places = (span.offset + tokens * width).tolist()
         ends = [0, *breaks.tolist(), len(tokens)]
-        memory = found.data.cast("B")
+        memory = rows.data.cast("B")
         with self._weights.open("rb", buffering=0) as file:
             for start, end in pairwise(ends):
                 file.seek(places[start])
                 file.readinto(memory[start * width : end * width])
-        return found
+        return rows

@@ -80,7 +80,7 @@ def to_onnx(
     Returns:
         A model whose inputs are the batch, the probe matrix `coefficients` f32[P, Q], and per
         trainable θ (`NAME.slice`) and its directions (`NAME.slice.z`), and the state
-        beside them; output `logprob` f32[P, N, C]. What is below a cut has the tokens as inputs
+        beside them; output `logprob` f32[P, N, C]. A frozen prefix has the tokens as inputs
         and `hidden` f32[N, T, H] as output.
     """
     fed = feed_directions(program)
@@ -137,7 +137,7 @@ def onnx_op_types(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _scattered(graph: fx.Graph) -> Iterator[str]:
-    """Indices of entries that are multiplied one by one; likewise, so that none is unpacked."""
+    """Indices of entries that are multiplied one by one, of which no bits are unpacked."""
     for node in graph.find_nodes(op="call_function", target=zofx_ops.sparse_linear.default):
         x, _, index, out, columns, deepest = node.args
         if not as_block(shape_of(index)[0], columns, deepest, out, shape_of(x)[-1]):

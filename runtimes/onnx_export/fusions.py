@@ -104,7 +104,7 @@ def sizes(value: ir.Value | None) -> Sizes:
 
 
 def number(value: ir.Value | None) -> float:
-    """The one entry of a constant, seen through casts and reshapes; likewise."""
+    """The one entry of a constant, seen through casts and reshapes; else the rule does not fit."""
     while value is not None and value.const_value is None:
         node = value.producer()
         value = node.inputs[0] if node and node.op_type in ("Cast", "Reshape") else None

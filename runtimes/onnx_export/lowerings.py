@@ -158,12 +158,12 @@ def replicate(x: Any, coefficients: Any) -> Any:
 
 
 def minus_base(x: Any, base: Any) -> Any:
-    """Rows of a probe are as many as the base has."""
+    """Subtract the base from each probe: x f32[(P − 1)·N, …], base f32[N, …]."""
     return _each_probe(op.Sub, x, base)
 
 
 def plus_base(x: Any, base: Any) -> Any:
-    """Likewise."""
+    """Add the base to each probe: x f32[(P − 1)·N, …], base f32[N, …]."""
     return _each_probe(op.Add, x, base)
 
 

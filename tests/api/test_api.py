@@ -41,7 +41,7 @@ def tuned(artifact: Path, mood: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 class Notes(zofx.Callback):
-    """Writes down what it is told; stops after a step, or at an evaluation."""
+    """Writes down its calls; stops after a step, or at an evaluation."""
 
     def __init__(self, step: int | None = None, evaluation: int | None = None) -> None:
         self.stop_step, self.stop_evaluation = step, evaluation
@@ -76,7 +76,7 @@ def same(one: zofx.Run, other: zofx.Run) -> None:
 
 
 def test_the_names_of_the_package_are_there() -> None:
-    """Each of `__all__` loads; others are told as Python tells them."""
+    """Each of `__all__` loads; others raise Python's own AttributeError."""
     assert set(zofx.__all__) == {"__version__", *zofx.PLACES}
     assert all(getattr(zofx, name) for name in zofx.__all__)
     assert set(zofx.__all__) <= set(dir(zofx))
@@ -151,7 +151,7 @@ def test_a_run_tells_how_it_went(tuned: zofx.Run) -> None:
 def test_a_callback_stops_a_run_which_goes_on_bit_equal(
     tuned: zofx.Run, mood: Path, tmp_path: Path, stop: dict[str, int]
 ) -> None:
-    """It is told of every step; what was stopped ends as what was not, and was told the total."""
+    """It is called at every step, with the total; a stopped run ends as one that was not."""
     notes = Notes(**stop)
     short = tuned.artifact.tune(
         mood, out=tmp_path / "run", callbacks=[notes, Notes()], runtime="ort", **SHORT
@@ -213,7 +213,9 @@ def test_rows_may_come_in_splits(art: zofx.Artifact, mood: Path) -> None:
         ("trek", "did you mean trec"),
     ],
 )
-def test_a_wrong_task_is_told(art: zofx.Artifact, tmp_path: Path, task: Any, message: str) -> None:
+def test_a_wrong_task_is_reported(
+    art: zofx.Artifact, tmp_path: Path, task: Any, message: str
+) -> None:
     """The row, the field and what to do; nothing is written."""
     with pytest.raises(UsageError) as caught:
         art.tune(task, out=tmp_path / "run", **SHORT)
@@ -230,7 +232,7 @@ def test_a_wrong_task_is_told(art: zofx.Artifact, tmp_path: Path, task: Any, mes
         ({"on_collapse": "panic"}, "--on-collapse panic"),
     ],
 )
-def test_a_wrong_option_is_told(
+def test_a_wrong_option_is_reported(
     art: zofx.Artifact, mood: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     """As on the command line."""
@@ -248,7 +250,7 @@ def test_help_lists_the_options_of_a_run() -> None:
 
 
 def test_a_run_is_exported(tuned: zofx.Run, tmp_path: Path) -> None:
-    """A checkpoint that transformers loads; a taken folder and another format are told."""
+    """A checkpoint that transformers loads; a taken folder and another format are errors."""
     out = tuned.export("hf", tmp_path / "tuned")
     assert AutoModelForCausalLM.from_pretrained(out).config.hidden_size == 32
     with pytest.raises(UsageError, match="exists already"):

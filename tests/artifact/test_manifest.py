@@ -1,4 +1,4 @@
-"""The artifact's folder: it exists whole or not at all, and what is wrong with one is told."""
+"""The artifact's folder: it exists whole or not at all, and damage to one is reported."""
 
 import json
 import shutil
@@ -36,9 +36,9 @@ def copied(family: Family, tmp_path: Path) -> Path:
 
 def changed(folder: Path, change: Change) -> None:
     """Edit the manifest by hand."""
-    said = json.loads((folder / MANIFEST).read_text())
-    change(said)
-    (folder / MANIFEST).write_text(json.dumps(said))
+    payload = json.loads((folder / MANIFEST).read_text())
+    change(payload)
+    (folder / MANIFEST).write_text(json.dumps(payload))
 
 
 def test_the_manifest_describes_the_folder(family: Family, case: Case) -> None:
@@ -126,21 +126,27 @@ def test_the_report_is_not_part_of_the_identity(family: Family) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda said: said.update(version=7), "version 7, this zofx reads 8"),
-        (lambda said: said.update(version=9, tensors="elsewhere"), "version 9, this zofx reads 8"),
-        (lambda said: said.update(format="zip"), "not a zofx manifest"),
-        (lambda said: said.pop("version"), r"not a zofx manifest \(KeyError: 'version'\)"),
-        (lambda said: said.pop("noise"), "not a zofx manifest"),
-        (lambda said: said["tensors"][0].pop("form"), "not a zofx manifest"),
-        (lambda said: said.update(result="loss"), "not a zofx manifest"),
-        (lambda said: said["ops"].clear(), "was changed after it was written"),
-        (lambda said: said["tensors"].pop(), "was changed after it was written"),
-        (lambda said: said["noise"].update(kind="rademacher"), "was changed after it was written"),
-        (lambda said: said["files"].clear(), "was changed after it was written"),
+        (lambda fields: fields.update(version=7), "version 7, this zofx reads 8"),
+        (
+            lambda fields: fields.update(version=9, tensors="elsewhere"),
+            "version 9, this zofx reads 8",
+        ),
+        (lambda fields: fields.update(format="zip"), "not a zofx manifest"),
+        (lambda fields: fields.pop("version"), r"not a zofx manifest \(KeyError: 'version'\)"),
+        (lambda fields: fields.pop("noise"), "not a zofx manifest"),
+        (lambda fields: fields["tensors"][0].pop("form"), "not a zofx manifest"),
+        (lambda fields: fields.update(result="loss"), "not a zofx manifest"),
+        (lambda fields: fields["ops"].clear(), "was changed after it was written"),
+        (lambda fields: fields["tensors"].pop(), "was changed after it was written"),
+        (
+            lambda fields: fields["noise"].update(kind="rademacher"),
+            "was changed after it was written",
+        ),
+        (lambda fields: fields["files"].clear(), "was changed after it was written"),
     ],
 )
 def test_a_manifest_that_was_edited(copied: Path, change: Change, message: str) -> None:
-    """Each way is told apart, with what to do."""
+    """Each kind of damage has its message, with what to do."""
     changed(copied, change)
     with pytest.raises(
         ArtifactError, match=rf"manifest\.json .*{message}.*compile the model again"
@@ -166,10 +172,10 @@ def test_a_changed_byte_of_a_manifest_is_told_or_changes_nothing(copied: Path) -
             damaged[place] ^= flip
             (copied / MANIFEST).write_bytes(damaged)
             try:
-                found = read_manifest(copied, check=False)
+                manifest = read_manifest(copied, check=False)
             except ArtifactError:
                 continue
-            assert replace(found, report=before.report) == before
+            assert replace(manifest, report=before.report) == before
 
 
 def test_a_file_that_is_missing_or_damaged(copied: Path) -> None:
@@ -196,7 +202,7 @@ def test_a_folder_that_is_no_artifact(tmp_path: Path) -> None:
 
 
 def test_slices_are_writable_copies(copied: Path) -> None:
-    """Moving θ leaves the file alone; a file that is none is told."""
+    """Moving θ leaves the file alone; a file that is none is an error."""
     before = file_digest(copied / TRAINABLES)
     for values in read_trainables(copied).values():
         values += 1
@@ -236,7 +242,7 @@ def test_the_list_of_files_is_closed(copied: Path, change: Change, message: str)
     ],
     ids=str,
 )
-def test_values_of_another_kind_are_told(copied: Path, change: dict[str, Any]) -> None:
+def test_values_of_another_kind_are_reported(copied: Path, change: dict[str, Any]) -> None:
     """Also where the manifest's own hash was made again."""
     manifest = read_manifest(copied)
     whole = {name: {**getattr(manifest, name), **part} for name, part in change.items()}

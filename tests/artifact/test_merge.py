@@ -56,11 +56,11 @@ def merged(folder: Path) -> dict[str, Tensor]:
 
 def parts(manifest: Manifest, form: str) -> dict[str, list[TensorRow]]:
     """The rows of some form, by the weight they come from."""
-    found: dict[str, list[TensorRow]] = {}
+    rows: dict[str, list[TensorRow]] = {}
     for row in manifest.tensors:
         if row.form == form:
-            found.setdefault(str(row.origin), []).append(row)
-    return found
+            rows.setdefault(str(row.origin), []).append(row)
+    return rows
 
 
 def as_read(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -84,9 +84,9 @@ def test_a_trained_coordinate_begins_at_its_weight(
 ) -> None:
     """Exactly, whatever the format of the rest; with a codebook, up to a difference and a sum."""
     stored = load_file(folder / WEIGHTS)
-    found = parts(manifest, "index")
-    assert found
-    for name, (index,) in found.items():
+    indices = parts(manifest, "index")
+    assert indices
+    for name, (index,) in indices.items():
         places = stored[index.name].long()
         before = as_read(name, original).flatten()[places]
         after = as_read(name, merged).flatten()[places]
@@ -157,8 +157,8 @@ def test_the_export_answers_as_the_trained_session_does(
     theta = session.read()
     wanted, bound = reference.evaluate(folder, ASKED.batch, (), ASKED.matrix, theta)
     causal = manifest.model["architecture"] == "causal-lm"
-    found = scores(loaded(folder, manifest, theta, tmp_path / "out"), causal).numpy()
-    assert (np.abs(found - ASKED.on(session)[0]) <= 2 * bound[0]).all()
+    exported = scores(loaded(folder, manifest, theta, tmp_path / "out"), causal).numpy()
+    assert (np.abs(exported - ASKED.on(session)[0]) <= 2 * bound[0]).all()
     begun, _ = reference.evaluate(folder, ASKED.batch, (), ASKED.matrix)
     assert np.abs(begun - wanted).max() > 100 * bound.max()
 
@@ -181,8 +181,8 @@ def test_transposed_weights_are_restored(family: Family) -> None:
     assert {(int(c), int(r)) for r, c in moved} == {divmod(int(p), 32) for p in places}
     rows, columns = places // 32, places % 32
     step = theta[f"{name}.T.slice"] - start[f"{name}.T.slice"]
-    found = (after[name] - before[name])[columns, rows]
-    torch.testing.assert_close(found, torch.from_numpy(step), rtol=0, atol=float(4 * UNIT))
+    change = (after[name] - before[name])[columns, rows]
+    torch.testing.assert_close(change, torch.from_numpy(step), rtol=0, atol=float(4 * UNIT))
     session.close()
 
 

@@ -32,14 +32,14 @@ def test_a_tensor_file_is_written_in_any_order(tmp_path: Path) -> None:
         offset, size = file.span(name)
         assert offset % value.itemsize == 0
         assert data[offset : offset + size] == value.tobytes()
-        found = spans(tmp_path / "f.safetensors")[name]
-        assert found == Span(names[value.dtype.name], value.shape, offset)
+        span = spans(tmp_path / "f.safetensors")[name]
+        assert span == Span(names[value.dtype.name], value.shape, offset)
     with pytest.raises(AssertionError, match="bytes: 3 bytes, expected 7"):
         file.write("bytes", memoryview(b"abc"))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 20, b"\x02" + b"\x00" * 7 + b"[]"])
-def test_what_is_no_tensor_file_is_told(tmp_path: Path, data: bytes) -> None:
+def test_what_is_no_tensor_file_is_reported(tmp_path: Path, data: bytes) -> None:
     """Empty, without a header, with a header that is no table; and where there is no file."""
     (tmp_path / "f.safetensors").write_bytes(data)
     for path in (tmp_path / "f.safetensors", tmp_path / "absent.safetensors"):

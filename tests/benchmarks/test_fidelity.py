@@ -34,17 +34,17 @@ def test_a_checkout_that_takes_the_same_steps_agrees(
     ground: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Losses and weights are within their bounds, in the file; the other two are said to lack."""
+    """Losses and weights are within their bounds, in the file; the other two are missing."""
     monkeypatch.setattr(script, "Ground", lambda root, steps: ground)
     path, out = dense(tmp_path), tmp_path / "result.json"
     assert script.main(["--mezo", str(path), "--steps", str(STEPS), "-o", str(out)]) == 0
-    said = capsys.readouterr()
-    assert "git clone https://github.com/optsuite/LOZO" in said.err
-    assert "princeton-nlp" not in said.err
+    output = capsys.readouterr()
+    assert "git clone https://github.com/optsuite/LOZO" in output.err
+    assert "princeton-nlp" not in output.err
     results = json.loads(out.read_bytes())
     (case,) = results["cases"]
     assert case["as_expected"]
-    assert "agrees" in said.out
+    assert "agrees" in output.out
     steps = case["in_step"]
     assert [row["step"] for row in steps] == [0, 1]
     for what in ("losses", "weights", "textbook"):
@@ -85,9 +85,9 @@ def test_a_fault_that_is_no_longer_there_is_reported(ground: Ground, tmp_path: P
     """Code that draws V in the update, too, agrees where a difference was predicted."""
     as_it_is = lozo.CASES[1]
     path = low_rank(tmp_path, anew=True)
-    found = compared(as_it_is, path, ground.trajectory(as_it_is.method, as_it_is.numbers))
-    assert not found["as_expected"]
-    first = found["in_step"][0]
+    comparison = compared(as_it_is, path, ground.trajectory(as_it_is.method, as_it_is.numbers))
+    assert not comparison["as_expected"]
+    first = comparison["in_step"][0]
     assert first["weights"]["share"] <= 1 < first["textbook"]["share"]
 
 
@@ -135,9 +135,9 @@ def test_public_code_is_given_stand_ins_and_keeps_torch(tmp_path: Path) -> None:
         "class Kind(deep.Base):\n    pass\n"
         "tensor = torch.ones(2)\n"
     )
-    found = namespace(path)
-    assert torch.equal(found["tensor"], torch.ones(2))
-    assert found["json"] is json
+    names = namespace(path)
+    assert torch.equal(names["tensor"], torch.ones(2))
+    assert names["json"] is json
     assert "somewhere" not in sys.modules
     with pytest.raises(UsageError, match="is not there"):
         namespace(tmp_path / "other.py")
@@ -152,12 +152,12 @@ def test_without_a_checkout_it_says_how_to_get_them(
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("benchmarks.fidelity", run_name="__main__")
     assert ended.value.code == 2
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     for peer in script.PEERS:
-        assert f"git clone {peer.repository}" in said.err
-        assert f"checkout {peer.commit[:7]}" in said.err
-        assert f"--{peer.option}" in said.err
-    assert not said.out
+        assert f"git clone {peer.repository}" in output.err
+        assert f"checkout {peer.commit[:7]}" in output.err
+        assert f"--{peer.option}" in output.err
+    assert not output.out
 
 
 def test_another_repository_is_refused(

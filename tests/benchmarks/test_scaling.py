@@ -33,7 +33,7 @@ def kept(fit: Fit, *, straight: bool = True) -> list[bool]:
 # --- the arithmetic -------------------------------------------------------------------------------
 
 
-def test_a_line_is_found() -> None:
+def test_a_line_is_fitted() -> None:
     """Its constants, exponent 1, nothing left over; every bar is kept."""
     fit = Fit.of(X, [0.01 + 2e-4 * x for x in X])
     assert fit.intercept == pytest.approx(0.01)
@@ -47,7 +47,7 @@ def test_a_line_is_found() -> None:
 
 @pytest.mark.parametrize("bend", [5e-8, -2.5e-8])
 def test_a_curve_is_no_line(bend: float) -> None:
-    """A quadratic part of known size is told, with its sign, and misses the bar either way."""
+    """A quadratic part of known size is measured, with its sign, and misses the bar either way."""
     seconds = [0.01 + 2e-4 * x + bend * x * x for x in X]
     fit = Fit.of(X, seconds)
     assert fit.curvature == pytest.approx(bend * X[-1] ** 2 / seconds[-1])
@@ -58,7 +58,7 @@ def test_a_curve_is_no_line(bend: float) -> None:
 
 
 @pytest.mark.parametrize("power", [0.5, 2])
-def test_the_exponent_is_told(power: float) -> None:
+def test_the_exponent_is_reported(power: float) -> None:
     """Of a root, or of a square above a constant; neither passes for a line."""
     fit = Fit.of(X, [0.01 + 0.2 * (x / X[-1]) ** power for x in X])
     assert fit.exponent == pytest.approx(power)
@@ -105,7 +105,7 @@ def recorded(early: Sequence[float], late: Sequence[float], *sizes: int) -> dict
 
 
 def test_late_steps_are_compared_within_a_round() -> None:
-    """A slow round slows both runs; a record of another size, or a slower late step, is told."""
+    """A slow round slows both runs; a record of another size or a slower late step is a miss."""
     slow_round = journal.bars(recorded([1, 9, 1], [1.1, 9.9, 1.1], 32))
     assert [bar["kept"] for bar in slow_round] == [True] * 4
     assert slow_round[1]["value"] == pytest.approx(1.1)
@@ -173,7 +173,7 @@ def test_end_to_end(
     monkeypatch.setattr(journal, "CHUNK", 5)
     file = tmp_path / "result.json"
     code = script.main([*TINY, "--sweeps", "rows", "journal", "-o", str(file)])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     results = json.loads(file.read_bytes())
     (rows,) = results["sweeps"]
     assert [point["tokens"] for point in rows["points"]] == [8, 16, 24, 32]
@@ -181,16 +181,16 @@ def test_end_to_end(
     assert len({(p["trainables"], p["weights"]) for p in rows["points"]}) == 1
     again = Fit.of([p["tokens"] for p in rows["points"]], [p["median"] for p in rows["points"]])
     assert rows["fit"] == again.to_dict()
-    found = results["journal"]
-    assert found["record_bytes"] == [32]  # step, cursor, rate, a coefficient, two losses, CRC-32
-    assert [window["from"] for window in found["windows"]] == list(range(0, 20, 2))
-    judged = [bar["kept"] for part in (rows, found) for bar in part["bars"]]
+    measured = results["journal"]
+    assert measured["record_bytes"] == [32]  # step, cursor, rate, a coefficient, two losses, CRC-32
+    assert [window["from"] for window in measured["windows"]] == list(range(0, 20, 2))
+    judged = [bar["kept"] for part in (rows, measured) for bar in part["bars"]]
     assert results["kept"] == all(judged) == (code == 0)
-    assert said.count("MISSED") == judged.count(False)
+    assert output.count("MISSED") == judged.count(False)
     assert results["machine"]["versions"]["onnxruntime"]
 
 
-def test_the_exit_code_says_what_was_found(
+def test_the_exit_code_follows_the_bars(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """0 for lines, 1 for a curve or a point that fails, 2 for a command that cannot work."""

@@ -51,7 +51,7 @@ def test_accuracy_before_and_after(
 ) -> None:
     """Two seeds: judged, replayed on torch to the bit, one exported; a lost one is made again."""
     assert accuracy.main(words(assets, tmp_path, "--seeds", "0", "1")) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     results = json.loads((tmp_path / "result.json").read_bytes())
     assert results["machine"]["versions"]["torch"]
     assert results["protocol"]["steps"] == 6
@@ -68,7 +68,7 @@ def test_accuracy_before_and_after(
     assert first["transformers"]["differing_answers"] == 0
     assert first["transformers"]["correct"] == first["best"]["correct"]
     assert "transformers" not in second
-    assert "mean of 2 seeds" in said
+    assert "mean of 2 seeds" in output
 
     # As after a kill in the middle of the second run: its row is missing, its journal is short.
     (tmp_path / "result.json").write_text(json.dumps({**results, "runs": [first]}))
@@ -159,9 +159,9 @@ def test_plans_are_held_against_runs(assets: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert done.stdout.count("OVER") == 2
-    said = json.loads(out.read_bytes())
-    assert [row["quant"] for row in said["result"]] == ["int4", "int8-row"]
-    for row in said["result"]:
+    payload = json.loads(out.read_bytes())
+    assert [row["quant"] for row in payload["result"]] == ["int4", "int8-row"]
+    for row in payload["result"]:
         assert row["predicted_bytes"] == sum(row["parts"].values())
         assert row["off"] == row["predicted_bytes"] / row["measured_bytes"] - 1
         assert row["parts"]["frozen weights"] < row["measured_bytes"]
@@ -180,9 +180,9 @@ def test_memory_over_the_bound_fails(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "OVER" in done.stdout
-    said = json.loads((tmp_path / "result.json").read_bytes())
-    result, kept = said["result"], tmp_path / "kept"
-    assert said["protocol"]["layers"] == 1
+    payload = json.loads((tmp_path / "result.json").read_bytes())
+    result, kept = payload["result"], tmp_path / "kept"
+    assert payload["protocol"]["layers"] == 1
     assert result["weights_bytes"] == sum(
         recipe().nbytes for recipe in open_checkpoint(str(kept / "checkpoint")).tensors.values()
     )
@@ -251,9 +251,9 @@ def test_starting_is_timed_and_may_be_too_slow(
     file = tmp_path / "result.json"
     assert startup.main(["--rounds", "1", "--limit", "0.001", "-o", str(file)]) == 1
     assert "OVER 0.001 s" in capsys.readouterr().out
-    said = json.loads(file.read_bytes())
-    bare, help_ = said["result"][startup.BASELINE], said["result"]["zofx --help"]
-    assert not said["within"]
+    payload = json.loads(file.read_bytes())
+    bare, help_ = payload["result"][startup.BASELINE], payload["result"]["zofx --help"]
+    assert not payload["within"]
     assert 0 < bare["processor_seconds"] < help_["processor_seconds"]
     assert 0 < bare["wall_seconds"] < help_["wall_seconds"]
 

@@ -51,9 +51,9 @@ def test_a_case_reads_back() -> None:
     """A path may be a task: the last colon is before the batch."""
     assert Case.parse("m:/a:b.jsonl:8") == Case("m", "/a:b.jsonl", 8)
     assert str(Case("m", "t", 8)) == "m:t:8"
-    told = Contestant("zofx", "senszoq", "int4", "ort")
+    contestant = Contestant("zofx", "senszoq", "int4", "ort")
     assert Job.from_json(job(weights="w").to_json()) == job(weights="w")
-    assert told.label == "senszoq int4 ort"
+    assert contestant.label == "senszoq int4 ort"
 
 
 def test_synthetic_rows_have_the_length_they_say(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_claims_are_judged_by_pairs_of_a_round() -> None:
             contestant("bare", 9.0, 9.0, 9.0, quant="nf4"),
         ],
     }
-    found = {bar["bar"]: (round(bar["value"], 6), bar["kept"]) for bar in judged(case)}
-    assert found == {
+    values = {bar["bar"]: (round(bar["value"], 6), bar["kept"]) for bar in judged(case)}
+    assert values == {
         "senszoq ort: speed / MeZO ≥ 20": (21.0, True),
         "senszoq ort: cost / inference ≤ 1.05": (1.0, True),
         "senszoq ort: z ≤ 0.02": (0.03, False),

@@ -62,12 +62,12 @@ def test_a_case_from_the_model_to_the_table(
     assert {bar["contestant"] for bar in case["bars"]} == {"senszoq int4 ort"}
     assert len(case["bars"]) == 4
     assert code == (0 if all(bar["kept"] for bar in case["bars"]) else 1)
-    said = capsys.readouterr().out
-    assert "MeZO (stand-in)" in said
+    output = capsys.readouterr().out
+    assert "MeZO (stand-in)" in output
 
     monkeypatch.setattr(script, "measured", None)
     assert script.main(words(assets, tmp_path)) == code
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == output
     assert script.main(words(assets, tmp_path, "--rounds", "3")) == 2
     assert "made with another rounds" in capsys.readouterr().err
 
@@ -142,7 +142,7 @@ def test_noise_on_standard_output_is_no_answer(tmp_path: Path) -> None:
     ],
 )
 def test_a_child_that_ends_is_reported(tmp_path: Path, what: str, message: str) -> None:
-    """With how it ended, and the end of what it said."""
+    """With how it ended, and the end of its output."""
     with scripted(tmp_path, what) as child:
         child.begin()
         child.step()

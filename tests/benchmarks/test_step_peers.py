@@ -59,8 +59,8 @@ def test_the_stand_in_takes_the_step_that_zofx_takes(along: Trajectory) -> None:
         for name, weight in model.named_parameters():
             weight.data = along.weights(step.before)[name].clone()
         peer = Mezo(model, along.settings.lr, along.settings.eps, given(along, step.t))
-        found = torch.stack(peer.step(inputs_of(step)))
-        assert ((found - step.losses).abs() <= step.allowed).all()
+        losses = torch.stack(peer.step(inputs_of(step)))
+        assert ((losses - step.losses).abs() <= step.allowed).all()
         # c is off by what the losses are, and θ' = θ − ηcz by five roundings besides
         c = (step.losses[0] - step.losses[1]) / (2 * along.settings.eps)
         c_off = step.allowed.sum() / (2 * along.settings.eps)
@@ -93,14 +93,14 @@ def test_the_language_models_loss_is_that_of_zofx(ground: Ground, along: Traject
     folder = ground.root / "mezo"
     session = RUNTIMES["torch"].load(folder, threads=1)
     scores = session.evaluate(encoded.batch, [], unperturbed())
-    found = OBJECTIVES["likelihood"].loss(scores, encoded).mean[0]
+    loss = OBJECTIVES["likelihood"].loss(scores, encoded).mean[0]
     meant, rounding = reference.trace(folder, encoded.batch, [], unperturbed(), session.read())
     tokens = torch.from_numpy(encoded.counts[:, 0]).double()
     mean = -(meant[0, :, 0] @ tokens) / tokens.sum()
     rows = [row for e in EXAMPLES for row in rows_of(e, encoder(), gold_only=True)]
     with torch.no_grad():
         wanted = candidate_loss(loaded(along, torch.float64), collate(rows, 1))
-    assert abs(found - float(wanted)) <= float(rounding.bound(mean))
+    assert abs(loss - float(wanted)) <= float(rounding.bound(mean))
 
 
 def test_a_checkout_takes_the_steps_of_its_stand_in(along: Trajectory, tmp_path: Path) -> None:

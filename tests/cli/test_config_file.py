@@ -85,7 +85,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ("steps: [1", "line "),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_wrong_is_reported(tmp_path: Path, text: str, message: str) -> None:
     """One error with the name of the file, the key and what would be right."""
     path = file(tmp_path, text)
     with pytest.raises(UsageError) as caught:
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_told(tmp_path: Path, text: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     """By its name."""
     with pytest.raises(UsageError, match=r"none\.yaml: there is no such file"):
         received(["art", "--config", str(tmp_path / "none.yaml")])

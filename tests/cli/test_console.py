@@ -46,9 +46,9 @@ def test_plain_lines_come_after_two_seconds_and_then_every_ten(
         for step in range(1, 16):
             clock.now += 1.0
             bar(step, 20, f"loss {step}")
-    said = capsys.readouterr()
-    assert said.err == "tune 2/20  loss 2\ntune 12/20  loss 12\n"
-    assert said.out == ""
+    output = capsys.readouterr()
+    assert output.err == "tune 2/20  loss 2\ntune 12/20  loss 12\n"
+    assert output.out == ""
 
 
 def test_a_terminal_gets_a_bar_that_goes_away(

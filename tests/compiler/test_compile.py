@@ -34,7 +34,7 @@ def test_what_is_not_quantized_keeps_its_bits(family: Family) -> None:
     assert share == round(FRACTION * whole)
 
 
-def test_the_report_tells_what_every_pass_said() -> None:
+def test_the_report_has_the_remarks_of_every_pass() -> None:
     """Seconds and remarks by the name of the pass; the callback is called all the same."""
     seen: list[str] = []
     report = Report()
@@ -97,7 +97,7 @@ def test_a_compilation_that_fails_leaves_nothing(
 
 
 def test_a_taken_name_is_refused_before_anything_is_done(family: Family, tmp_path: Path) -> None:
-    """And replaced when told to, by an artifact that is whole."""
+    """And replaced with --force, by an artifact that is whole."""
     out = Path(shutil.copytree(family.artifact(CASES[0]), tmp_path / "art"))
     compilation = Compilation(family, out)
     with pytest.raises(UsageError, match="exists already"):

@@ -33,12 +33,12 @@ def test_compiling_says_what_was_made(
     compiled: subprocess.CompletedProcess[str], artifact: Path
 ) -> None:
     """Sizes, what trains, what was skipped, the next command; stages, times and a diff as asked."""
-    said = compiled.stdout
-    assert "781 of 22,112 weights (3.532%)" in said
-    assert "next: zofx tune art --task NAME" in said
-    assert "× select-sensitive: none of its weights is among the chosen" in said
-    assert "+++ after split-sparse" in said
-    assert "quantize-frozen" in said.partition("capture  ")[2]  # the table of times
+    output = compiled.stdout
+    assert "781 of 22,112 weights (3.532%)" in output
+    assert "next: zofx tune art --task NAME" in output
+    assert "× select-sensitive: none of its weights is among the chosen" in output
+    assert "+++ after split-sparse" in output
+    assert "quantize-frozen" in output.partition("capture  ")[2]  # the table of times
     stages = [path.name for path in sorted((artifact / "stages").iterdir())]
     assert stages[0] == "00-capture.txt"
     assert stages[-1] == "08-narrow-vocabulary.txt"
@@ -62,9 +62,9 @@ def test_the_whole_way(artifact: Path, assets: Path, tmp_path: Path) -> None:
     assert f"next: zofx eval {art} --run runs/art-mood-seed0" in tuned.stdout
 
     after = run_zofx("eval", art, "--run", run, "--step", "last", "--json", cwd=tmp_path)
-    found = json.loads(after.stdout)
-    assert (found["step"], found["task"], found["runtime"]) == (20, "mood", "ort")
-    assert found["loss"] != before["loss"]
+    payload = json.loads(after.stdout)
+    assert (payload["step"], payload["task"], payload["runtime"]) == (20, "mood", "ort")
+    assert payload["loss"] != before["loss"]
     start = run_zofx("eval", art, "--run", run, "--step", "0", "--json", cwd=tmp_path)
     assert json.loads(start.stdout)["loss"] == before["loss"]
 
@@ -126,8 +126,8 @@ def test_an_artifact_can_be_looked_into(artifact: Path, assets: Path) -> None:
     """inspect as text, as JSON and after a pass; diff of two stages, and of equal programs."""
     text = run_zofx("inspect", "art", cwd=assets).stdout
     assert "trains     781 weights in 3 trainables" in text
-    said = json.loads(run_zofx("inspect", "art", "--json", cwd=assets).stdout)
-    assert said["hash"] == read_manifest(artifact).hash
+    payload = json.loads(run_zofx("inspect", "art", "--json", cwd=assets).stdout)
+    assert payload["hash"] == read_manifest(artifact).hash
     stage = run_zofx("inspect", "art", "--after", "split-sparse", cwd=assets).stdout
     assert stage == (artifact / "stages" / "04-split-sparse.txt").read_text()
     last = run_zofx("inspect", "art", "--after", "narrow-vocabulary", cwd=assets).stdout
@@ -231,11 +231,11 @@ def test_divergence_ends_with_one_and_keeps_the_journal(
 ) -> None:
     """A NaN loss is an error with a way back, not a traceback."""
     words = ("--task", str(assets / "mood.jsonl"), "--lr", "1e30", "-o", "run", "--steps", "5")
-    said = run_zofx("tune", artifact, *words, cwd=tmp_path)
-    assert said.returncode == 1
-    assert said.stderr.splitlines()[-2].startswith("error: ")
-    assert "keeps every step before" in said.stderr
-    assert "Traceback" not in said.stderr
+    ended = run_zofx("tune", artifact, *words, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-2].startswith("error: ")
+    assert "keeps every step before" in ended.stderr
+    assert "Traceback" not in ended.stderr
     assert (tmp_path / "run" / "journal.bin").is_file()
 
 
@@ -329,10 +329,10 @@ def test_bad_input_is_one_clear_error(
     """The exit code, a message that says what and what to do, no traceback, nothing written."""
     before = listing(inside)
     asked = ("art" if word == "ART" else word for word in words)
-    found, said = run_inside(*asked, capsys=capsys)
-    assert found == code, said
-    assert message in " ".join(said.split()), said
-    assert "Traceback" not in said
+    exit_code, printed = run_inside(*asked, capsys=capsys)
+    assert exit_code == code, printed
+    assert message in " ".join(printed.split()), printed
+    assert "Traceback" not in printed
     assert listing(inside) == before
 
 
@@ -341,10 +341,10 @@ def test_a_process_ends_with_the_error_and_its_code(
     workplace: Path, words: Sequence[str], code: int, message: str
 ) -> None:
     """A few of the same, as a shell sees them: all of it on stderr, nothing on stdout."""
-    said = run_zofx(*("art" if word == "ART" else word for word in words), cwd=workplace)
-    assert said.returncode == code, said.stderr
-    assert message in " ".join(said.stderr.split()), said.stderr
-    assert said.stdout == ""
+    ended = run_zofx(*("art" if word == "ART" else word for word in words), cwd=workplace)
+    assert ended.returncode == code, ended.stderr
+    assert message in " ".join(ended.stderr.split()), ended.stderr
+    assert ended.stdout == ""
 
 
 WRONG_COMPILE: list[tuple[Sequence[str], int, str]] = [
@@ -373,11 +373,11 @@ def test_a_wrong_compilation_writes_nothing(
     code: int,
     message: str,
 ) -> None:
-    """Every mistake in the options of compile is found before anything is written."""
+    """Every mistake in the options of compile is reported before anything is written."""
     before = listing(inside)
-    found, said = run_inside("compile", "llama", "-o", "new", *words, capsys=capsys)
-    assert found == code, said
-    assert message in " ".join(said.split()), said
+    exit_code, printed = run_inside("compile", "llama", "-o", "new", *words, capsys=capsys)
+    assert exit_code == code, printed
+    assert message in " ".join(printed.split()), printed
     assert listing(inside) == before
 
 
@@ -394,9 +394,9 @@ def test_a_model_that_cannot_be_compiled_says_why(
 ) -> None:
     """Nothing there, no model, or one whose graph cannot be made."""
     words = ("compile", model, "-o", "new", "--calibration", "text.txt")
-    found, said = run_inside(*words, capsys=capsys)
-    assert found == code, said
-    assert message in " ".join(said.split()), said
+    exit_code, printed = run_inside(*words, capsys=capsys)
+    assert exit_code == code, printed
+    assert message in " ".join(printed.split()), printed
     assert not (inside / "new").exists()
 
 
@@ -409,20 +409,20 @@ def test_ranks_are_made_once_and_read_by_compile(
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    said = capsys.readouterr().out
-    assert "scores of" in said
-    assert "next: zofx compile llama --sensitivity ranks.st" in said
+    output = capsys.readouterr().out
+    assert "scores of" in output
+    assert "next: zofx compile llama --sensitivity ranks.st" in output
     tiny.tiny_roberta(inside / "other")
     asked = ("compile", "other", "-o", "new", "--sensitivity", "ranks.st")
-    found, wrong = run_inside(*asked, capsys=capsys)
-    assert found == 2
+    exit_code, wrong = run_inside(*asked, capsys=capsys)
+    assert exit_code == 2
     assert "were made for" in wrong
 
 
 def test_an_unexpected_error_is_one_line_and_says_how_to_see_more(
     inside: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug names its exception; with ZOFX_DEBUG=1 it is raised; a full disk is told as such."""
+    """A bug names its exception; with ZOFX_DEBUG=1 it is raised; a full disk is named."""
 
     def fail_with(error: Exception) -> Callable[..., None]:
         def fail(*_: object, **__: object) -> None:
@@ -431,10 +431,10 @@ def test_an_unexpected_error_is_one_line_and_says_how_to_see_more(
         return fail
 
     monkeypatch.setattr("zofx.artifact.manifest.read_manifest", fail_with(KeyError("layers")))
-    code, said = run_inside("inspect", "art", capsys=capsys)
+    code, message = run_inside("inspect", "art", capsys=capsys)
     assert code == 1
-    assert said.startswith("error: KeyError: 'layers'\n")
-    assert "ZOFX_DEBUG=1" in said
+    assert message.startswith("error: KeyError: 'layers'\n")
+    assert "ZOFX_DEBUG=1" in message
     full = OSError(28, "No space left on device", "/mnt/out")
     monkeypatch.setattr("zofx.artifact.manifest.read_manifest", fail_with(full))
     assert run_inside("inspect", "art", capsys=capsys) == (
@@ -463,11 +463,11 @@ def test_help_and_lists_import_no_engine(words: list[str]) -> None:
         "heavy = {'torch', 'onnxruntime', 'onnx', 'transformers', 'datasets'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    said = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )
-    assert said.returncode == 0, said.stderr
-    assert said.stdout
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout
 
 
 def test_help_takes_less_than_three_tenths_of_a_second() -> None:
@@ -487,12 +487,12 @@ VERBS = (
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_teaches(verb: str, tmp_path: Path) -> None:
+def test_every_verb_has_help(verb: str, tmp_path: Path) -> None:
     """Its help has an example that begins with the verb, on a line of its own."""
-    said = run_zofx(verb, "--help", cwd=tmp_path)
-    assert said.returncode == 0
-    lines = [line.strip() for line in said.stdout.splitlines()]
-    assert any(line.startswith(f"zofx {verb} ") for line in lines), said.stdout
+    ended = run_zofx(verb, "--help", cwd=tmp_path)
+    assert ended.returncode == 0
+    lines = [line.strip() for line in ended.stdout.splitlines()]
+    assert any(line.startswith(f"zofx {verb} ") for line in lines), ended.stdout
 
 
 def test_indented_blocks_of_a_help_text_keep_their_lines() -> None:
@@ -503,21 +503,21 @@ def test_indented_blocks_of_a_help_text_keep_their_lines() -> None:
 
 def test_explaining(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A method says its source and settings, a pass its options with defaults."""
-    said = {}
+    texts = {}
     for name in ("senszoq", "quantize-frozen"):
         sys.argv = ["zofx", "explain", name]
         with pytest.raises(SystemExit) as ended:
             main()
         assert not ended.value.code
-        said[name] = capsys.readouterr().out
-    assert "arXiv 2406.02913" in said["senszoq"]
-    assert "lr=0.0001" in said["senszoq"]
+        texts[name] = capsys.readouterr().out
+    assert "arXiv 2406.02913" in texts["senszoq"]
+    assert "lr=0.0001" in texts["senszoq"]
     options = (
         "quantize-frozen.format  nf4 | int4 | int8 | int8-row | codebook | q8_0 | q4_0  default nf4"
     )
-    assert options in said["quantize-frozen"]
-    found, wrong = run_inside("explain", "magic", capsys=capsys)
-    assert (found, "there are methods: " in wrong) == (2, True)
+    assert options in texts["quantize-frozen"]
+    exit_code, wrong = run_inside("explain", "magic", capsys=capsys)
+    assert (exit_code, "there are methods: " in wrong) == (2, True)
 
 
 @pytest.mark.parametrize("kind", ["methods", "passes", "runtimes", "tasks"])
@@ -556,6 +556,6 @@ def test_the_exported_checkpoint_answers_as_the_run_does(
         ).logits
     rows = torch.arange(len(logits))
     scores = logits[rows, torch.from_numpy(batch.positions[:, 0])].log_softmax(-1)
-    found = scores.gather(1, torch.from_numpy(batch.targets[:, 0])).numpy()
+    logprob = scores.gather(1, torch.from_numpy(batch.targets[:, 0])).numpy()
     # Both compute in float32; the exported weight is the sum of two, rounded once more.
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(logprob, wanted, atol=1e-4)

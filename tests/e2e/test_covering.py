@@ -30,7 +30,7 @@ Inside = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def measured(artifact: Path, assets: Path) -> subprocess.CompletedProcess[str]:
-    """What `zofx sensitivity` of the tiny task said; the scores are in `mood.st`."""
+    """The output of `zofx sensitivity` of the tiny task; the scores are in `mood.st`."""
     words = ("--task", "mood.jsonl", "--train", "6", "--batches", "3", "-o", "mood.st")
     return run_zofx("sensitivity", "llama", *words, cwd=assets)
 
@@ -50,8 +50,8 @@ def inside(
         monkeypatch.setattr(sys, "argv", ["zofx", *words])
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
 
     return run
 
@@ -81,30 +81,30 @@ def test_numbers_are_those_of_a_computation_by_hand(
 ) -> None:
     """Autograd on transformers, a sort, and two sums: the shares per matrix and in all."""
     assert measured.returncode == 0, measured.stderr
-    said = json.loads(run_zofx(*COVERAGE, "--json", cwd=assets).stdout)
+    payload = json.loads(run_zofx(*COVERAGE, "--json", cwd=assets).stdout)
     squares = squares_by_hand(assets / "llama", assets / "mood.jsonl")
     mask = read_mask(artifact, read_manifest(artifact))
     total = sum(float(s.sum()) for s in squares.values())
     inside = 0.0
-    assert said["matrices"].keys() == squares.keys()
+    assert payload["matrices"].keys() == squares.keys()
     for name, values in squares.items():
-        row, flat = said["matrices"][name], values.flatten()
-        held = float(flat[torch.from_numpy(mask[name]).long()].sum()) if name in mask else 0.0
+        row, flat = payload["matrices"][name], values.flatten()
+        covered = float(flat[torch.from_numpy(mask[name]).long()].sum()) if name in mask else 0.0
         chosen = len(mask.get(name, ()))
         assert (row["chosen"], row["weights"]) == (chosen, values.numel())
         assert row["random"] == chosen / values.numel()
-        assert row["covered"] == pytest.approx(held / float(flat.sum()), rel=1e-4)
+        assert row["covered"] == pytest.approx(covered / float(flat.sum()), rel=1e-4)
         best = float(flat.topk(chosen).values.sum() / flat.sum())
         assert row["best"] == pytest.approx(best, rel=1e-4)
         assert row["gradient"] == pytest.approx(float(flat.sum()) / total, rel=1e-4)
-        inside += held
-    everything, row = torch.cat([s.flatten() for s in squares.values()]), said["all"]
+        inside += covered
+    everything, row = torch.cat([s.flatten() for s in squares.values()]), payload["all"]
     assert row["chosen"] == 781
     assert row["covered"] == pytest.approx(inside / total, rel=1e-4)
     assert row["best"] == pytest.approx(float(everything.topk(781).values.sum()) / total, rel=1e-4)
     assert row["random"] == 781 / everything.numel()
     assert row["random"] < row["covered"] < row["best"] < 1
-    assert said["hash"] == read_manifest(artifact).hash
+    assert payload["hash"] == read_manifest(artifact).hash
 
 
 def test_the_file_says_what_it_was_measured_on(
@@ -125,11 +125,11 @@ def test_the_file_says_what_it_was_measured_on(
 def test_the_table_has_a_line_per_matrix_and_one_of_all(inside: Inside) -> None:
     """The same numbers as the JSON, rounded, in the order of the layers."""
     lines = inside(*COVERAGE)[1].splitlines()
-    said = json.loads(inside(*COVERAGE, "--json")[1])
+    payload = json.loads(inside(*COVERAGE, "--json")[1])
     assert lines[0] == "art on 6 examples of mood (cross-entropy, seed 0)"
     assert lines[1].split() == ["matrix", "gradient", "chosen", "covered", "best", "random"]
-    assert [line.split()[0] for line in lines[2:]] == [*sorted(said["matrices"]), "all"]
-    row = said["all"]
+    assert [line.split()[0] for line in lines[2:]] == [*sorted(payload["matrices"]), "all"]
+    row = payload["all"]
     shares = [f"{row['covered']:.2%}", f"{row['best']:.2%}", f"{row['random']:.3%}"]
     assert lines[-1].split() == ["all", "100.00%", "781", "of", f"{row['weights']:,}", *shares]
 
@@ -173,7 +173,7 @@ def test_what_users_get_wrong_is_one_clear_error(
 
 
 @pytest.mark.parametrize("verb", ["coverage", "sensitivity"])
-def test_help_teaches_without_torch(verb: str) -> None:
+def test_help_needs_no_torch(verb: str) -> None:
     """An example of both verbs, and no heavy import."""
     code = (
         "import sys\nfrom zofx.cli import main\n"
@@ -181,10 +181,10 @@ def test_help_teaches_without_torch(verb: str) -> None:
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
         "assert not {'torch', 'transformers', 'onnxruntime'} & set(sys.modules)\n"
     )
-    said = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True
     )
-    assert said.returncode == 0, said.stderr
-    lines = [line.strip() for line in said.stdout.splitlines()]
+    assert ended.returncode == 0, ended.stderr
+    lines = [line.strip() for line in ended.stdout.splitlines()]
     assert any(line.startswith("zofx coverage art --sensitivity") for line in lines)
     assert any(line.startswith("zofx sensitivity ./my-model --task") for line in lines)

@@ -41,41 +41,43 @@ def here(artifact: Path, assets: Path, tmp_path: Path, monkeypatch: pytest.Monke
     return tmp_path
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
     """What `zofx …` prints in this process: stdout, or stderr where it has to fail."""
     capsys.readouterr()
     sys.argv = ["zofx", *words]
     with pytest.raises(SystemExit) as ended:
         main()
-    found = capsys.readouterr()
-    assert int(ended.value.code or 0) == code, found.err
-    return found.err if code else found.out
+    output = capsys.readouterr()
+    assert int(ended.value.code or 0) == code, output.err
+    return output.err if code else output.out
 
 
 def test_both_runtimes_write_the_same(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As text and as JSON, from the command line and from a file, by torch and by ort."""
     (here / "prompts.txt").write_text("the film was\n\n  the plot\nthe end\n")
     words = ("generate", "art", "--max-new-tokens", "30")
-    text = said(capsys, *words, "the film was", "the plot", "the end", "--runtime", "torch")
-    found = json.loads(said(capsys, *words, "--file", "prompts.txt", "--runtime", "ort", "--json"))
-    assert [one["prompt"] for one in found["texts"]] == ["the film was", "the plot", "the end"]
-    assert text == "\n\n".join(one["prompt"] + one["text"] for one in found["texts"]) + "\n"
-    assert any(one["text"] for one in found["texts"])
-    assert (found["runtime"], found["run"], found["max_new_tokens"]) == ("ort", None, 30)
+    text = output_of(capsys, *words, "the film was", "the plot", "the end", "--runtime", "torch")
+    payload = json.loads(
+        output_of(capsys, *words, "--file", "prompts.txt", "--runtime", "ort", "--json")
+    )
+    assert [one["prompt"] for one in payload["texts"]] == ["the film was", "the plot", "the end"]
+    assert text == "\n\n".join(one["prompt"] + one["text"] for one in payload["texts"]) + "\n"
+    assert any(one["text"] for one in payload["texts"])
+    assert (payload["runtime"], payload["run"], payload["max_new_tokens"]) == ("ort", None, 30)
 
 
 def test_eval_judges_texts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """F1 and exact match with their intervals, and the likelihood, in both forms."""
     words = ("eval", "art", "--task", "say.jsonl", "--limit", "3")
-    found = json.loads(said(capsys, *words, "--json"))
-    low, high = found["f1_interval95"]
-    assert low <= found["f1"] <= high
-    assert found["exact_match"] == found["exact"] / 3
-    assert found["objective"] == "likelihood"
-    assert "accuracy" not in found
-    text = said(capsys, *words)
-    assert f"F1 {found['f1']:.3f} [{low:.3f}, {high:.3f}], exact match " in text
-    assert f"likelihood {found['loss']:.4f}" in text
+    payload = json.loads(output_of(capsys, *words, "--json"))
+    low, high = payload["f1_interval95"]
+    assert low <= payload["f1"] <= high
+    assert payload["exact_match"] == payload["exact"] / 3
+    assert payload["objective"] == "likelihood"
+    assert "accuracy" not in payload
+    text = output_of(capsys, *words)
+    assert f"F1 {payload['f1']:.3f} [{low:.3f}, {high:.3f}], exact match " in text
+    assert f"likelihood {payload['loss']:.4f}" in text
 
 
 def test_the_file_of_a_reward_runs_for_who_names_it(
@@ -88,11 +90,11 @@ def test_the_file_of_a_reward_runs_for_who_names_it(
     assert prepared.config.objective == identity
     (here / "was-run").unlink()
     words = ("eval", "art", "--run", "run", "--step", "0", "--limit", "2", "--json")
-    assert json.loads(said(capsys, *words))["objective"] == "likelihood"
+    assert json.loads(output_of(capsys, *words))["objective"] == "likelihood"
     assert not (here / "was-run").exists()
-    found = json.loads(said(capsys, *words, "--objective", "reward:mine.py:brief"))
-    assert (found["objective"], found["step"]) == (identity, 0)
-    assert found["loss"] >= 0
+    payload = json.loads(output_of(capsys, *words, "--objective", "reward:mine.py:brief"))
+    assert (payload["objective"], payload["step"]) == (identity, 0)
+    assert payload["loss"] >= 0
     assert (here / "was-run").exists()
 
 
@@ -119,13 +121,13 @@ def test_bad_input_is_one_clear_error(
     here: Path, capsys: pytest.CaptureFixture[str], words: Sequence[str], message: str
 ) -> None:
     """Exit code 2 and what to do, before an engine is loaded."""
-    found = said(capsys, *words, code=2)
-    assert message in " ".join(found.split()), found
-    assert "Traceback" not in found
-    assert "loading" not in found or "--runtime" in words
+    output_text = output_of(capsys, *words, code=2)
+    assert message in " ".join(output_text.split()), output_text
+    assert "Traceback" not in output_text
+    assert "loading" not in output_text or "--runtime" in words
 
 
-def test_help_teaches_and_the_verb_works_as_a_process(here: Path) -> None:
+def test_help_lists_examples_and_the_verb_works_as_a_process(here: Path) -> None:
     """`generate --help` says what it costs; the verb's output alone is on stdout."""
     helped = run_zofx("generate", "--help", cwd=here).stdout
     assert "every new token reads its whole row again" in " ".join(helped.split())

@@ -72,9 +72,9 @@ def finish(
     """Train; returns the journal, θ, and how many rows were computed below the cut."""
     session = prepared.session()
     assert isinstance(session, EngineSession)
-    assert session.below is not None
+    assert session.frozen_prefix is not None
     outcome = train(prepared, session, activations=kept)
-    theta, computed = session.read(), session.below.computed
+    theta, computed = session.read(), session.frozen_prefix.computed
     session.close()
     return outcome.run.journal_path.read_bytes(), theta, computed
 
@@ -101,8 +101,8 @@ def test_a_run_that_keeps_activations_is_bit_equal(
         kept = ActivationCache(tmp_path / "kept")
         runs.append(finish(start(prepare(cut, asked), tmp_path / name), kept))
         assert kept.disabled_reason is None
-    for found, values, _ in runs:
-        assert found == journal
+    for own_journal, values, _ in runs:
+        assert own_journal == journal
         for slice_, wanted in theta.items():
             np.testing.assert_array_equal(values[slice_], wanted)
     assert every_time == 8 * 4 + 3 * DEV
@@ -151,12 +151,12 @@ def test_tune_keeps_them_in_the_run(cut: Path, mood: Path, tmp_path: Path) -> No
 def test_every_kind_of_method_can(traced: Program, method: str) -> None:
     """Thin tensors, adapters, tangents, exact gradients, scales: the first layer is cut off."""
     compiled = pipeline_for(METHODS[method], Options(from_layer=1)).run(traced)
-    below, above = split(compiled)
-    assert below is not None
-    assert {name.split(".")[2] for name in below.tensors if ".layers." in name} == {"0"}
+    prefix, remainder = split(compiled)
+    assert prefix is not None
+    assert {name.split(".")[2] for name in prefix.tensors if ".layers." in name} == {"0"}
     moving = {s.name for s in compiled.tensors.values() if s.role in UPDATED_ROLES}
-    assert moving <= above.tensors.keys()
-    assert not any(".layers.0." in name for name in above.tensors)
+    assert moving <= remainder.tensors.keys()
+    assert not any(".layers.0." in name for name in remainder.tensors)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_layer_that_is_not_there_is_refused(traced: Program, layer: int) -> No
 
 
 def test_what_would_train_nothing_is_refused(traced: Program) -> None:
-    """A regular expression that finds only what is below."""
+    """A regular expression that matches parameters of the prefix alone."""
     options = Options(train="layers.0", from_layer=1)
     with pytest.raises(PipelineError, match=r"finds none of the model's \d+ parameters"):
         pipeline_for(METHODS["mezo"], options).run(traced)

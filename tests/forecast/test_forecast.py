@@ -76,9 +76,9 @@ def plain(folder: Path, method: str = "senszoq", **settings: object) -> Forecast
     return forecast(program(folder, method, known), chosen, tokens=7, rates=RATES)
 
 
-def amounts(found: Forecast) -> Mapping[str, float]:
+def amounts(predicted: Forecast) -> Mapping[str, float]:
     """Every part by its name."""
-    return {part.name: part.amount for part in (*found.stays, *found.comes)}
+    return {part.name: part.amount for part in (*predicted.stays, *predicted.comes)}
 
 
 def data_bytes(file: Path) -> int:
@@ -109,20 +109,20 @@ def test_tables_have_the_rows_that_are_read(
     folder = getattr(tiny, model)(tmp_path / model)
     made = program(folder, "senszoq", Options("int8", fraction=FRACTION))
     chosen = METHODS["senszoq"].settings.with_given(batch_size=3)
-    found = forecast(made, chosen, tokens=7, alternatives=alternatives, rates=RATES)
+    predicted = forecast(made, chosen, tokens=7, alternatives=alternatives, rates=RATES)
     (table,) = (spec for spec in made.tensors.values() if spec.role in VOCABULARY)
-    assert found.axes.vocabulary == rows
-    assert amounts(found)["tables"] == rows * 4 * table.shape[1]
+    assert predicted.axes.vocabulary == rows
+    assert amounts(predicted)["tables"] == rows * 4 * table.shape[1]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bytes_of_every_format_are_those_compiled(family: Family, case: Case) -> None:
     """Frozen weights and trainables take what the writer made of them."""
     made = program(family.checkpoint(case), "senszoq", case.options, ranked=True)
-    found = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
+    predicted = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
     folder = family.artifact(case)
-    assert found["frozen weights"] + table_bytes(made) == data_bytes(folder / layout.WEIGHTS)
-    assert found["trainables"] == data_bytes(folder / layout.TRAINABLES)
+    assert predicted["frozen weights"] + table_bytes(made) == data_bytes(folder / layout.WEIGHTS)
+    assert predicted["trainables"] == data_bytes(folder / layout.TRAINABLES)
 
 
 @pytest.mark.parametrize("method", ["lozo", "lora-fa", "qzo"])
@@ -130,12 +130,12 @@ def test_bytes_of_every_kind_of_slice_are_those_compiled(
     llama: Path, tmp_path: Path, method: str
 ) -> None:
     """Low-rank factors, adapters, scales, and the state beside them."""
-    found = amounts(plain(llama, method))
+    predicted = amounts(plain(llama, method))
     checkpoint = open_checkpoint(str(llama))
     compile_model(checkpoint, METHODS[method], tmp_path / "art", options=OTHERS[method])
     tables = table_bytes(program(llama, method, OTHERS[method]))
-    assert found["frozen weights"] + tables == data_bytes(tmp_path / "art" / layout.WEIGHTS)
-    assert found["trainables"] == data_bytes(tmp_path / "art" / layout.TRAINABLES)
+    assert predicted["frozen weights"] + tables == data_bytes(tmp_path / "art" / layout.WEIGHTS)
+    assert predicted["trainables"] == data_bytes(tmp_path / "art" / layout.TRAINABLES)
 
 
 def recount(made: Program, shapes: Shapes, views: Trait) -> int:
@@ -153,8 +153,8 @@ def recount(made: Program, shapes: Shapes, views: Trait) -> int:
             continue
         before = {owner(n) for n in nodes[:place] if n.op == "call_function"}
         after = {owner(a) for n in nodes[place:] for a in n.all_input_nodes}
-        held = {n for n in before & after if n.op == "call_function"} | {node}
-        most = max(most, sum(map(shapes.bytes, held)) + ort_scratch(node, shapes))
+        alive = {n for n in before & after if n.op == "call_function"} | {node}
+        most = max(most, sum(map(shapes.bytes, alive)) + ort_scratch(node, shapes))
     return most
 
 
@@ -164,8 +164,8 @@ def test_the_peak_is_that_of_a_recount(llama: Path, method: str, views: Trait) -
     """One walk finds what going through all values at every op finds."""
     made = program(llama, method, OTHERS.get(method, Options("int4", fraction=FRACTION)))
     shapes = Shapes(made, AXES)
-    found = peak(made, shapes.bytes, lambda node: ort_scratch(node, shapes), views)
-    assert found == recount(made, shapes, views) > 0
+    predicted = peak(made, shapes.bytes, lambda node: ort_scratch(node, shapes), views)
+    assert predicted == recount(made, shapes, views) > 0
 
 
 def test_shapes_are_those_of_the_axes(llama: Path) -> None:
@@ -185,9 +185,9 @@ def test_cost_grows_with_rows_and_layers(tmp_path: Path) -> None:
     made = [tiny.tiny_llama(tmp_path / str(n), layers=n) for n in (1, 2, 3)]
     one, two, three = (plain(folder) for folder in made)
     for value in (
-        lambda found: found.flops,
-        lambda found: amounts(found)["frozen weights"],
-        lambda found: amounts(found)["trainables"],
+        lambda predicted: predicted.flops,
+        lambda predicted: amounts(predicted)["frozen weights"],
+        lambda predicted: amounts(predicted)["trainables"],
     ):
         assert value(three) - value(two) == value(two) - value(one) > 0
     shallow = program(made[0], "senszoq", Options("int4", fraction=FRACTION))
@@ -207,14 +207,14 @@ def test_what_is_below_a_cut_is_no_part_of_a_step(family: Family) -> None:
     below = sum(products(node, shapes) for node in nodes[: nodes.index(marked)])
     whole = sum(products(node, shapes) for node in nodes)
     batch = METHODS["senszoq"].settings.with_given(batch_size=AXES.rows)
-    found = forecast(
+    predicted = forecast(
         cut, batch, tokens=AXES.tokens, scored=AXES.scored, alternatives=AXES.alternatives,
         rates=RATES,
     )  # fmt: skip
-    assert found.axes == replace(AXES, vocabulary=AXES.rows * AXES.tokens)
-    assert found.flops == 2 * (whole - below)
+    assert predicted.axes == replace(AXES, vocabulary=AXES.rows * AXES.tokens)
+    assert predicted.flops == 2 * (whole - below)
     assert below > 0
-    assert amounts(found)["frozen weights"] + table_bytes(cut) == sum(
+    assert amounts(predicted)["frozen weights"] + table_bytes(cut) == sum(
         s.nbytes for s in cut.tensors.values() if s.role in FROZEN_ROLES
     )
 
@@ -226,9 +226,9 @@ def test_what_is_below_a_cut_is_no_part_of_a_step(family: Family) -> None:
 )  # fmt: skip
 def test_state_is_what_the_rule_keeps(llama: Path, tensors: str, copies: int) -> None:
     """So many times the trainables; without a rule there is no update to hold either."""
-    found = amounts(plain(llama, tensors=tensors))
-    assert found["state of rules"] == copies * found["trainables"]
-    assert ("update" in found) == bool(tensors)
+    predicted = amounts(plain(llama, tensors=tensors))
+    assert predicted["state of rules"] == copies * predicted["trainables"]
+    assert ("update" in predicted) == bool(tensors)
 
 
 def test_directions_are_held_as_drawn_and_as_stacked(llama: Path) -> None:
@@ -244,14 +244,14 @@ def test_expanded_weights_are_held_in_f32(family: Family) -> None:
     """Codes without a kernel become f32; a head that is an embedding is read where it is."""
     codebook = next(case for case in CASES if case.quant == "codebook")
     tied = next(case for case in CASES if case.model == "tiny_gpt2")
-    found = {}
+    sizes = {}
     for case in (tied, codebook):
         made = program(family.checkpoint(case), "senszoq", case.options, ranked=True)
         copies = amounts(forecast(made, METHODS["senszoq"].settings, tokens=7, rates=RATES))
-        found[case] = copies["copies of weights"]
+        sizes[case] = copies["copies of weights"]
     codes = [s for s in made.tensors.values() if s.name.endswith(".codes")]
-    assert found[tied] == 0
-    assert found[codebook] == sum(4 * 2 * s.size - s.nbytes for s in codes) > 0
+    assert sizes[tied] == 0
+    assert sizes[codebook] == sum(4 * 2 * s.size - s.nbytes for s in codes) > 0
 
 
 def test_torch_takes_memory_within_ops(llama: Path) -> None:
@@ -270,12 +270,12 @@ def test_torch_takes_memory_within_ops(llama: Path) -> None:
 
 def test_the_step_is_work_over_rates(llama: Path) -> None:
     """Products at the rate of products, directions at theirs; a trial adds three probes."""
-    found = plain(llama)
-    seconds = {part.name: part.amount for part in found.step}
-    assert seconds["products"] == pytest.approx(found.flops / RATES.flops)
-    assert seconds["directions"] == amounts(found)["trainables"] / 4 / RATES.normals
+    predicted = plain(llama)
+    seconds = {part.name: part.amount for part in predicted.step}
+    assert seconds["products"] == pytest.approx(predicted.flops / RATES.flops)
+    assert seconds["directions"] == amounts(predicted)["trainables"] / 4 / RATES.normals
     tried = plain(llama, trial=True)
-    assert tried.flops == pytest.approx(2.5 * found.flops, rel=1e-6)
+    assert tried.flops == pytest.approx(2.5 * predicted.flops, rel=1e-6)
 
 
 class Counter(TorchDispatchMode):
@@ -301,11 +301,11 @@ def test_products_of_integers_have_a_rate_of_their_own(llama: Path, tmp_path: Pa
     made, settings = program(llama, "senszoq", options, ranked=True), chosen.settings
     settings = settings.with_given(batch_size=3)
     for engine, integer in (("ort", 2 * counter.done), ("torch", 0)):
-        found = forecast(made, settings, tokens=7, runtime=engine, rates=RATES)
-        seconds = {part.name: part.amount for part in found.step}
+        predicted = forecast(made, settings, tokens=7, runtime=engine, rates=RATES)
+        seconds = {part.name: part.amount for part in predicted.step}
         assert seconds["integers"] == pytest.approx(integer / RATES.integers)
-        assert seconds["products"] == pytest.approx((found.flops - integer) / RATES.flops)
-    assert 0 < 2 * counter.done < found.flops
+        assert seconds["products"] == pytest.approx((predicted.flops - integer) / RATES.flops)
+    assert 0 < 2 * counter.done < predicted.flops
 
 
 def test_rows_that_share_no_forward_are_not_in_memory_together(
@@ -332,12 +332,14 @@ def test_rows_that_share_no_forward_are_not_in_memory_together(
     words = (
         "llama", "--fraction", "0.05", "--tokens", "64", "--batch-size", "64", "--threads", "1"
     )  # fmt: skip
-    assert f"64 rows of 64 tokens under 2 probes, {split.axes.rows} rows at a time" in said(
+    assert f"64 rows of 64 tokens under 2 probes, {split.axes.rows} rows at a time" in output_of(
         monkeypatch, capsys, *words
     )
 
 
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def output_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> str:
     """What `zofx plan` prints on a machine of known rates; an error, if it ends with one."""
     monkeypatch.setattr(
         machine_speed,
@@ -358,7 +360,7 @@ def test_the_verb_prints_every_part(
     monkeypatch.chdir(llama.parent)
     words = ("llama", "--quant", "int4", "--fraction", "0.05", "--tokens", "7", "--batch-size", "3")
     assert_golden(
-        said(monkeypatch, capsys, *words, "--rate", "2"),
+        output_of(monkeypatch, capsys, *words, "--rate", "2"),
         """\
 llama: llama, 1 layers of 32, 2 heads
 senszoq on ort: 3 rows of 7 tokens under 2 probes
@@ -382,12 +384,12 @@ a step  0.00165 s, 0.0 GFLOP
 without --sensitivity, trained weights are spread evenly; real choices crowd into fewer columns
 """,
     )
-    found = json.loads(said(monkeypatch, capsys, *words, "--json"))
-    parts = (*found["stays"], max(found["comes"], key=lambda part: part["amount"]))
-    assert found["memory"] == sum(part["amount"] for part in parts)
-    assert found["seconds"] == pytest.approx(sum(part["amount"] for part in found["step"]))
-    assert (found["layers"], found["width"], found["heads"]) == (1, 32, 2)
-    assert "spread evenly" in found["assumed"]
+    payload = json.loads(output_of(monkeypatch, capsys, *words, "--json"))
+    parts = (*payload["stays"], max(payload["comes"], key=lambda part: part["amount"]))
+    assert payload["memory"] == sum(part["amount"] for part in parts)
+    assert payload["seconds"] == pytest.approx(sum(part["amount"] for part in payload["step"]))
+    assert (payload["layers"], payload["width"], payload["heads"]) == (1, 32, 2)
+    assert "spread evenly" in payload["assumed"]
 
 
 @pytest.mark.parametrize(
@@ -411,7 +413,7 @@ def test_what_cannot_be_planned(
 ) -> None:
     """One clear error."""
     monkeypatch.chdir(llama.parent)
-    assert message in said(monkeypatch, capsys, *words)
+    assert message in output_of(monkeypatch, capsys, *words)
 
 
 def test_a_program_needs_a_runtime_with_measured_constants(llama: Path) -> None:

@@ -168,7 +168,7 @@ def test_only_ops_can_be_named(target: Any, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_damage_is_told(rows: Any, tmp_path: Path) -> None:
+def test_damage_is_reported(rows: Any, tmp_path: Path) -> None:
     """JSON that is no program is one ArtifactError that names the file."""
     path = tmp_path / "graph.json"
     path.write_text(json.dumps(rows))
@@ -181,7 +181,7 @@ def test_damage_is_told(rows: Any, tmp_path: Path) -> None:
     ["[" * 100_000, '[{"op": "placeholder", "target": "\\ud800"}]', f"[{'9' * 5000}]", "NaN", ""],
     ids=["deep", "half a character", "5000 digits", "NaN", "empty"],
 )
-def test_json_that_readers_choke_on_is_told(text: str, tmp_path: Path) -> None:
+def test_json_that_readers_choke_on_is_reported(text: str, tmp_path: Path) -> None:
     """As damage of that file, never as a fault of the reader."""
     path = tmp_path / "graph.json"
     path.write_text(text)
@@ -208,7 +208,7 @@ def test_an_op_that_readers_refuse_is_not_written() -> None:
         dump_graph(graph)
 
 
-def test_a_file_cut_anywhere_is_told(tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_is_reported(tmp_path: Path) -> None:
     """No prefix of a graph is a graph, and neither is one that is not text."""
     whole, path = dump_graph(compiled().graph).encode().rstrip(), tmp_path / "graph.json"
     for data in (*(whole[:cut] for cut in range(0, len(whole), 97)), whole[:-1], b"\xff" + whole):

@@ -36,12 +36,12 @@ def test_sparse_linear_is_the_dense_product_both_ways(
     # Small integers: every order of summation gives the same f32, so equality is exact.
     values = torch.from_numpy(rng.integers(-4, 5, (*probes, index.numel()))).float()
     x = torch.from_numpy(rng.integers(-4, 5, (6, 5, WIDTH))).float()
-    found = sparse.sparse_linear(x, values, index.int(), OUT, columns, deepest)
+    actual = sparse.sparse_linear(x, values, index.int(), OUT, columns, deepest)
     dense = torch.zeros(*probes, OUT * WIDTH)
     dense[..., index] = values
     parts = x.reshape(*probes, -1, WIDTH)
     expected = (parts @ dense.reshape(*probes, OUT, WIDTH).mT).reshape(6, 5, OUT)
-    assert torch.equal(found, expected)
+    assert torch.equal(actual, expected)
 
 
 def test_score_targets_leaves_out_what_is_not_scored() -> None:
@@ -62,9 +62,9 @@ def test_what_an_op_is_written_in_has_a_backward() -> None:
     op = torch.ops.zofx.score_targets.default
     scores = ops.meaning(op)(logits, targets)
     assert torch.equal(scores.detach(), op(logits.detach(), targets))
-    (found,) = torch.autograd.grad(scores.sum(), [logits])
+    (gradient,) = torch.autograd.grad(scores.sum(), [logits])
     (expected,) = torch.autograd.grad(torch.log_softmax(logits, -1)[0, 0, 2], [logits])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, expected)
     with pytest.raises(RuntimeError, match="backward"):
         op(logits, targets).sum().backward()
 

@@ -274,12 +274,12 @@ def test_running_twice_gives_the_same_program(toy: Program) -> None:
 
 def test_remarks_reach_the_callback() -> None:
     """What was skipped and why, per pass."""
-    said: list[tuple[str, tuple[Remark, ...]]] = []
+    heard: list[tuple[str, tuple[Remark, ...]]] = []
     Pipeline.parse("nothing, nothing{count=1}", ONE).run(
-        captured(Gpt2Linear()), lambda item, _, __, remarks, ___: said.append((str(item), remarks))
+        captured(Gpt2Linear()), lambda item, _, __, remarks, ___: heard.append((str(item), remarks))
     )
     remark = Remark("all", "skipped", "nothing to do")
-    assert said == [("nothing", (remark,)), ("nothing{count=1}", (remark,))]
+    assert heard == [("nothing", (remark,)), ("nothing{count=1}", (remark,))]
     assert str(remark) == "skipped  all   nothing to do"
 
 
@@ -332,7 +332,7 @@ def test_a_promise_that_is_not_kept_is_caught(toy: Program) -> None:
 
 
 def test_a_pass_that_breaks_an_earlier_fact_is_caught(toy: Program) -> None:
-    """Every held fact is checked after every pass; the one that broke it is named."""
+    """Every established fact is checked after every pass; the one that broke it is named."""
     pipeline = Pipeline((*Pipeline.parse("canonicalize", PASSES).passes, Clutters()))
     with pytest.raises(InvariantError, match=r"after clutters: .* not 'canonical' any more"):
         pipeline.run(toy)

@@ -262,10 +262,10 @@ def replaced(case: Case, old: Sequence[Any], new: Sequence[Any]) -> tuple[Any, .
     """The operands with some values in place of others."""
     table = {id(a): b for a, b in zip(old, new, strict=True)}
     is_leaf = lambda value: id(value) in table  # noqa: E731
-    found: tuple[Any, ...] = pytree.tree_map(
+    args: tuple[Any, ...] = pytree.tree_map(
         lambda value: table.get(id(value), value), case.args, is_leaf=is_leaf
     )
-    return found
+    return args
 
 
 def jvp(case: Case, primals: Sequence[Any], tangents: Sequence[Any]) -> list[Tensor]:
@@ -305,16 +305,16 @@ def test_a_rule_is_the_derivative_of_its_op(case: Case) -> None:
     for moving in sets(case.carriers):
         tangents = [tangent_of(value) for value in moving]
         d = Tangents(P, {id(value): t for value, t in zip(moving, tangents, strict=True)})
-        found = carry(case.op, d, y, case.args, case.kwargs)
-        if found is None:
-            found = [result.new_zeros(P, *result.shape) for result in results]
-        found = [found] if isinstance(found, Tensor) else list(found)
+        actual = carry(case.op, d, y, case.args, case.kwargs)
+        if actual is None:
+            actual = [result.new_zeros(P, *result.shape) for result in results]
+        actual = [actual] if isinstance(actual, Tensor) else list(actual)
         for p in range(P):
             primals = [tuple(v) if isinstance(v, tuple) else v for v in moving]
             expected = jvp(case, primals, [
                 tuple(t) if isinstance(t, list) else t for t in direction(tangents, p)
             ])  # fmt: skip
-            for got, want, result in zip(found, expected, results, strict=True):
+            for got, want, result in zip(actual, expected, results, strict=True):
                 assert got.shape == (P, *result.shape)
                 assert got.dtype == result.dtype
                 unit = torch.finfo(result.dtype).eps / 2
@@ -345,11 +345,11 @@ def test_a_rule_writes_what_it_computes(case: Case) -> None:
         p.node: proxy(by_id[id(v)]) for v, p in zip(values, proxies, strict=True) if id(v) in by_id
     }
     args = replaced(case, values, proxies)
-    found = carry(case.op, Tangents(P, known), proxy(y), args, case.kwargs)
+    actual = carry(case.op, Tangents(P, known), proxy(y), args, case.kwargs)
     if expected is None:
-        assert found is None
+        assert actual is None
         return
-    graph.output(found.node)
+    graph.output(actual.node)
     (got,) = [fx.Interpreter(fx.GraphModule({}, graph)).run(*fed)]
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 

@@ -71,8 +71,8 @@ def rounding_of_gradient(
     inputs = {**load_file(folder / layout.WEIGHTS), **inputs, **leaves}
     rounding = SmallScores()
     scores = reference.run(load_graph(folder / layout.GRAPH), inputs, rounding)
-    found = noted_gradient(cross_entropy(scores, encoded).sum(), leaves, rounding)
-    along = torch.stack([(signs[name] * slope).sum() for name, slope in found.items()])
+    gradient = noted_gradient(cross_entropy(scores, encoded).sum(), leaves, rounding)
+    along = torch.stack([(signs[name] * slope).sum() for name, slope in gradient.items()])
     return dict(zip(signs, rounding.bound(along), strict=True))
 
 
@@ -80,8 +80,8 @@ def noted_gradient(result: Tensor, leaves: Tensors, rounding: Rounding) -> Tenso
     """∂result/∂leaf, itself with a derivative; what its ops round is noted."""
     one = torch.ones_like(result).requires_grad_()  # so that constants of the pass are values, too
     with Noted(rounding):
-        found = torch.autograd.grad(result, list(leaves.values()), one, create_graph=True)
-    return dict(zip(leaves, found, strict=True))
+        gradients = torch.autograd.grad(result, list(leaves.values()), one, create_graph=True)
+    return dict(zip(leaves, gradients, strict=True))
 
 
 class SmallScores(Rounding):

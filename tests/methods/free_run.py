@@ -1,6 +1,6 @@
 """A whole run of the textbook, and how far a compiled run may be from it.
 
-    θ' = θ − η·Σ_q c_q(θ)·z_q / Q                  textbook, never told where zofx is
+    θ' = θ − η·Σ_q c_q(θ)·z_q / Q                  textbook, at its own θ throughout
     e' = J·e + Σ_q s_q·z_q + r                     e = θ₃₂ − θ
 
     J·e  = e − η/Q·Σ_q (∇c_q·e)·z_q                ∇c_q = (∇f(θ + εz_q) − ∇f(θ − εz_q)) / 2ε

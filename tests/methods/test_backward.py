@@ -1,4 +1,4 @@
-"""The bound of a backward pass: every op keeps to its own, and the whole is told by both passes."""
+"""The bound of a backward pass: every op keeps to its own, and both passes bound the whole."""
 
 from collections.abc import Callable
 
@@ -63,18 +63,18 @@ def test_a_gradient_in_float32_is_within_the_bound() -> None:
     """Of norm, product, activation and softmax, along any signs; the bound is thousandths of it."""
     sizes = ((6, 32), (32, 32), (4, 32))
     narrow = [random(seed, *size).float() for seed, size in enumerate(sizes)]
-    found = torch.autograd.grad(
+    gradient = torch.autograd.grad(
         _loss(lambda value, *_: value, *(x.requires_grad_() for x in narrow)), narrow
     )
     leaves = {str(k): x.detach().double().requires_grad_() for k, x in enumerate(narrow)}
     rounding = Rounding()
     wanted = noted_gradient(_loss(rounding, *leaves.values()), leaves, rounding)
-    signs = [torch.stack([random(k, *g.shape).sign() for k in range(TIMES)]) for g in found]
+    signs = [torch.stack([random(k, *g.shape).sign() for k in range(TIMES)]) for g in gradient]
     along = torch.stack(
         [(w * g).flatten(1).sum(1) for w, g in zip(signs, wanted.values(), strict=True)]
     )
     measured = torch.stack(
-        [(w * g.double()).flatten(1).sum(1) for w, g in zip(signs, found, strict=True)]
+        [(w * g.double()).flatten(1).sum(1) for w, g in zip(signs, gradient, strict=True)]
     )
     allowed, error = rounding.bound(along), (measured - along).abs()
     assert (error <= allowed).all()

@@ -41,12 +41,12 @@ def test_a_derivative_of_scores_is_one_of_the_loss() -> None:
         counts=np.array([[1, 1, 0], [2, 1, 3]]),
     )
     scores = random(0, 3, 4, 2)
-    found = losses_and_slopes(scores, encoded)
+    actual = losses_and_slopes(scores, encoded)
     at = scores[:1].clone().requires_grad_()
     loss = cross_entropy(at, encoded)
     (gradient,) = torch.autograd.grad(loss.sum(), at)
     wanted = torch.cat([loss.detach(), (gradient * scores[1:]).sum((1, 2))])
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(actual, wanted)
     given = OBJECTIVES["cross-entropy"].on(encoded)(scores.float().numpy())
     torch.testing.assert_close(
         cross_entropy(scores, encoded), torch.from_numpy(given), rtol=1e-6, atol=0
@@ -139,8 +139,8 @@ def test_the_loss_by_hand(model: Model) -> None:
         logprob = functional.log_softmax(logits, -1)
         scores.append(torch.stack([logprob[place, token] for place, token in wanted]).mean())
     wanted_loss = functional.cross_entropy(torch.stack(scores)[None], torch.tensor([asked.answer]))
-    found = model.loss([asked])(model.weights)
-    assert float(found) == pytest.approx(float(wanted_loss), rel=1e-12)
+    actual = model.loss([asked])(model.weights)
+    assert float(actual) == pytest.approx(float(wanted_loss), rel=1e-12)
 
 
 def test_the_model_is_in_float64(model: Model) -> None:

@@ -78,7 +78,7 @@ def test_twenty_steps(root: Path, tmp_path: Path, method: str, engine: str) -> N
     outcome = train(start(prepared, tmp_path / "run"), session)
     assert outcome.steps == STEPS
     assert {0, STEPS} == outcome.evaluations.keys()
-    assert all(np.isfinite(found.loss) for found in outcome.evaluations.values())
+    assert all(np.isfinite(evaluation.loss) for evaluation in outcome.evaluations.values())
     after = session.read()
     assert all(np.isfinite(values).all() for values in after.values())
     assert any(not np.array_equal(after[name], before[name]) for name in session.trainables)

@@ -65,7 +65,7 @@ def run(
 
 def compare(step: Step, subject: Subject, roundings: int) -> None:
     """One step of zofx with one of the textbook, which goes on from the measured losses."""
-    method, found = subject.method, subject.theta(step.after)
+    method, theta = subject.method, subject.theta(step.after)
     method.theta, before = subject.theta(step.before), subject.theta(step.before)
     forced = Forced(step.given.loss, step.losses, step.descent.slopes)
     method.step(step.t, forced)
@@ -75,17 +75,17 @@ def compare(step: Step, subject: Subject, roundings: int) -> None:
         allowed = step.descent.allowed[name]
         within(f"gradient of {name}", (signs * slope).sum(), (signs * own).sum(), allowed)
     moved = rounding_of_move(subject.size(step.before, step.after), method, roundings)
-    for name, values in found.items():
+    for name, values in theta.items():
         if name in moved:
             within(name, values, method.theta[name], moved[name])
         else:
             assert torch.equal(values, before[name]), f"{name} is frozen"
 
 
-def within(what: str, found: Tensor, wanted: Tensor, allowed: Tensor) -> None:
+def within(what: str, actual: Tensor, wanted: Tensor, allowed: Tensor) -> None:
     """Every value is as near as allowed."""
-    assert found.shape == wanted.shape, what
-    error = (found - wanted).abs()
+    assert actual.shape == wanted.shape, what
+    error = (actual - wanted).abs()
     place = (error / allowed.clamp(min=torch.finfo(torch.float64).tiny)).argmax()
     assert (error <= allowed).all(), (
         f"{what}: off by {error.flatten()[place]:.3g}, allowed there {allowed.flatten()[place]:.3g}"
@@ -107,10 +107,12 @@ def test_a_compiled_method_takes_the_steps_of_its_paper(
         compare(step, subject, roundings)
         if row.free:
             allowed = free.step(step.t, step.given.loss, step.allowed, roundings)
-            found = subject.theta(step.after)
+            actual = subject.theta(step.after)
             for name, bound in allowed.items():
-                within(f"{name} of the free run", found[name], free.theta[name], bound)
-                assert bound.max() < (found[name] - first[name]).abs().max() / 10, "it says nothing"
+                within(f"{name} of the free run", actual[name], free.theta[name], bound)
+                assert bound.max() < (actual[name] - first[name]).abs().max() / 10, (
+                    "it says nothing"
+                )
 
 
 def _direction_of_another_step(method: Method) -> None:

@@ -31,10 +31,10 @@ LR, EPS = 0.01, 0.3
 NAMES = tuple(SHAPES)
 
 
-def close(found: Tensors, wanted: Tensors) -> None:
+def close(actual: Tensors, wanted: Tensors) -> None:
     """Equal up to the rounding of float64."""
-    assert found.keys() == wanted.keys()
-    for name, values in found.items():
+    assert actual.keys() == wanted.keys()
+    for name, values in actual.items():
         torch.testing.assert_close(values, wanted[name], rtol=1e-11, atol=1e-12)
 
 
@@ -104,17 +104,17 @@ def test_an_index_restricts_the_direction() -> None:
     values = draw(0, 0, "bias")[:3]
     along = torch.zeros(24, dtype=torch.float64)
     along[index["first"]] = values
-    found = stepped(Mezo, z=on_index(lambda *_: values, index, shapes), trained=("first",))
+    actual = stepped(Mezo, z=on_index(lambda *_: values, index, shapes), trained=("first",))
     c = Bowl().gradient(start())["first"].flatten()[index["first"]] @ values
-    close(found, moved({"first": along.view(4, 6)}, -LR * c))
+    close(actual, moved({"first": along.view(4, 6)}, -LR * c))
 
 
 def test_a_mask_prunes_the_direction() -> None:
     """Both what is probed and what moves; the mask may change with the step."""
     mask = {name: (draw(7, 0, name) > 0).double() for name in NAMES}
     along = {name: mask[name] * draw(0, 0, name) for name in NAMES}
-    found = stepped(Mezo, z=masked(draw, lambda t, name: mask[name] if t == 0 else 0 * mask[name]))
-    close(found, moved(along, -LR * inner(along, Bowl().gradient(start()))))
+    actual = stepped(Mezo, z=masked(draw, lambda t, name: mask[name] if t == 0 else 0 * mask[name]))
+    close(actual, moved(along, -LR * inner(along, Bowl().gradient(start()))))
 
 
 def test_the_sign_of_the_scalar() -> None:
@@ -210,9 +210,9 @@ def test_a_subspace_keeps_the_norm_of_a_dense_direction() -> None:
         lambda *_: core, lambda *_: u, lambda *_: v, draw,
         {"second": torch.Size((m, n)), "bias": torch.Size((4,))}, window=3,
     )  # fmt: skip
-    found = given(0, 0, "second")
-    torch.testing.assert_close(found.norm() ** 2, m * n / r**2 * core.norm() ** 2)
-    torch.testing.assert_close(u @ (u.T @ found @ v) @ v.T, found)
+    direction = given(0, 0, "second")
+    torch.testing.assert_close(direction.norm() ** 2, m * n / r**2 * core.norm() ** 2)
+    torch.testing.assert_close(u @ (u.T @ direction @ v) @ v.T, direction)
     assert torch.equal(given(0, 0, "bias"), draw(0, 0, "bias"))
 
 

@@ -66,11 +66,11 @@ def test_a_program_is_what_eager_transformers_computes(
     given = inputs(*shape)
     wanted = eager_logits(eager(CONFIGS[name], architecture), given, architecture == "causal-lm")
     torch.testing.assert_close(logits(program, given), wanted, rtol=0, atol=0)
-    found, expected = run(program, given), scored(wanted.double(), given["targets"])
+    actual, expected = run(program, given), scored(wanted.double(), given["targets"])
     gamma = UNIT * (VOCABULARY + 8)
-    assert found.dtype == torch.float32
-    assert found.isfinite().all()
-    assert ((found - expected).abs() <= gamma * (1 + wanted.abs().max())).all()
+    assert actual.dtype == torch.float32
+    assert actual.isfinite().all()
+    assert ((actual - expected).abs() <= gamma * (1 + wanted.abs().max())).all()
 
 
 def test_a_program_is_data(program: Program) -> None:
@@ -92,7 +92,7 @@ def test_tied_weights_are_one_tensor(
 
 
 def test_tracing_allocates_no_weights() -> None:
-    """A model of 15 GB is traced by a process that never held a third of that, tests and all."""
+    """A model of 15 GB is traced by a process whose peak memory is below a third of that."""
     wide = {"vocab_size": VOCABULARY, "hidden_size": 8192, "intermediate_size": 65536}
     config = LlamaConfig(**wide, num_hidden_layers=2, num_attention_heads=64)
     model = build_on_meta(config, "causal-lm")

@@ -114,7 +114,7 @@ class Table(Toy):
 
 
 def test_a_model_for_few_tokens() -> None:
-    """What its code asks for is said in words."""
+    """The error names what its code asks for."""
     with pytest.raises(CaptureError, match=r"cannot trace Table: .* asks for T of at most 20\n"):
         captured(Table())
 

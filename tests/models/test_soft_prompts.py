@@ -48,12 +48,12 @@ CASES: list[tuple[str, Adapter]] = [
 PADDING = 1
 
 
-def said(case: object) -> str:
+def case_name(case: object) -> str:
     return case if isinstance(case, str) else type(case).__name__
 
 
-each_case = pytest.mark.parametrize(("name", "adapter"), CASES, ids=said)
-each_adapter = pytest.mark.parametrize("adapter", [PROMPT, PREFIX], ids=said)
+each_case = pytest.mark.parametrize(("name", "adapter"), CASES, ids=case_name)
+each_adapter = pytest.mark.parametrize("adapter", [PROMPT, PREFIX], ids=case_name)
 
 
 @cache
@@ -110,9 +110,9 @@ def test_a_program_is_what_eager_transformers_computes(
     with torch.no_grad():
         wanted = with_adapter(original(name), trainables, given)
     torch.testing.assert_close(logits(program, given), wanted, rtol=0, atol=0)
-    found, expected = run(program, given), scored(wanted.double(), given["targets"])
+    actual, expected = run(program, given), scored(wanted.double(), given["targets"])
     gamma = UNIT * (VOCABULARY + 8)
-    assert ((found - expected).abs() <= gamma * (1 + wanted.abs().max())).all()
+    assert ((actual - expected).abs() <= gamma * (1 + wanted.abs().max())).all()
 
 
 @each_case
@@ -141,7 +141,7 @@ def meaning(program: Program, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]
 
 
 @pytest.mark.parametrize(
-    ("name", "adapter"), [("llama", PROMPT), ("llama", PREFIX), ("gpt2", PREFIX)], ids=said
+    ("name", "adapter"), [("llama", PROMPT), ("llama", PREFIX), ("gpt2", PREFIX)], ids=case_name
 )
 def test_it_begins_as_tokens_before_the_text(name: str, adapter: Adapter) -> None:
     """The plain model on (drawn tokens + text) says the same, with rotary and learned positions.
@@ -173,9 +173,9 @@ def test_probes_are_moved_adapters(adapter: Adapter) -> None:
     stacked, remarks = apply(text, program)
     assert [r.verdict for r in remarks if r.subject == "logits"] == ["applied"]
     steps, keys = (0.5, -0.5), torch.tensor([KEY.words()])
-    found = run(stacked, {**given, "keys": keys, "coefficients": torch.tensor(steps)[:, None]})
+    actual = run(stacked, {**given, "keys": keys, "coefficients": torch.tensor(steps)[:, None]})
     table = stacked.load("noise.normal_table")
-    for scores, step in zip(found, steps, strict=True):
+    for scores, step in zip(actual, steps, strict=True):
         moved = {}
         for spec in program.trainables:
             z = direction(keys, table, spec.name, list(spec.shape), "gaussian")[0]
@@ -183,7 +183,7 @@ def test_probes_are_moved_adapters(adapter: Adapter) -> None:
         by_hand = program.with_(data={**program.data, **recipes(moved)})
         wanted, bound = meaning(by_hand, given)
         assert ((scores - wanted).abs() <= bound).all()
-    assert (found[0] - found[1]).abs().max() > 1e-3
+    assert (actual[0] - actual[1]).abs().max() > 1e-3
 
 
 def test_beginning_reads_one_weight_at_a_time() -> None:
@@ -262,8 +262,8 @@ def test_a_prompt_begins_as_embeddings() -> None:
     toy = Embeds()
     toy.embed = Scaled(7, 4)
     wanted = 3 * weights(toy)["embed.weight"][draw_tokens(PROMPT, 7, PADDING)[0]]
-    found = traced(toy, PROMPT).load("prompt")
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    actual = traced(toy, PROMPT).load("prompt")
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=0)
 
 
 def test_a_prompt_is_put_where_tokens_are_embedded() -> None:
@@ -352,7 +352,7 @@ STATEFUL = Lfm2Config(
         (OneLinear(), PREFIX, "it keeps no keys and values"),
         (OneLinear(), PROMPT, "it does not say which layer embeds its tokens"),
     ],
-    ids=said,
+    ids=case_name,
 )
 def test_a_model_without_a_place_for_it(model: nn.Module, adapter: Adapter, why: str) -> None:
     """The error names the model, the adapter and the reason."""

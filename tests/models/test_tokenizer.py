@@ -11,7 +11,7 @@ from zofx.models.tokenizer import from_folder, reason
 
 
 def test_every_end_that_generation_names_is_kept(tmp_path: Path) -> None:
-    """Besides the tokenizer's own; a damaged file is told, and none means none."""
+    """Besides the tokenizer's own; a damaged file is an error, and none means none."""
     folder = tiny.tiny_llama(tmp_path / "llama")
     path = folder / "generation_config.json"
     for named, ends in ((7, (7,)), ([2, 7], (7,)), (2, ()), (None, ())):
@@ -26,6 +26,6 @@ def test_every_end_that_generation_names_is_kept(tmp_path: Path) -> None:
 
 def test_advice_of_a_library_is_not_passed_on() -> None:
     """There is no trust_remote_code in zofx."""
-    told = reason(ValueError("Please pass the argument `trust_remote_code=True`"))
-    assert "trust_remote_code" not in told
+    message = reason(ValueError("Please pass the argument `trust_remote_code=True`"))
+    assert "trust_remote_code" not in message
     assert reason(ValueError("no vocabulary")) == "no vocabulary"

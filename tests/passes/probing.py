@@ -31,8 +31,8 @@ def dense(toy: type[nn.Module], match: str = ".", *, integers: bool = True) -> P
 def directions(program: Program, *keys: Key) -> dict[str, FloatArray]:
     """Every trainable's direction under some keys, f32[Q, *shape]."""
     words = torch.from_numpy(key_words(keys).view(np.int64))
-    found = values(program, {**batch(coefficients=[0.0] * len(keys)), "keys": words})
-    return {name: found[node].numpy() for name, node in directions_of(program.graph)}
+    values_of = values(program, {**batch(coefficients=[0.0] * len(keys)), "keys": words})
+    return {name: values_of[node].numpy() for name, node in directions_of(program.graph)}
 
 
 def moved(before: Program, after: Program, coefficient: float) -> Program:

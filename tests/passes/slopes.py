@@ -35,15 +35,15 @@ def exactly(value: Tensor, magnitude: Tensor, roundings: int) -> Tensor:
 
 def evaluate(graph: fx.Graph, given: Mapping[str, Tensor], rounding: Note) -> Any:
     """The result in float64, noting what each op rounds."""
-    found: dict[fx.Node, Any] = {}
+    values_of: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
-            found[node] = given[str(node.target)]
+            values_of[node] = given[str(node.target)]
         elif node.op == "call_function":
-            args = map_arg(node.args, found.__getitem__)
-            kwargs = map_aggregate(map_arg(node.kwargs, found.__getitem__), _wide)
-            found[node] = _call(node.target, args, kwargs, rounding)
-    return found[output_node(graph).all_input_nodes[0]]
+            args = map_arg(node.args, values_of.__getitem__)
+            kwargs = map_aggregate(map_arg(node.kwargs, values_of.__getitem__), _wide)
+            values_of[node] = _call(node.target, args, kwargs, rounding)
+    return values_of[output_node(graph).all_input_nodes[0]]
 
 
 def _wide(value: Any) -> Any:
@@ -84,9 +84,9 @@ def wide(program: Program, inputs: Inputs) -> dict[str, Tensor]:
 
 def directions(program: Program, inputs: Inputs) -> dict[str, Tensor]:
     """z of every trainable: [Q, *k]."""
-    found = values(program, inputs)
+    values_of = values(program, inputs)
     return {
-        str(node.args[0].target): found[node.args[1]]
+        str(node.args[0].target): values_of[node.args[1]]
         for node in program.graph.find_nodes(op="call_function", target=zofx_ops.combine.default)
     }
 

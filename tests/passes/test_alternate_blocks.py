@@ -74,12 +74,12 @@ def test_one_group_moves_at_a_time(by: str) -> None:
     before, _ = apply(PERTURB, sliced)
     after, _ = apply(f"alternate-blocks{{by={by}}}", before)
     keys = [Key(3, n, 0) if by == "step" else Key(3, 9, n) for n in range(8)]
-    plain, found = directions(before, *keys), directions(after, *keys)
-    assert found.keys() == GROUPS.keys()
+    plain, masked = directions(before, *keys), directions(after, *keys)
+    assert masked.keys() == GROUPS.keys()
     for name, z in plain.items():
         for n in range(8):
             wanted = z[n] if n % 4 == GROUPS[name] else np.zeros_like(z[n])
-            np.testing.assert_array_equal(found[name][n], wanted)
+            np.testing.assert_array_equal(masked[name][n], wanted)
     assert noise_of(after).turns == Turn(0, 4, by)  # type: ignore[arg-type]  # a parameter is a string
 
 

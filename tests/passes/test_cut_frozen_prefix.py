@@ -63,7 +63,7 @@ def cut(program: Program) -> Program:
 
 
 def test_between_the_blocks() -> None:
-    """One op on the residual stream; what is below it is a program of the tokens."""
+    """One op on the residual stream; the prefix is a program of the tokens."""
     after, remarks = apply("cut-frozen-prefix", trained(MaskedBlocks))
     assert_golden(
         show(after, remarks),
@@ -112,13 +112,13 @@ body
   %25 = zofx.score_targets(%24, targets)   : f32[N, C]
   return %25
 remarks
-  applied  add   what is below it is a function of the tokens alone
+  applied  add   the frozen prefix is a function of the tokens alone
 """,
     )
-    below, above = split(after)
-    assert below is not None
+    prefix, remainder = split(after)
+    assert prefix is not None
     assert_golden(
-        show(below) + show(above),
+        show(prefix) + show(remainder),
         """\
 program                                  facts: canonical, cut, perturbed, sliced
   input   input_ids          i64[N, T]
@@ -182,16 +182,16 @@ def test_the_parts_are_the_whole(passes: str) -> None:
     inputs = batch(coefficients=coefficients)
     after = cut(before)
     assert_same_meaning(before, after, inputs)
-    below, above = split(after)
-    assert below is not None
-    hidden = run(below, inputs)
+    prefix, remainder = split(after)
+    assert prefix is not None
+    hidden = run(prefix, inputs)
     torch.testing.assert_close(
-        run(above, {**inputs, "hidden": hidden}), run(before, inputs), rtol=0, atol=0
+        run(remainder, {**inputs, "hidden": hidden}), run(before, inputs), rtol=0, atol=0
     )
     assert hidden.shape == (3, 5, 4)
-    assert below.inputs == ("input_ids", "attention_mask")
-    assert not below.trainables
-    assert not {name for name in above.tensors if name in below.tensors}
+    assert prefix.inputs == ("input_ids", "attention_mask")
+    assert not prefix.trainables
+    assert not {name for name in remainder.tensors if name in prefix.tensors}
 
 
 def test_as_late_as_the_slices_allow() -> None:
@@ -199,10 +199,10 @@ def test_as_late_as_the_slices_allow() -> None:
     after = cut(trained(MaskedBlocks, "head"))
     (node,) = after.graph.find_nodes(op="call_function", target=zofx_ops.cut.default)
     assert sum(n.target is aten.linear.default for n in node.graph.nodes) == 5
-    below, above = split(after)
-    assert below is not None
-    assert sum(n.target is aten.linear.default for n in below.graph.nodes) == 4
-    assert [n for n in above.tensors if "blocks" in n] == []
+    prefix, remainder = split(after)
+    assert prefix is not None
+    assert sum(n.target is aten.linear.default for n in prefix.graph.nodes) == 4
+    assert [n for n in remainder.tensors if "blocks" in n] == []
 
 
 def test_sizes_are_asked_of_the_tokens() -> None:
@@ -214,9 +214,9 @@ def test_sizes_are_asked_of_the_tokens() -> None:
     for size in sizes:
         edit.set_args(size, edit.placeholder("targets"), 0)
     other = edit.done()
-    below, _ = split(cut(other))
-    assert below is not None
-    assert below.inputs == ("input_ids", "attention_mask")
+    prefix, _ = split(cut(other))
+    assert prefix is not None
+    assert prefix.inputs == ("input_ids", "attention_mask")
     assert_same_meaning(program, cut(other), batch())
 
 
@@ -263,6 +263,6 @@ def test_the_fact_is_checked() -> None:
     edit = Editor(program)
     logits = next(n for n in reversed(edit.nodes) if n.target is aten.linear.default)
     edit.replace(logits, edit.call(logits.next, zofx_ops.cut.default, logits))
-    assert "what is below the cut reads what moves" in (CUT.check(edit.done()) or "")
+    assert "the frozen prefix reads a tensor that moves" in (CUT.check(edit.done()) or "")
     with pytest.raises(PipelineError, match="needs a program that is 'sliced'"):
         Pipeline.parse("cut-frozen-prefix", PASSES).check_order()

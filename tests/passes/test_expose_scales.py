@@ -76,13 +76,13 @@ def test_means_the_same(form: str) -> None:
 def _read(program: Program) -> torch.Tensor:
     """The logits at every position."""
     node = _reader(program, zofx_ops.select_positions.default).args[0]
-    found: torch.Tensor = values(program, batch())[node]  # type: ignore[index]
-    return found
+    value: torch.Tensor = values(program, batch())[node]  # type: ignore[index]
+    return value
 
 
 def _reader(program: Program, target: Callable[..., Any]) -> torch.fx.Node:
-    (found,) = program.graph.find_nodes(op="call_function", target=target)
-    node: torch.fx.Node = found
+    (reader,) = program.graph.find_nodes(op="call_function", target=target)
+    node: torch.fx.Node = reader
     return node
 
 

@@ -137,8 +137,8 @@ def test_small_steps_agree(subject: Subject) -> None:
     """A central difference in float64 is off by O(h²) and by 2⁻⁵² / h: with h = 2⁻¹⁷ both are small."""
     score = scorer(subject.before, subject.inputs)
     theta = {name: subject.before.load(name).double() for name in subject.z}
-    found = run(subject.after, subject.inputs)
-    for row, slope in zip(PROBES, found[1:].double(), strict=True):
+    actual = run(subject.after, subject.inputs)
+    for row, slope in zip(PROBES, actual[1:].double(), strict=True):
         step = {name: v * 2.0**-17 for name, v in along(row, subject.z).items()}
         ahead, behind = (
             score({name: value + sign * step[name] for name, value in theta.items()})
@@ -156,8 +156,8 @@ def test_onnx_runtime_computes_the_same(subject: Subject, tmp_path: Path) -> Non
     feeds = {name: v.numpy() for name, v in subject.inputs.items() if name != "keys"}
     for name, z in subject.z.items():
         feeds |= {name: subject.after.load(name).numpy(), f"{name}.z": z.numpy()}
-    (found,) = engine.run(["logprob"], feeds)
-    assert ((torch.from_numpy(found) - subject.slopes).abs() <= subject.bound).all()
+    (actual,) = engine.run(["logprob"], feeds)
+    assert ((torch.from_numpy(actual) - subject.slopes).abs() <= subject.bound).all()
 
 
 def sparse(toy: Toy, **places: list[int]) -> Program:

@@ -1,4 +1,4 @@
-"""freeze-layers: what is below a layer may not train, whoever chooses."""
+"""freeze-layers: layers below the first that trains do not train, whoever chooses."""
 
 from types import SimpleNamespace
 

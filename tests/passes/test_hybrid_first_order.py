@@ -78,8 +78,8 @@ def test_only_the_others_move() -> None:
 @pytest.mark.parametrize(("toy", "layers"), [(Blocks, 2), (OneLinear, 1)])
 def test_some_blocks_are_left_for_probes(toy: type[OneLinear], layers: int) -> None:
     """As many as there are, or blocks where there are none: refused, with what to say instead."""
-    found = 2 if toy is Blocks else 0
-    with pytest.raises(PipelineError, match=f"{found} numbered blocks train.* say layers=all"):
+    blocks = 2 if toy is Blocks else 0
+    with pytest.raises(PipelineError, match=f"{blocks} numbered blocks train.* say layers=all"):
         apply(f"hybrid-first-order{{layers={layers}}}", dense(toy))
 
 

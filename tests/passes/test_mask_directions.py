@@ -62,12 +62,12 @@ def test_zero_where_numpy_says_so(toy: type[Toy], interval: int, noise: str) -> 
     before, _ = apply(f"insert-perturbation{{noise={noise}}}", sliced)
     after, _ = apply(f"mask-directions{{keep=0.4 interval={interval}}}", before)
     keys = (KEY, Key(KEY.seed, 9, 2), Key(KEY.seed, 10), Key(2**63 + 5, 123, 1))
-    plain, found = directions(before, *keys), directions(after, *keys)
+    plain, masked = directions(before, *keys), directions(after, *keys)
     mask = RandomMask(round(0.4 * KEEP_ALL), interval)
     for name, z in plain.items():
         for query, key in enumerate(keys):
             kept = mask_by_hand(key, name, mask, z[0].size).reshape(z[0].shape)
-            np.testing.assert_array_equal(found[name][query], np.where(kept, z[query], 0))
+            np.testing.assert_array_equal(masked[name][query], np.where(kept, z[query], 0))
     assert_a_probe_is_a_move(sliced, after)
 
 

@@ -66,7 +66,7 @@ def test_that_many_weights_move(toy: type[Toy], fraction: float) -> None:
     sliced = dense(toy, integers=False)
     before, _ = apply(PERTURB, sliced)
     after, _ = apply(f"mask-large-weights{{fraction={fraction}}}", before)
-    plain, found = directions(before, KEY), directions(after, KEY)
+    plain, masked = directions(before, KEY), directions(after, KEY)
     for spec in sliced.trainables:
         weight = sliced.load(spec.name).numpy()
         small = np.abs(weight) <= limit_by_hand(weight, fraction)
@@ -74,7 +74,7 @@ def test_that_many_weights_move(toy: type[Toy], fraction: float) -> None:
             small[...] = True
         else:
             assert np.count_nonzero(small) == max(1, round(fraction * weight.size))
-        np.testing.assert_array_equal(found[spec.name], np.where(small, plain[spec.name], 0))
+        np.testing.assert_array_equal(masked[spec.name], np.where(small, plain[spec.name], 0))
     assert_a_probe_is_a_move(sliced, after)
 
 
@@ -96,9 +96,9 @@ def test_the_mask_follows_the_weights() -> None:
     assert limit is not None
     other = after.load("fc.weight").flip(0, 1) * 2
     turned = after.with_(data={**after.data, "fc.weight": other.clone})
-    found = directions(turned, KEY)["fc.weight"][0]
-    np.testing.assert_array_equal(found != 0, other.abs().numpy() <= np.float32(limit))
-    assert 0 < np.count_nonzero(found) < round(0.2 * found.size)
+    direction = directions(turned, KEY)["fc.weight"][0]
+    np.testing.assert_array_equal(direction != 0, other.abs().numpy() <= np.float32(limit))
+    assert 0 < np.count_nonzero(direction) < round(0.2 * direction.size)
 
 
 def test_the_law_has_the_limit() -> None:

@@ -186,8 +186,10 @@ def test_stays_where_the_logits_mix_positions() -> None:
     """Nothing can move, so nothing does, and the remark says which op is in the way."""
     before, _ = apply("canonicalize", captured(MixedLogits()))
     after, remarks = apply("narrow-positions", before)
-    said = "skipped  logits   aten.cumsum.default is not known to act on each position alone"
-    assert show(after, remarks) == show(before, [said]).replace("canonical", "canonical, narrowed")
+    remark = "skipped  logits   aten.cumsum.default is not known to act on each position alone"
+    assert show(after, remarks) == show(before, [remark]).replace(
+        "canonical", "canonical, narrowed"
+    )
     assert_same_meaning(before, after, batch())
 
 

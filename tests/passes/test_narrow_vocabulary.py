@@ -195,16 +195,16 @@ def test_a_few_rows_say_what_all_do(toy: type[Toy]) -> None:
     whole, inputs = trained(toy(), "fc", "narrow-vocabulary"), few_tokens()
     few, numbered = of_its_tokens(whole, inputs)
     assert_same_logits(logits(few, numbered), logits(whole, inputs)[..., TOKENS])
-    expected, found = run(whole, inputs), run(few, numbered)
-    apart = found - expected
-    bound = 2 * 2 * 4 * UNIT * torch.maximum(expected.abs(), found.abs()).max()
+    expected, actual = run(whole, inputs), run(few, numbered)
+    apart = actual - expected
+    bound = 2 * 2 * 4 * UNIT * torch.maximum(expected.abs(), actual.abs()).max()
     assert (apart.amax(-1) - apart.amin(-1) <= bound).all()
     assert (apart.abs() > bound).any()  # four tokens are not seven
 
 
-def assert_same_logits(found: Tensor, expected: Tensor) -> None:
+def assert_same_logits(actual: Tensor, expected: Tensor) -> None:
     """Bit for bit."""
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,8 @@ def half_steps(values: Tensor) -> Tensor:
 def read(program: Program, inputs: dict[str, Tensor]) -> Tensor:
     """What the embedded program multiplies, at the scored positions: f32[P, N, S, D]."""
     tables = program.graph.find_nodes(op="call_function", target=zofx_ops.probe_embedding.default)
-    found = values(program, inputs)
-    x = torch.cat([found[table] for table in tables])
+    values_of = values(program, inputs)
+    x = torch.cat([values_of[table] for table in tables])
     places = inputs["positions"].repeat(len(inputs["coefficients"]), 1)
     picked: Tensor = zofx_ops.select_positions(x, places)
     return picked.view(-1, *inputs["positions"].shape, x.shape[-1])
@@ -85,8 +85,8 @@ def read(program: Program, inputs: dict[str, Tensor]) -> Tensor:
 
 def by_probe(program: Program, inputs: dict[str, Tensor]) -> Tensor:
     """The logits with probes as an axis: f64[P, N, S, V]."""
-    found = logits(program, inputs).double()
-    return found.view(-1, 3, *found.shape[1:])
+    scores = logits(program, inputs).double()
+    return scores.view(-1, 3, *scores.shape[1:])
 
 
 def test_products_above_and_below_a_slice() -> None:
@@ -252,8 +252,8 @@ def test_a_row_of_zeros_is_one(embedded: Program) -> None:
     zeros = torch.zeros_like(embedded.load("embed.weight")).clone
     before = embedded.with_(data={**embedded.data, "embed.weight": zeros})
     after, _ = apply("quantize-activations", before)
-    found = logits(after, batch(coefficients=[[0.0], [0.0]]))
-    assert torch.equal(found, before.load("fc.bias").expand_as(found))
+    actual = logits(after, batch(coefficients=[[0.0], [0.0]]))
+    assert torch.equal(actual, before.load("fc.bias").expand_as(actual))
 
 
 def test_integers_up_to_127_are_exact() -> None:

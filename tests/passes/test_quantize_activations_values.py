@@ -65,8 +65,8 @@ def probed(toy: type[nn.Module]) -> Program:
 def activations(program: Program, inputs: dict[str, Tensor]) -> Tensor:
     """What the layer multiplies: f32[P, N, T, D]."""
     tables = program.graph.find_nodes(op="call_function", target=zofx_ops.probe_embedding.default)
-    found = values(program, inputs)
-    x = torch.cat([found[table] for table in tables])
+    values_of = values(program, inputs)
+    x = torch.cat([values_of[table] for table in tables])
     return x.view(len(inputs["coefficients"]), -1, *x.shape[1:])
 
 
@@ -157,32 +157,32 @@ def test_values_are_off_by_half_a_finer_step(probes: int) -> None:
     reach = off[..., None] * weight.abs().double().sum(1) + rounding
     bound = HEADS * reach.amax(2, keepdim=True)
     exact = logits(before, inputs).double()
-    for made, held in ((after, True), (once, False)):
+    for made, refined in ((after, True), (once, False)):
         error = (logits(made, inputs).double() - exact).abs().view(probes, *x.shape[1:2], -1, 7)
-        assert bool((error <= bound).all()) is held
+        assert bool((error <= bound).all()) is refined
 
 
 def test_without_probes_rows_are_those_of_probe_0() -> None:
     """Inference in the precision of an artifact: bit for bit what it scores where ε is 0."""
     plain, _ = apply("quantize-frozen{format=int8-row}", canonical(Attends, integers=False))
-    said: list[object] = []
-    alone = QuantizeActivations().run(plain, lambda *remark: said.append(remark))
+    seen: list[object] = []
+    alone = QuantizeActivations().run(plain, lambda *remark: seen.append(remark))
     after, remarks = apply("quantize-activations", probed(Attends))
-    assert said == [(one.subject, one.verdict, one.why) for one in remarks]
+    assert seen == [(one.subject, one.verdict, one.why) for one in remarks]
     inputs = batch(coefficients=[[0.0]])
     (scores,) = run(after, inputs)
     assert torch.equal(run(alone, inputs), scores)
 
 
-@pytest.mark.parametrize(("toy", "found"), [(Attends, 1), (Fused, 1), (Keys, 0), (OneLinear, 0)])
-def test_finds_what_is_added_up_to_values(toy: type[nn.Module], found: int) -> None:
+@pytest.mark.parametrize(("toy", "count"), [(Attends, 1), (Fused, 1), (Keys, 0), (OneLinear, 0)])
+def test_finds_what_is_added_up_to_values(toy: type[nn.Module], count: int) -> None:
     """Through moves and sums, and not past anything else."""
     before = probed(toy)
-    assert len(values_of(before.graph)) == 2 * found  # of the first probe, of the others
+    assert len(values_of(before.graph)) == 2 * count  # of the first probe, of the others
     after, remarks = apply("quantize-activations", before)
     left = after.graph.find_nodes(op="call_function", target=zofx_ops.left_over.default)
-    assert len(left) == found
-    assert ("in two terms" in str(remarks[-1])) is bool(found)
+    assert len(left) == count
+    assert ("in two terms" in str(remarks[-1])) is bool(count)
 
 
 def test_its_text_reads_back() -> None:

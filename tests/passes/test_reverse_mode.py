@@ -24,8 +24,8 @@ UNITS = 1e-5
 
 def results(program: Program, inputs: Inputs) -> list[Tensor]:
     """All of them."""
-    found = values(program, inputs)
-    return [found[node] for node in results_of(program.graph)]
+    values_of = values(program, inputs)
+    return [values_of[node] for node in results_of(program.graph)]
 
 
 def test_the_joint_graph_of_one_linear() -> None:
@@ -90,11 +90,13 @@ def test_gradients_are_those_of_autograd(toy: type[Toy]) -> None:
     before, _ = apply(EXACT, dense(toy, integers=False))
     joint, _ = apply("reverse-mode", before)
     inputs = {**batch(), COTANGENT: COTANGENTS}
-    _, *found = results(joint, inputs)
+    _, *gradients = results(joint, inputs)
     exact = [spec.name for spec in joint.tensors.values() if spec.role is Role.EXACT]
     theta = {name: before.load(name).double().requires_grad_() for name in exact}
     total = (scorer(before, inputs)(theta) * COTANGENTS).sum()
-    for own, wanted in zip(found, torch.autograd.grad(total, list(theta.values())), strict=True):
+    for own, wanted in zip(
+        gradients, torch.autograd.grad(total, list(theta.values())), strict=True
+    ):
         assert wanted.abs().max() > 0
         torch.testing.assert_close(
             own.double(), wanted, rtol=0, atol=UNITS * float(wanted.abs().max())

@@ -65,9 +65,9 @@ def test_a_direction_is_z_times_its_scale(toy: type[OneLinear]) -> None:
         for seed, spec in enumerate(after.trainables)
     }
     scaled = after.with_(data={**after.data, **{n: s.clone for n, s in scales.items()}})
-    plain, found = directions(before, KEY), directions(scaled, KEY)
+    plain, scaled_directions = directions(before, KEY), directions(scaled, KEY)
     for name, z in plain.items():
-        np.testing.assert_array_equal(found[name], z * scales[f"{name}.scale"].numpy())
+        np.testing.assert_array_equal(scaled_directions[name], z * scales[f"{name}.scale"].numpy())
     assert_a_probe_is_a_move(sliced, scaled)
 
 

@@ -35,7 +35,7 @@ def test_chooses_every_parameter() -> None:
     ],
 )
 def test_searches_the_names(match: str, chosen: set[str]) -> None:
-    """A regular expression, found anywhere in a name; braces and bars survive pipeline text."""
+    """A regular expression matches anywhere in a name; braces and bars survive pipeline text."""
     text = str(Pipeline.parse(f"select-parameters{{match={match}}}", PASSES))
     after, _ = apply(text, canonical(Normed))
     assert decided(after, "whole").keys() == chosen

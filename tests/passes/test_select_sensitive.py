@@ -58,7 +58,7 @@ def test_global_takes_the_largest_of_all(two: Program, fraction: float) -> None:
 @pytest.mark.parametrize("budget", [0, 1, 7, 60, 300, 1000])
 @pytest.mark.parametrize("values", [2, 5, 1000])
 def test_the_largest_of_many_matrices(budget: int, values: int) -> None:
-    """Each is read once, and few are held; equal scores, of which there are many, as ever."""
+    """Each is read once, and few are in memory; equal scores, of which there are many, as ever."""
     generator = torch.Generator().manual_seed(budget + values)
     scores = {
         f"w{n}": torch.randint(values, (31 + n,), generator=generator).float() for n in range(12)
@@ -69,10 +69,10 @@ def test_the_largest_of_many_matrices(budget: int, values: int) -> None:
         read.append(name)
         return scores[name]
 
-    found = select_sensitive._largest({name: partial(reader, name) for name in scores}, budget)
+    largest = select_sensitive._largest({name: partial(reader, name) for name in scores}, budget)
     expected = brute_force(scores, budget)
-    assert {n: e.places.tolist() for n, e in found.items() if e.places.numel()} == expected
-    for name, entries in found.items():
+    assert {n: e.places.tolist() for n, e in largest.items() if e.places.numel()} == expected
+    for name, entries in largest.items():
         assert torch.equal(entries.scores, scores[name][entries.places])
     assert read == list(scores)
 
@@ -170,21 +170,21 @@ def test_cover_chooses_among_the_columns_worth_their_cost(seed: int, scope: str)
     plain, _ = apply(f"select-sensitive{{{option}}}", scored)
     after, remarks = apply(f"select-sensitive{{{option} cover=0.8}}", scored)
 
-    columns, found = [], []
+    columns, kept_columns = [], []
     for number, (name, index) in enumerate(decided(plain, "entries").items()):
         out, width = scores[name].shape
         inside = torch.zeros(out * width).index_fill(0, index.long(), 1).view(out, width)
         for column in range(width):
             if entries := int(inside[:, column].sum()):
-                held = (scores[name] * inside)[:, column].double().sum()
-                found.append((name, column))
-                columns.append((held, entries, number, out, width))
+                sums = (scores[name] * inside)[:, column].double().sum()
+                kept_columns.append((name, column))
+                columns.append((sums, entries, number, out, width))
     parts = zip(*columns, strict=True)
     kept = cheapest(Columns(*(torch.tensor(part) for part in parts)), 0.8)
     assert kept.any()
     assert not kept.all()
     among = {name: torch.full_like(score, -1) for name, score in scores.items()}
-    for (name, column), stays in zip(found, kept.tolist(), strict=True):
+    for (name, column), stays in zip(kept_columns, kept.tolist(), strict=True):
         if stays:
             among[name][:, column] = scores[name][:, column]
     room = {name: int((score >= 0).sum()) for name, score in among.items()}

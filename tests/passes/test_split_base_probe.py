@@ -111,8 +111,8 @@ def test_a_size_that_follows_is_written_out() -> None:
     """Of no rows, none would follow."""
     before = stacked(Headed, fc_weight=[1, 6])
     after, _ = apply("split-base-probe", before)
-    found = [show(program).count("-1, 2]") for program in (before, after)]
-    assert found == [1, 0]
+    counts = [show(program).count("-1, 2]") for program in (before, after)]
+    assert counts == [1, 0]
 
 
 def test_leaves_the_program_it_started_from_alone() -> None:

@@ -51,11 +51,11 @@ def test_chunks_add_up(session: Session, workload: Workload, name: str) -> None:
     scores = encoded.scores(session.evaluate(encoded.batch, [], unperturbed()))
     whole = OBJECTIVES[name].of(scores, encoded).mean[0]
     for batch_size in (1, 7, 100):
-        found = judge(session, workload, batch_size, name)
-        assert found.accuracy == accuracy(scores[0], examples)
+        evaluation = judge(session, workload, batch_size, name)
+        assert evaluation.accuracy == accuracy(scores[0], examples)
         # float32 log-probabilities near 5 nats: 2⁻²² each, and the forward's own rounding
-        assert found.loss == pytest.approx(whole, abs=1e-5)
-        assert found.examples == len(examples)
+        assert evaluation.loss == pytest.approx(whole, abs=1e-5)
+        assert evaluation.examples == len(examples)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -82,13 +82,13 @@ def test_both_runtimes_judge_alike(session: Session, model: Model, workload: Wor
 
 def test_progress_is_reported_per_forward(session: Session, workload: Workload) -> None:
     """Examples done, of how many."""
-    said: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     examples = workload.examples("train")[:10]
     evaluate(
         session, workload.encoder, workload.task, examples, OBJECTIVES["likelihood"],
-        batch_size=4, progress=lambda done, total: said.append((done, total)),
+        batch_size=4, progress=lambda done, total: calls.append((done, total)),
     )  # fmt: skip
-    assert said == [(4, 10), (8, 10), (10, 10)]
+    assert calls == [(4, 10), (8, 10), (10, 10)]
 
 
 def test_a_generation_task_has_no_accuracy(session: Session, model: Model, tmp_path: Path) -> None:
@@ -97,14 +97,14 @@ def test_a_generation_task_has_no_accuracy(session: Session, model: Model, tmp_p
     line = '{"prompt": "the film was", "completion": " a joy"}\n'
     task.write_text(line * 10)
     workload = open_workload(model, TaskChoice(str(task)))
-    found = judge(session, workload, 4, "likelihood")
-    assert found.accuracy is None
-    assert found.loss > 0
-    assert Evaluation.from_dict(found.to_dict()).accuracy is None
+    evaluation = judge(session, workload, 4, "likelihood")
+    assert evaluation.accuracy is None
+    assert evaluation.loss > 0
+    assert Evaluation.from_dict(evaluation.to_dict()).accuracy is None
 
 
 def test_a_loss_that_is_not_finite_is_an_error(session: Session, workload: Workload) -> None:
-    """Destroyed weights are told, with the step, instead of being judged."""
+    """Destroyed weights raise an error with the step, instead of being judged."""
     session.write({name: np.full(s, np.nan, np.float32) for name, s in session.trainables.items()})
     with pytest.raises(DivergenceError, match="after step 7 is nan") as caught:
         evaluate(
@@ -116,15 +116,15 @@ def test_a_loss_that_is_not_finite_is_an_error(session: Session, workload: Workl
 
 def test_evaluations_rank_by_accuracy_then_loss(session: Session, workload: Workload) -> None:
     """What the best of a run is chosen by; written to JSON and back it is the same."""
-    found = judge(session, workload, 8, "cross-entropy")
-    assert found.accuracy is not None
-    assert found.classes is not None
-    ranks = {by: found.rank(by) for by in ("accuracy", "macro-f1", "loss", None)}
-    value, macro = found.accuracy.value, found.classes.macro_f1
-    assert [ranks[by][0] for by in ranks] == [value, macro, -found.loss, value]
-    assert {rank[1] for rank in ranks.values()} == {-found.loss}
-    again = Evaluation.from_dict(found.to_dict())
-    assert replace(again, seconds=0) == replace(found, seconds=0)
+    evaluation = judge(session, workload, 8, "cross-entropy")
+    assert evaluation.accuracy is not None
+    assert evaluation.classes is not None
+    ranks = {by: evaluation.rank(by) for by in ("accuracy", "macro-f1", "loss", None)}
+    value, macro = evaluation.accuracy.value, evaluation.classes.macro_f1
+    assert [ranks[by][0] for by in ranks] == [value, macro, -evaluation.loss, value]
+    assert {rank[1] for rank in ranks.values()} == {-evaluation.loss}
+    again = Evaluation.from_dict(evaluation.to_dict())
+    assert replace(again, seconds=0) == replace(evaluation, seconds=0)
     with pytest.raises(ArtifactError, match="KeyError"):
         Evaluation.from_dict({"examples": 3})
 

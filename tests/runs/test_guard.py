@@ -1,4 +1,4 @@
-"""The guard: each thing that goes wrong is found at its step, and a healthy run has no finding."""
+"""The guard: each thing that goes wrong is reported at its step, a healthy run is not."""
 
 from collections.abc import Callable, Sequence
 
@@ -44,27 +44,27 @@ def test_a_healthy_run_has_no_finding() -> None:
 
 
 def test_divergence_shows_in_the_window_where_it_begins() -> None:
-    """Down for 200 steps, then up by a hundredth a step: seen within 60, told once."""
-    found = fold(lambda step: 2 - 1e-3 * step + 1e-2 * max(0, step - 200))
-    assert kinds(found) == [(260, "diverging")]
-    assert "a --lr of a third" in str(found[0])
+    """Down for 200 steps, then up by a hundredth a step: seen within 60, reported once."""
+    findings = fold(lambda step: 2 - 1e-3 * step + 1e-2 * max(0, step - 200))
+    assert kinds(findings) == [(260, "diverging")]
+    assert "a --lr of a third" in str(findings[0])
 
 
 def test_a_dead_signal_is_told_at_the_first_window() -> None:
     """Gaps of √2 · noise are what rounding alone gives; without a pre-flight float32's counts."""
-    found = fold(lambda step: 2.0, gap=np.sqrt(2) * 1e-4)
-    assert kinds(found)[0] == (20, "dead-signal")
-    assert "Raise --eps" in str(found[0])
+    findings = fold(lambda step: 2.0, gap=np.sqrt(2) * 1e-4)
+    assert kinds(findings)[0] == (20, "dead-signal")
+    assert "Raise --eps" in str(findings[0])
     unknown = Limits(STEPS, 1, 1e-3)
     assert kinds(fold(lambda s: 2 - 1e-3 * s, gap=5e-8, limits=unknown))[0][1] == "dead-signal"
     assert fold(lambda s: 2 - 1e-3 * s, gap=1e-5, limits=unknown) == []
 
 
 def test_a_rate_that_is_too_small() -> None:
-    """A predicted change of 4e-6 · 400 of a loss of 2 is told, with the factor that is missing."""
-    (found,) = fold(lambda step: 2.0, predicted=-4e-6)
-    assert (found.step, found.kind) == (60, "rate-too-small")
-    assert "1.2e+02 times" in found.text  # 0.1 · 2 / 1.6e-3 = 125, of the first window's mean
+    """A predicted change of 4e-6 · 400 of a loss of 2 is reported, with the missing factor."""
+    (finding,) = fold(lambda step: 2.0, predicted=-4e-6)
+    assert (finding.step, finding.kind) == (60, "rate-too-small")
+    assert "1.2e+02 times" in finding.text  # 0.1 · 2 / 1.6e-3 = 125, of the first window's mean
 
 
 def test_a_rate_that_is_too_large() -> None:
@@ -84,7 +84,7 @@ def evaluation(*counts: tuple[int, int]) -> Evaluation:
 
 ONE, BOTH = evaluation((8, 0), (2, 0)), evaluation((8, 0), (1, 1))
 
-# evaluations every 100 of 400 steps → steps at which a collapse is found
+# evaluations every 100 of 400 steps → steps at which a collapse is reported
 COLLAPSES: list[tuple[list[Evaluation], list[int]]] = [
     ([BOTH, BOTH, ONE, ONE, ONE], [200]),
     ([BOTH, ONE, BOTH, ONE, ONE], [100, 300]),
@@ -100,8 +100,8 @@ def test_a_collapse_is_told_where_it_shows(
 ) -> None:
     """Once while it lasts; a model that begins with one answer has half of the run to leave it."""
     guard, steps = Guard(LIMITS), []
-    for number, found in enumerate(evaluations):
-        guard, findings = guard.after_evaluation(100 * number, found)
+    for number, evaluation in enumerate(evaluations):
+        guard, findings = guard.after_evaluation(100 * number, evaluation)
         steps += [finding.step for finding in findings if finding.fatal]
     assert steps == expected
 

@@ -63,22 +63,22 @@ def test_a_run_config_reads_back(run: RunFolder) -> None:
         ("{é}", "UnicodeDecodeError"),
     ],
 )
-def test_a_damaged_run_config_is_told(run: RunFolder, text: str, message: str) -> None:
+def test_a_damaged_run_config_is_reported(run: RunFolder, text: str, message: str) -> None:
     """Whatever is wrong with run.json is one ArtifactError that names the file."""
     (run.path / "run.json").write_text(text, encoding="latin-1")
     with pytest.raises(ArtifactError, match=message):
         RunFolder.open(run.path)
 
 
-def test_a_run_config_of_another_version_is_told(run: RunFolder) -> None:
+def test_a_run_config_of_another_version_is_reported(run: RunFolder) -> None:
     """It names both versions."""
-    said = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps({**said, "version": 9}))
+    payload = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**payload, "version": 9}))
     with pytest.raises(ArtifactError, match="version 9, this zofx reads version 2"):
         RunFolder.open(run.path)
 
 
-def test_a_journal_of_another_run_is_told(run: RunFolder) -> None:
+def test_a_journal_of_another_run_is_reported(run: RunFolder) -> None:
     """run.json and journal.bin name the same run, or neither is used."""
     config = replace(run.config, task=replace(run.config.task, seed=1))
     with pytest.raises(ArtifactError, match="does not belong to"):
@@ -112,8 +112,8 @@ def test_the_best_step_is_the_first_of_the_highest_rank(run: RunFolder) -> None:
     run = replace(run, config=replace(run.config, evaluation=by_accuracy))
     (run.path / "evals.jsonl").unlink()
     assert run.best() is None
-    for step, found in ((1, judged(5, 0.9)), (2, judged(7, 0.8)), (3, judged(7, 0.7))):
-        run.add_evaluation(step, found)
+    for step, evaluation in ((1, judged(5, 0.9)), (2, judged(7, 0.8)), (3, judged(7, 0.7))):
+        run.add_evaluation(step, evaluation)
     run.add_evaluation(4, judged(7, 0.7))
     run.add_evaluation(5, judged(6, 0.1))
     assert run.best() == 3
@@ -132,8 +132,8 @@ def test_a_run_of_an_older_zofx_keeps_its_choice(run: RunFolder) -> None:
     assert old.config.evaluation.select_by is None
     assert old.config.task.max_length == 2048  # as rows of a file were cut then
     assert old.journal().next_step == 6  # the journal's header is the same
-    for step, found in ((0, judged(5, 0.1)), (3, judged(7, 0.8))):
-        old.add_evaluation(step, found)
+    for step, judgement in ((0, judged(5, 0.1)), (3, judged(7, 0.8))):
+        old.add_evaluation(step, judgement)
     assert old.best() == 3
 
 
@@ -149,9 +149,9 @@ def test_the_theta_of_every_step_is_the_replay_of_the_journal(
     cached = {at: run.theta(artifact, manifest, at) for at in (run.best() or 0, 6)}
     for name in ("best", "last"):
         (run.path / f"{name}.safetensors").unlink(missing_ok=True)
-    for at, (found, kept) in cached.items():
+    for at, (cached_step, kept) in cached.items():
         again = run.theta(artifact, manifest, at)
-        assert again[0] == found == at
+        assert again[0] == cached_step == at
         for name, value in kept.items():
             np.testing.assert_array_equal(again[1][name], value)
     with pytest.raises(UsageError, match="no step 7"):
@@ -197,7 +197,7 @@ def test_trimming_drops_what_is_ahead_of_the_journal(run: RunFolder) -> None:
 
 
 def test_a_log_loses_at_most_its_torn_line(tmp_path: Path) -> None:
-    """What follows the last line break is passed over; damage before it is told."""
+    """What follows the last line break is passed over; damage before it is reported."""
     log = tmp_path / "log.jsonl"
     assert jsonl.read(log) == []
     jsonl.append(log, {"step": 1})

@@ -67,7 +67,7 @@ def same_run(one: RunFolder, other: RunFolder) -> None:
     """The journals are equal byte by byte, and so are the evaluations but for their seconds."""
     assert one.journal_path.read_bytes() == other.journal_path.read_bytes()
     ours, theirs = (
-        {step: replace(found, seconds=0.0) for step, found in run.evaluations().items()}
+        {step: replace(evaluation, seconds=0.0) for step, evaluation in run.evaluations().items()}
         for run in (one, other)
     )
     assert ours == theirs
@@ -107,7 +107,7 @@ def test_evaluations_are_made_on_time_and_the_best_is_kept(
     watch = After(10**6)
     outcome, theta = finish(start(prepare(artifact, options(mood)), tmp_path / "run"), watch)
     assert list(outcome.evaluations) == [0, 5, 10, 12]
-    ranks = {step: found.rank("macro-f1") for step, found in outcome.evaluations.items()}
+    ranks = {step: evaluation.rank("macro-f1") for step, evaluation in outcome.evaluations.items()}
     assert outcome.best is not None
     assert ranks[outcome.best] == max(ranks.values())
     assert (tmp_path / "run" / "best.safetensors").is_file()
@@ -342,7 +342,7 @@ def test_a_collapse_ends_a_run_where_that_is_asked_for(
 def test_the_guard_changes_no_bit_and_a_resumed_run_reports_nothing_twice(
     artifact: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By default a collapse is reported and the run goes on; what was found before stays found."""
+    """By default a collapse is reported and the run goes on; earlier findings stay."""
     asked = options(mood, steps=9, schedule="constant", eval_every=3)
     prepared = start(prepare(artifact, asked), tmp_path / "run")
     whole, _ = finish(prepared)

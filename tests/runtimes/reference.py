@@ -98,7 +98,7 @@ def evaluate(
     """What an artifact's graph means on a batch, at θ or the initial θ.
 
     Returns:
-        logprob f64[P, N, C], and the bound on an engine's error, likewise.
+        logprob f64[P, N, C], and the bound on an engine's error, f64[P, N, C].
     """
     result, rounding = trace(folder, batch, keys, coefficients, theta)
     return result.detach().numpy(), rounding.bound(result).numpy()
@@ -121,8 +121,8 @@ def trace(
     stored = load_file(folder / layout.WEIGHTS)
     rounding = Rounding()
     if (folder / layout.PREFIX_GRAPH).is_file():
-        below = load_graph(folder / layout.PREFIX_GRAPH)
-        inputs[HIDDEN] = run(below, {**stored, **inputs}, rounding)
+        prefix = load_graph(folder / layout.PREFIX_GRAPH)
+        inputs[HIDDEN] = run(prefix, {**stored, **inputs}, rounding)
     return run(load_graph(folder / layout.GRAPH), {**stored, **inputs}, rounding), rounding
 
 

@@ -37,10 +37,10 @@ def expected(folder: Path, asked: Load) -> tuple[NDArray[np.float64], NDArray[np
     return reference.evaluate(folder, asked.batch, asked.keys, asked.matrix)
 
 
-def same(found: dict[str, FloatArray], wanted: dict[str, FloatArray]) -> None:
+def same(actual: dict[str, FloatArray], wanted: dict[str, FloatArray]) -> None:
     """Two sets of trainables agree in every bit."""
-    assert found.keys() == wanted.keys()
-    for name, value in found.items():
+    assert actual.keys() == wanted.keys()
+    for name, value in actual.items():
         np.testing.assert_array_equal(bits(value), bits(wanted[name]), err_msg=name)
 
 
@@ -50,10 +50,10 @@ def test_scores_are_within_the_rounding_error_of_the_program(
 ) -> None:
     """f32[P, N, C], each as near the float64 meaning as float32 kernels can promise to be."""
     wanted, bound = expected(family.artifact(case), asked)
-    found = asked.on(session)
-    assert found.dtype == np.float32
-    assert found.shape == wanted.shape
-    error = np.abs(found - wanted)
+    actual = asked.on(session)
+    assert actual.dtype == np.float32
+    assert actual.shape == wanted.shape
+    error = np.abs(actual - wanted)
     assert (error <= bound).all(), f"off by {error.max()}, allowed there {bound[error > bound][0]}"
 
 
@@ -79,10 +79,10 @@ def test_the_bound_would_show_a_mistake(family: Family, case: Case) -> None:
 def test_an_alternative_that_is_scored_nowhere_gets_zero(session: Session) -> None:
     """IGNORED at all positions of a row: no log-probability, and no division by zero."""
     unscored = (TWO_POINT.batch.targets < 0).all(1)
-    found = TWO_POINT.on(session)
+    actual = TWO_POINT.on(session)
     assert unscored.any()
-    assert (found[:, unscored] == 0).all()
-    assert (found[:, ~unscored] < 0).all()
+    assert (actual[:, unscored] == 0).all()
+    assert (actual[:, ~unscored] < 0).all()
 
 
 def test_probes_in_one_call_are_the_probes_one_by_one(
@@ -91,20 +91,20 @@ def test_probes_in_one_call_are_the_probes_one_by_one(
     """P probes share a forward; each scores as it does alone, up to the rounding of both."""
     _, bound = expected(family.artifact(case), ONE_SIDED)
     together = ONE_SIDED.on(session)
-    for row, found, allowed in zip(ONE_SIDED.matrix, together, bound, strict=True):
+    for row, actual, allowed in zip(ONE_SIDED.matrix, together, bound, strict=True):
         alone = session.evaluate(ONE_SIDED.batch, ONE_SIDED.keys, row[None])[0]
-        assert (np.abs(alone - found) <= 2 * allowed).all()
+        assert (np.abs(alone - actual) <= 2 * allowed).all()
 
 
 def test_rows_do_not_see_each_other(session: Session, family: Family, case: Case) -> None:
     """The rows of a batch in another order, or one by one, score the same up to rounding."""
     _, bound = expected(family.artifact(case), TWO_POINT)
-    found = TWO_POINT.on(session)
+    actual = TWO_POINT.on(session)
     order = np.array([2, 0, 1])
     for rows in (order, order[:1], order[1:2], order[2:]):
         part = Batch(**{name: value[rows] for name, value in TWO_POINT.batch.named().items()})
         again = session.evaluate(part, TWO_POINT.keys, TWO_POINT.matrix)
-        assert (np.abs(again - found[:, rows]) <= 2 * bound[:, rows]).all()
+        assert (np.abs(again - actual[:, rows]) <= 2 * bound[:, rows]).all()
 
 
 @pytest.mark.parametrize("asked", LOADS, ids=str)
@@ -116,10 +116,10 @@ def test_a_relative_batch_keeps_differences(
     Within the bound of absolute ones: over fewer tokens a logsumexp is smaller, and so are scores.
     """
     wanted, bound = expected(family.artifact(case), asked)
-    found = session.evaluate(replace(asked.batch, relative=True), asked.keys, asked.matrix)
+    actual = session.evaluate(replace(asked.batch, relative=True), asked.keys, asked.matrix)
     scored = asked.batch.targets != IGNORED
     alike = (scored == scored[:, :, :1]).all(1)
-    off = np.where(alike, found - wanted, 0)
+    off = np.where(alike, actual - wanted, 0)
     apart = np.abs(off - off[:, :, :1])
     assert (np.where(alike, apart, 0) <= bound + bound[:, :, :1]).all()
 

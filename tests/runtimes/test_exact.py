@@ -163,15 +163,15 @@ def test_gradients_are_those_of_the_program(root: Path, case: Case, engine: str)
     session = RUNTIMES[engine].load(folder, threads=1)
     theta = somewhere(session.read())
     session.write(theta)
-    found = session.gradient(ROWS, lambda scores: WEIGHTS)  # type: ignore[attr-defined]
-    wanted, rounding = reference_gradient(folder, theta, found)
-    assert set(found) == {n for n in theta if n not in session.trainables}
+    gradients = session.gradient(ROWS, lambda scores: WEIGHTS)  # type: ignore[attr-defined]
+    wanted, rounding = reference_gradient(folder, theta, gradients)
+    assert set(gradients) == {n for n in theta if n not in session.trainables}
     random, along, own = np.random.default_rng(2), [], []
     for name, gradient in wanted.items():
-        assert gradient.abs().max() > 0, f"nothing is said of {name}"
+        assert gradient.abs().max() > 0, f"the gradient of {name} is zero"
         signs = torch.from_numpy(random.choice([-1.0, 1.0], size=(SIGNS, *gradient.shape)))
         along.append((signs * gradient).flatten(1).sum(1))
-        own.append((signs * torch.from_numpy(found[name]).double()).flatten(1).sum(1))
+        own.append((signs * torch.from_numpy(gradients[name]).double()).flatten(1).sum(1))
     allowed = rounding.bound(torch.cat(along)).view(-1, SIGNS)
     error = (torch.stack(own) - torch.stack(along)).abs()
     wrong = [name for name, fits in zip(wanted, (error <= allowed).all(1), strict=True) if not fits]

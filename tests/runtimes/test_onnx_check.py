@@ -74,7 +74,7 @@ def test_what_it_never_writes_is_refused(
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
-    """Damage is told as such."""
+    """Damage is reported as such."""
     for data in (b"", b"\xff" * 40, b"\x3a\x05" + b"\x0a\x7f"):
         (tmp_path / "graph.onnx").write_bytes(data)
         with pytest.raises(

@@ -4,7 +4,7 @@
                        ──each one of the two nearest to x/step, almost all the nearest
 
 Rounding is not continuous: where x/step lies between two integers, errors of f32 decide, so scores
-of two engines may differ by what such a step is worth. Given its codes, an engine is held to the
+of two engines may differ by what such a step is worth. Given its codes, an engine keeps to the
 same bound as everywhere else.
 """
 
@@ -92,12 +92,12 @@ def normal(*size: int, seed: int = 0) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
 
 
-def same(found: Tensor, wanted: Tensor) -> None:
+def same(actual: Tensor, wanted: Tensor) -> None:
     """Shape, type and bits; NaN equals NaN."""
-    torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=0, equal_nan=True)
     if wanted.dtype is torch.float32:
         finite = wanted.isfinite()
-        assert torch.equal(found[finite].view(torch.int32), wanted[finite].view(torch.int32))
+        assert torch.equal(actual[finite].view(torch.int32), wanted[finite].view(torch.int32))
 
 
 def test_steps_have_the_same_bits() -> None:
@@ -214,10 +214,10 @@ def test_wide_integer_products_are_within_their_rounding() -> None:
     levels = x.double() - 128
     wanted = (levels @ weight.double()) * scales * steps
     size = (levels.abs() @ weight.double().abs()) * scales * steps
-    found = on_ort(zofx_ops.linear_rounded.default, x, steps, weight, scales)
-    assert ((found - wanted).abs() <= 4 * UNIT * wanted.abs()).all()
-    found = zofx_ops.linear_rounded(x, steps, weight, scales)
-    assert ((found - wanted).abs() <= (4096 + 3) * UNIT * size).all()
+    actual = on_ort(zofx_ops.linear_rounded.default, x, steps, weight, scales)
+    assert ((actual - wanted).abs() <= 4 * UNIT * wanted.abs()).all()
+    actual = zofx_ops.linear_rounded(x, steps, weight, scales)
+    assert ((actual - wanted).abs() <= (4096 + 3) * UNIT * size).all()
 
 
 # --- whole programs -------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def test_scores_are_those_of_the_codes_and_codes_the_nearest(
     folder: Path, scored: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each engine within the bound of its own codes, all of which f32 could have rounded to."""
-    found, codes = scored(folder / "art")
+    actual, codes = scored(folder / "art")
     fixed = Fixed(codes)
     for op, meaning in (
         (zofx_ops.round_rows.default, fixed.round_rows),
@@ -328,7 +328,7 @@ def test_scores_are_those_of_the_codes_and_codes_the_nearest(
     assert len(fixed.distance) == len(codes) > 3
     bound = rounding.bound(result).numpy()
     wanted = result.detach().numpy()
-    assert (np.abs(found - wanted) <= bound).all()
+    assert (np.abs(actual - wanted) <= bound).all()
     assert np.abs(wanted[0] - wanted[1]).max() > 10 * bound.max()
     distance, allowed = (torch.cat([v.flatten() for v in vs])
                          for vs in (fixed.distance, fixed.allowed))  # fmt: skip
@@ -389,10 +389,10 @@ def test_no_perturbation_is_no_difference(folder: Path, engine: str) -> None:
     session = RUNTIMES[engine].load(folder / "art", threads=1)
     plain = session.evaluate(ASKED.batch, (), np.zeros((1, 0), np.float32))[0]
     table = np.array([[0], [0], [EPS]], np.float32)
-    found = session.evaluate(ASKED.batch, KEYS[:1], table)
-    np.testing.assert_array_equal(bits(found[0]), bits(plain))
-    np.testing.assert_array_equal(bits(found[1]), bits(plain))
-    assert not np.array_equal(found[2], plain)
+    actual = session.evaluate(ASKED.batch, KEYS[:1], table)
+    np.testing.assert_array_equal(bits(actual[0]), bits(plain))
+    np.testing.assert_array_equal(bits(actual[1]), bits(plain))
+    assert not np.array_equal(actual[2], plain)
     session.close()
 
 

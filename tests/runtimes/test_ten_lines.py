@@ -46,7 +46,7 @@ def test_the_lines_make_the_step_that_the_driver_makes(
 
 def test_the_lines_are_ten_and_need_no_zofx() -> None:
     """After naming batch and numbers: ten lines on numpy, onnxruntime and safetensors."""
-    found = {name for node in ast.walk(ast.parse(LINES)) for name in imported_by(node)}
-    assert found == {"numpy", "onnxruntime", "safetensors.numpy"}
+    imported = {name for node in ast.walk(ast.parse(LINES)) for name in imported_by(node)}
+    assert imported == {"numpy", "onnxruntime", "safetensors.numpy"}
     *_, work = LINES.strip().split("\n\n")
     assert len(work.splitlines()) == 10

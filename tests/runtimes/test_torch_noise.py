@@ -35,11 +35,11 @@ def table() -> Tensor:
 
 
 def expect(
-    found: Tensor, kind: Kind, keys: tuple[Key, ...], name: str, shape: tuple[int, ...]
+    actual: Tensor, kind: Kind, keys: tuple[Key, ...], name: str, shape: tuple[int, ...]
 ) -> None:
     """Every direction has the bits of the numpy sampler."""
-    assert (found.shape, found.dtype) == ((len(keys), *shape), torch.float32)
-    for value, key in zip(found.numpy(), keys, strict=True):
+    assert (actual.shape, actual.dtype) == ((len(keys), *shape), torch.float32)
+    for value, key in zip(actual.numpy(), keys, strict=True):
         expected = sample(kind, key, name, shape)
         np.testing.assert_array_equal(value.view(np.uint32), expected.view(np.uint32))
 
@@ -66,33 +66,33 @@ def test_the_chunk_size_does_not_show(
 ) -> None:
     """How much is made at a time, and for how many keys, is of no effect on the values."""
     monkeypatch.setattr(torch_noise, "CHUNK", chunk)
-    found = sample_torch(kind, key_tensor(keys), "w", (3, 333), table(), torch.device("cpu"))
-    expect(found, kind, keys, "w", (3, 333))
+    actual = sample_torch(kind, key_tensor(keys), "w", (3, 333), table(), torch.device("cpu"))
+    expect(actual, kind, keys, "w", (3, 333))
 
 
 def test_default_chunks_join() -> None:
     """A trainable larger than the default chunk has no seam."""
     size = torch_noise.CHUNK + 1000
-    found = sample_torch("rademacher", key_tensor(KEYS[2:]), "w", (size,), None, "cpu")
-    expect(found, "rademacher", KEYS[2:], "w", (size,))
+    actual = sample_torch("rademacher", key_tensor(KEYS[2:]), "w", (size,), None, "cpu")
+    expect(actual, "rademacher", KEYS[2:], "w", (size,))
 
 
 def test_words_equal_the_numpy_model() -> None:
     """Philox itself, at block numbers and counter words that carry, on every stream."""
     blocks = np.array([0, 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 2])
     for word, stream in ((0, 0), (trainable_id("w"), 1), (2**63, 2), (2**64 - 1, 3)):
-        found = philox_torch(torch.from_numpy(blocks), word, key_tensor(KEYS), stream)
+        actual = philox_torch(torch.from_numpy(blocks), word, key_tensor(KEYS), stream)
         counters = np.zeros((len(blocks), 4), dtype=np.uint64)
         counters[:, 0], counters[:, 1], counters[:, 2] = blocks + 1, word, stream
         expected = philox_blocks(counters, key_words(KEYS)[:, None])
-        np.testing.assert_array_equal(found.numpy().view(np.uint64), expected)
+        np.testing.assert_array_equal(actual.numpy().view(np.uint64), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_leaves_the_device(kind: Kind) -> None:
     """No step looks at a value on the host: a device whose tensors hold none will do."""
-    found = sample_torch(kind, key_tensor(KEYS), "w", (5, 37), table(), "meta")
-    assert (found.device.type, found.shape) == ("meta", (len(KEYS), 5, 37))
+    actual = sample_torch(kind, key_tensor(KEYS), "w", (5, 37), table(), "meta")
+    assert (actual.device.type, actual.shape) == ("meta", (len(KEYS), 5, 37))
 
 
 @pytest.mark.parametrize(("kind", "values_per_word"), [("gaussian", 4), ("rademacher", 64)])

@@ -92,12 +92,12 @@ def by_hand(checkpoint: Checkpoint, examples: list[Example], cuts: list[int]) ->
     return squares
 
 
-def assert_same_scores(found: Scores, wanted: dict[str, Tensor]) -> None:
-    assert set(found) == set(wanted)
+def assert_same_scores(scores: Scores, wanted: dict[str, Tensor]) -> None:
+    assert set(scores) == set(wanted)
     for name, squares in wanted.items():
         largest = float(squares.max())
         assert largest > 0
-        np.testing.assert_allclose(found[name](), squares, rtol=0, atol=RELATIVE * largest)
+        np.testing.assert_allclose(scores[name](), squares, rtol=0, atol=RELATIVE * largest)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -107,21 +107,21 @@ def test_scores_of_candidates_are_autograds(
 ) -> None:
     """Cross-entropy over candidates of one token and of several, written out on transformers."""
     model = checkpoint(name)
-    found = task_sensitivity(
+    scores = task_sensitivity(
         model, encoder(model), WORD_CHOICE, OBJECTIVES["cross-entropy"], batches=batches
     )
-    assert_same_scores(found, by_hand(model, WORD_CHOICE, cuts))
-    assert found.about.batches == (batches or len(WORD_CHOICE))
+    assert_same_scores(scores, by_hand(model, WORD_CHOICE, cuts))
+    assert scores.about.batches == (batches or len(WORD_CHOICE))
 
 
 def test_scores_of_completions_are_autograds(checkpoint: Callable[[str], Checkpoint]) -> None:
     """Likelihood of the gold continuation alone, every token of the batch with the same weight."""
     made = checkpoint("llama")
-    found = task_sensitivity(
+    scores = task_sensitivity(
         made, encoder(made), WORD_CHOICE, objective_for("generation"), batches=1
     )
     model = AutoModelForCausalLM.from_pretrained(made.source).eval()
-    weights = {n: p for n, p in model.named_parameters() if n in found}
+    weights = {n: p for n, p in model.named_parameters() if n in scores}
     total, tokens = torch.zeros(()), 0
     for example in WORD_CHOICE:
         prompt = ids_of(made, example.prompt)
@@ -129,22 +129,22 @@ def test_scores_of_completions_are_autograds(checkpoint: Callable[[str], Checkpo
         total = total - mean_logprob(model, prompt + gold, len(prompt)) * len(gold)
         tokens += len(gold)
     gradients = torch.autograd.grad(total / tokens, list(weights.values()))
-    assert_same_scores(found, {n: g**2 for n, g in zip(weights, gradients, strict=True)})
+    assert_same_scores(scores, {n: g**2 for n, g in zip(weights, gradients, strict=True)})
 
 
 def test_scores_of_a_masked_model_are_autograds(checkpoint: Callable[[str], Checkpoint]) -> None:
     """Cross-entropy over label words at the mask, special tokens around the prompt included."""
     made = checkpoint("roberta")
     example = Example("the film was [MASK]", ("bad", "good", "joy"), 1)
-    found = task_sensitivity(made, encoder(made), [example], OBJECTIVES["cross-entropy"])
+    scores = task_sensitivity(made, encoder(made), [example], OBJECTIVES["cross-entropy"])
     model = AutoModelForMaskedLM.from_pretrained(made.source).eval()
-    weights = {n: p for n, p in model.named_parameters() if n in found}
+    weights = {n: p for n, p in model.named_parameters() if n in scores}
     ids = torch.tensor([made.tokenizer.encode("the film was <mask>").ids])
     place = ids[0].tolist().index(MASK)
     words = [made.tokenizer.token_to_id(word) for word in example.candidates]
     loss = -model(input_ids=ids).logits[0, place, words].log_softmax(-1)[1]
     gradients = torch.autograd.grad(loss, list(weights.values()))
-    assert_same_scores(found, {n: g**2 for n, g in zip(weights, gradients, strict=True)})
+    assert_same_scores(scores, {n: g**2 for n, g in zip(weights, gradients, strict=True)})
 
 
 def test_a_checkpoint_reads_a_task_as_its_artifact_does(artifact: Path, assets: Path) -> None:
@@ -197,15 +197,15 @@ def at(*positions: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 def test_shares_by_hand() -> None:
     """2 + 1 of 16 are inside; 5 + 4 could be; a matrix outside the mask counts in the whole."""
     seen: list[tuple[int, int]] = []
-    found = coverage(made_up(MATRICES), {"a": at(1), "b": at(1)}, lambda *n: seen.append(n))
-    assert found.matrices == {
+    result = coverage(made_up(MATRICES), {"a": at(1), "b": at(1)}, lambda *n: seen.append(n))
+    assert result.matrices == {
         "a": Share(chosen=1, weights=4, inside=2.0, largest=4.0, total=10.0),
         "b": Share(chosen=1, weights=2, inside=1.0, largest=5.0, total=6.0),
         "c": Share(chosen=0, weights=2, inside=0.0, largest=0.0, total=0.0),
     }
-    assert found.whole == Share(chosen=2, weights=8, inside=3.0, largest=9.0, total=16.0)
-    assert (found.whole.covered, found.whole.best, found.whole.random) == (3 / 16, 9 / 16, 2 / 8)
-    assert found.matrices["c"].covered == found.matrices["c"].best == 0.0
+    assert result.whole == Share(chosen=2, weights=8, inside=3.0, largest=9.0, total=16.0)
+    assert (result.whole.covered, result.whole.best, result.whole.random) == (3 / 16, 9 / 16, 2 / 8)
+    assert result.matrices["c"].covered == result.matrices["c"].best == 0.0
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -232,13 +232,13 @@ def test_large_matrices_agree_with_sorting() -> None:
     }
     chosen = {n: torch.randperm(m.numel(), generator=generator)[: 9 * len(m)] for n, m in
               matrices.items()}  # fmt: skip
-    found = coverage(made_up(matrices), {n: p.int().numpy() for n, p in chosen.items()}).whole
+    result = coverage(made_up(matrices), {n: p.int().numpy() for n, p in chosen.items()}).whole
     everything = torch.cat([m.flatten() for m in matrices.values()]).double().sort().values
     inside = sum(float(m.flatten()[chosen[n]].double().sum()) for n, m in matrices.items())
-    assert found.chosen == 9 * 300
-    assert found.inside == pytest.approx(inside, rel=1e-12)
-    assert found.largest == pytest.approx(float(everything[-9 * 300 :].sum()), rel=1e-12)
-    assert found.total == pytest.approx(float(everything.sum()), rel=1e-12)
+    assert result.chosen == 9 * 300
+    assert result.inside == pytest.approx(inside, rel=1e-12)
+    assert result.largest == pytest.approx(float(everything[-9 * 300 :].sum()), rel=1e-12)
+    assert result.total == pytest.approx(float(everything.sum()), rel=1e-12)
 
 
 def test_one_matrix_at_a_time() -> None:
@@ -282,10 +282,10 @@ def test_a_compiled_mask_covers_what_it_was_chosen_by(
     )
     mask = read_mask(tmp_path / "art", manifest)
     assert any(origin.endswith(".T") for origin in mask) == (name == "gpt2")
-    found = coverage(scores, mask).whole
-    assert found.covered == pytest.approx(found.best, rel=1e-12)
-    assert found.random == pytest.approx(0.05, abs=1 / found.weights)
-    assert found.covered > 2 * found.random
+    result = coverage(scores, mask).whole
+    assert result.covered == pytest.approx(result.best, rel=1e-12)
+    assert result.random == pytest.approx(0.05, abs=1 / result.weights)
+    assert result.covered > 2 * result.random
 
     inside = {}
     for stored in scores:

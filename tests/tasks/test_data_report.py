@@ -76,23 +76,23 @@ ODD: list[tuple[list[Example], list[Example], str]] = [
 
 
 @pytest.mark.parametrize(("train", "dev", "message"), ODD, ids=[row[2][:30] for row in ODD])
-def test_what_is_odd_is_told(train: list[Example], dev: list[Example], message: str) -> None:
+def test_what_is_odd_is_reported(train: list[Example], dev: list[Example], message: str) -> None:
     """One sentence with numbers and what to do."""
     assert any(message in warning for warning in warnings(train, dev)), warnings(train, dev)
 
 
-def test_what_is_not_odd_is_not_told() -> None:
+def test_what_is_not_odd_is_not_reported() -> None:
     """Different prompts, both classes, words alike."""
     assert warnings([GOOD, DULL], [FINE, SO]) == ()
 
 
-def test_a_missing_space_and_a_merge_are_told() -> None:
+def test_a_missing_space_and_a_merge_are_reported() -> None:
     """A bare word beside a spaced one; a prompt whose end merges with a candidate."""
     merging = Encoder(letters([("n", "a")]), None, PAD, None, NO_LIMIT)
     example = Example("un", ("able", " happy"), 0)
-    told = data_report(merging, {"train": [example, replace(example, answer=1)]}).warnings
-    assert any("'able' has no leading space where ' happy' has one" in text for text in told)
-    assert any("1 rows" not in text and "tokenized apart" in text for text in told)
+    warnings = data_report(merging, {"train": [example, replace(example, answer=1)]}).warnings
+    assert any("'able' has no leading space where ' happy' has one" in text for text in warnings)
+    assert any("1 rows" not in text and "tokenized apart" in text for text in warnings)
 
 
 def test_an_example_that_cannot_be_encoded_is_an_error() -> None:

@@ -117,8 +117,8 @@ def test_probes_answer_for_themselves() -> None:
     session, _ = scripted(lambda total, row: good if total >= 0 else dull)
     examples = [FILM, Example("It was", ("x",))]
     matrix = np.array([[0.5], [-0.5]], dtype=np.float32)
-    found = decode.answers(session, examples, [Key(0, 0)], matrix)
-    assert found == [[" good", " good"], [" dull", " dull"]]
+    texts = decode.answers(session, examples, [Key(0, 0)], matrix)
+    assert texts == [[" good", " good"], [" dull", " dull"]]
 
 
 def test_special_tokens_at_the_end_of_a_gold_are_no_text() -> None:

@@ -73,8 +73,8 @@ class Written:
     def reference(self, prompt: list[int], new: int) -> list[int]:
         """What transformers adds to one row."""
         ids = torch.tensor([prompt])
-        found = self.exported.generate(ids, do_sample=False, max_new_tokens=new)
-        added: list[int] = found[0, len(prompt) :].tolist()
+        output = self.exported.generate(ids, do_sample=False, max_new_tokens=new)
+        added: list[int] = output[0, len(prompt) :].tolist()
         return added
 
 
@@ -108,10 +108,10 @@ def write(session: Session, prompts: list[list[int]], **changed: object) -> list
 
 def test_texts_are_those_of_transformers(written: Written, opened: Session) -> None:
     """Four rows of different lengths in one batch, each equal to its row written alone."""
-    (found,) = write(opened, PROMPTS)
-    assert found == [written.reference(prompt, NEW) for prompt in PROMPTS]
-    assert len({tuple(text) for text in found}) == len(PROMPTS)
-    assert max(len(set(text)) for text in found) > NEW // 2
+    (texts,) = write(opened, PROMPTS)
+    assert texts == [written.reference(prompt, NEW) for prompt in PROMPTS]
+    assert len({tuple(text) for text in texts}) == len(PROMPTS)
+    assert max(len(set(text)) for text in texts) > NEW // 2
 
 
 def test_a_stop_token_ends_its_row_and_no_other(written: Written, opened: Session) -> None:
@@ -136,14 +136,14 @@ def test_a_probe_writes_what_its_weights_write(opened: Session) -> None:
     """Two probes at once write what θ ± ε·z writes when it is moved there, and they differ."""
     key = Key(seed=3, step=5)
     matrix = np.array([[0.05], [-0.05]], dtype=np.float32)
-    found = write(opened, PROMPTS, keys=[key], matrix=matrix)
+    texts = write(opened, PROMPTS, keys=[key], matrix=matrix)
     start, alone = opened.read(), []
     for (coefficient,) in matrix:
         opened.move([Ray(key, float(coefficient))])
         alone += write(opened, PROMPTS)
         opened.write(start)
-    assert found == alone
-    assert found[0] != found[1]
+    assert texts == alone
+    assert texts[0] != texts[1]
 
 
 def test_a_pair_is_computed_once_and_forwards_are_shared() -> None:
@@ -154,11 +154,11 @@ def test_a_pair_is_computed_once_and_forwards_are_shared() -> None:
 
     session, kept = scripted(rule)
     matrix = np.array([[1], [-1]], dtype=np.float32)
-    found = generate(
+    texts = generate(
         session, [[1, 3], [2, 4], [1, 3]], keys=[Key(0, 0)], matrix=matrix,
         max_new_tokens=2, pad_id=0, max_positions=None, vocabulary=8,
     )  # fmt: skip
-    assert found == [[[3, 4], [4, 5], [3, 4]], [[3, 4], [5, 5], [3, 4]]]
+    assert texts == [[[3, 4], [4, 5], [3, 4]], [[3, 4], [5, 5], [3, 4]]]
     assert kept.asked == [
         ([1, -1], [(1, 3), (2, 4)]),
         ([1, -1], [(1, 3, 3)]),
@@ -170,19 +170,19 @@ def test_a_pair_is_computed_once_and_forwards_are_shared() -> None:
 def test_a_row_that_ended_is_read_no_more() -> None:
     """Later forwards hold the rows that still grow, and are no longer than these."""
     session, kept = scripted(lambda total, text: 6 if len(text) == 3 else 4)
-    found = generate(
+    written = generate(
         session, [[1], [1, 2, 3]], max_new_tokens=4, stop_ids=[6],
         pad_id=0, max_positions=None, vocabulary=8,
     )  # fmt: skip
-    assert found == [[[4, 4, 6], [6]]]
+    assert written == [[[4, 4, 6], [6]]]
     assert [texts for _, texts in kept.asked] == [[(1,), (1, 2, 3)], [(1, 4)], [(1, 4, 4)]]
 
 
 def test_the_first_of_equals_is_taken() -> None:
     """As argmax has it, in numpy as in torch."""
     session, _ = scripted(lambda total, text: 99)  # no token of the vocabulary: all are equal
-    found = generate(session, [[3]], max_new_tokens=2, pad_id=0, max_positions=9, vocabulary=8)
-    assert found == [[[0, 0]]]
+    texts = generate(session, [[3]], max_new_tokens=2, pad_id=0, max_positions=9, vocabulary=8)
+    assert texts == [[[0, 0]]]
 
 
 def test_what_is_not_a_number_is_told_with_the_step() -> None:
@@ -220,7 +220,7 @@ def test_the_vocabulary_and_the_ends_are_the_models(made: dict[str, Written]) ->
 
 
 def test_a_masked_model_cannot_generate(made: dict[str, Written]) -> None:
-    """It fills gaps; who asks it for a text is told to compile another one."""
+    """It fills gaps; asking it for a text raises an error that says to compile another one."""
     model = open_model(made["opt"].artifact)
     described = {**model.manifest.model, "architecture": "masked-lm"}
     masked = replace(model, manifest=replace(model.manifest, model=described))

@@ -190,11 +190,11 @@ def test_weights_by_hand() -> None:
     """(softmax − [gold]) / B; and −tokens · [gold] over all tokens of gold candidates."""
     batch = encoded([0, 1], [[1, 1], [3, 2]])
     scores = np.log(np.array([[1, 3], [1, 1]], np.float32))
-    found = {name: o.weights(scores, batch) for name, o in OBJECTIVES.items() if o.weights}
+    weights = {name: o.weights(scores, batch) for name, o in OBJECTIVES.items() if o.weights}
     np.testing.assert_allclose(
-        found["cross-entropy"], [[-3 / 8, 3 / 8], [1 / 4, -1 / 4]], rtol=1e-6
+        weights["cross-entropy"], [[-3 / 8, 3 / 8], [1 / 4, -1 / 4]], rtol=1e-6
     )
-    np.testing.assert_array_equal(found["likelihood"], [[-1 / 3, 0], [0, -2 / 3]])
+    np.testing.assert_array_equal(weights["likelihood"], [[-1 / 3, 0], [0, -2 / 3]])
 
 
 @DERIVED
@@ -221,9 +221,9 @@ class Tangents:
     def __init__(self) -> None:
         places = [(b, m) for b in range(3) for m in range(3) if COUNTS[b][m]]
         self.scores, self.along = some_scores(1, 0.0), [some_scores(s, 0.0) for s in (2, 3)]
-        told = [[t[place] for place in places] for t in (self.scores, *self.along)]
-        self.found = np.full((3, len(places), 2), 123, np.float32)
-        self.found[:, :, 0] = told
+        given = [[t[place] for place in places] for t in (self.scores, *self.along)]
+        self.logprob = np.full((3, len(places), 2), 123, np.float32)
+        self.logprob[:, :, 0] = given
         rows = np.zeros((len(places), 1), dtype=np.int64)
         self.encoded = Encoded(
             Batch(rows, rows, rows, rows[:, :, None].repeat(2, 2)),
@@ -235,7 +235,7 @@ class Tangents:
 
     def evaluate(self, batch: Batch, keys: Sequence[Key], matrix: FloatArray) -> FloatArray:
         assert (batch, len(keys), matrix.shape) == (self.encoded.batch, 2, (2, 2))
-        return self.found
+        return self.logprob
 
 
 @DERIVED
@@ -243,14 +243,14 @@ def test_slopes_are_the_loss_and_its_derivatives(name: str) -> None:
     """What a session tells of places without a candidate plays no part."""
     session, objective = Tangents(), OBJECTIVES[name]
     keys, eye = [Key(0, 0), Key(0, 0, 1)], np.eye(2, dtype=np.float32)
-    found = objective.slopes(cast(Session, session), session.encoded, keys, eye)
+    actual = objective.slopes(cast(Session, session), session.encoded, keys, eye)
     scores = np.where(np.array(COUNTS) > 0, session.scores, -np.inf).astype(np.float32)
     assert objective.weights is not None
     weights = objective.weights(scores, session.encoded)
     wanted = [objective.of(scores[None], session.encoded).mean[0]]
     wanted += [(weights * along).sum() for along in session.along]
-    assert found.dtype == np.float64
-    np.testing.assert_allclose(found, wanted, rtol=1e-13)
+    assert actual.dtype == np.float64
+    np.testing.assert_allclose(actual, wanted, rtol=1e-13)
 
 
 def test_what_has_no_derivative_says_so() -> None:
@@ -265,7 +265,7 @@ def test_what_has_no_derivative_says_so() -> None:
                 np.eye(2, dtype=np.float32),
             )
         with pytest.raises(UsageError, match="has no derivative"):
-            objective.weigh(session.found[0], session.encoded)
+            objective.weigh(session.logprob[0], session.encoded)
 
 
 def test_objective_of_a_kind() -> None:
@@ -316,13 +316,13 @@ def test_text_match() -> None:
         Example("b", (" the cat\n",), references=("the cat", "dog")),
         Example("c", (" no\n", " two\n"), 1),
     ]
-    found = text_match([" Six legs.", " black cat sat", " no"], examples)
-    assert found == TextMatch(exact=1, overlap=1.5, total=3)
-    assert found.f1_interval == wilson(1.5, 3)
+    match = text_match([" Six legs.", " black cat sat", " no"], examples)
+    assert match == TextMatch(exact=1, overlap=1.5, total=3)
+    assert match.f1_interval == wilson(1.5, 3)
     assert text_match([" two"], examples[2:]) == TextMatch(1, 1.0, 1)
     parts = text_match([" Six legs."], examples[:1]) + text_match([" cat", ""], examples[1:])
     assert parts.f1 == pytest.approx((1 + 1 + 0) / 3)
-    assert str(found) == ("F1 0.500 [0.125, 0.875], exact match 0.333 [0.061, 0.792] (1/3)")
+    assert str(match) == ("F1 0.500 [0.125, 0.875], exact match 0.333 [0.061, 0.792] (1/3)")
 
 
 def test_normalised() -> None:

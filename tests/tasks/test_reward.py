@@ -1,4 +1,4 @@
-"""Rewards of one's own: loaded on request, and every mistake in them is told as one."""
+"""Rewards of one's own: loaded on request, and every mistake in them is a UsageError."""
 
 from pathlib import Path
 
@@ -56,12 +56,12 @@ def test_its_identity_does_not_hang_on_the_folder(
 
 
 @pytest.mark.parametrize(
-    "said", ["mine.py:f", "reward:mine.py", "reward:mine:f", "reward:mine.py:"]
+    "text", ["mine.py:f", "reward:mine.py", "reward:mine:f", "reward:mine.py:"]
 )
-def test_another_spelling_is_refused(said: str) -> None:
+def test_another_spelling_is_refused(text: str) -> None:
     """The form is in the message."""
     with pytest.raises(UsageError, match=r"write it as reward:FILE.py:FUNCTION"):
-        Reward.load(said)
+        Reward.load(text)
 
 
 def test_what_is_not_there_is_named(file: Path) -> None:
@@ -76,7 +76,7 @@ def test_what_is_not_there_is_named(file: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "message"), [("def f(:", "SyntaxError"), ("1 / 0", "ZeroDivisionError: division")]
 )
-def test_a_file_that_cannot_be_run_is_told(tmp_path: Path, code: str, message: str) -> None:
+def test_a_file_that_cannot_be_run_is_reported(tmp_path: Path, code: str, message: str) -> None:
     """With the file and the exception."""
     (tmp_path / "bad.py").write_text(code)
     with pytest.raises(UsageError, match=rf"bad.py cannot be run: {message}"):
@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_run_is_told(tmp_path: Path, code: str, message: s
         ("endless", r"endless\('six', 'mine 3'\) returned inf; return a finite number"),
     ],
 )
-def test_a_reward_that_fails_is_told(file: Path, name: str, message: str) -> None:
+def test_a_reward_that_fails_is_reported(file: Path, name: str, message: str) -> None:
     """With file, function, text and example, and the exception as its cause."""
     with pytest.raises(UsageError, match=f"mine.py: {message}") as caught:
         Reward.load(f"reward:{file}:{name}")("six", EXAMPLE)

@@ -65,13 +65,13 @@ def test_f1_and_exact_match_by_hand(workload: Workload) -> None:
     exact = golds.count("was a joy")  # the others share no word with it
     assert 0 < exact < len(golds)
     for batch_size in (4, 100):
-        found = evaluate(
+        evaluation = evaluate(
             session, workload.encoder, workload.task, examples, workload.objective("f1"),
             batch_size=batch_size,
         )  # fmt: skip
-        assert found.text == TextMatch(exact, float(exact), len(golds))
-        assert found.loss == pytest.approx(1 - exact / len(golds))
-        assert (found.accuracy, found.objective) == (None, "f1")
+        assert evaluation.text == TextMatch(exact, float(exact), len(golds))
+        assert evaluation.loss == pytest.approx(1 - exact / len(golds))
+        assert (evaluation.accuracy, evaluation.objective) == (None, "f1")
 
 
 def test_texts_are_written_where_a_decoder_is_given(session: Session, workload: Workload) -> None:
@@ -79,18 +79,18 @@ def test_texts_are_written_where_a_decoder_is_given(session: Session, workload: 
     asked = (session, workload.encoder, workload.task, workload.examples("dev"))
     objective = workload.objective(None)
     plain = evaluate(*asked, objective)
-    found = evaluate(*asked, objective, decoder=workload.decoder)
+    evaluation = evaluate(*asked, objective, decoder=workload.decoder)
     assert (plain.text, plain.objective) == (None, "likelihood")
-    assert found.loss == plain.loss
-    assert found.text is not None
+    assert evaluation.loss == plain.loss
+    assert evaluation.text is not None
     texts = workload.decoder.answers(session, asked[-1])[0]
     overlap = [f1(t, e.references) for t, e in zip(texts, asked[-1], strict=True)]
-    assert found.text.f1 == pytest.approx(np.mean(overlap))
-    again = Evaluation.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert evaluation.text.f1 == pytest.approx(np.mean(overlap))
+    again = Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict())))
     assert again.text is not None
-    assert again.text.f1 == pytest.approx(found.text.f1)
-    assert str(again) == str(found)
-    assert "exact match" in str(found)
+    assert again.text.f1 == pytest.approx(evaluation.text.f1)
+    assert str(again) == str(evaluation)
+    assert "exact match" in str(evaluation)
 
 
 def test_losses_per_probe_are_what_the_function_says(
@@ -154,7 +154,7 @@ def test_what_has_no_references_has_no_f1(model: Model, mood: Path, reward: str)
     assert choosing.objective(reward).name == reward
 
 
-def test_the_names_of_objectives_are_told(workload: Workload) -> None:
+def test_the_names_of_objectives_are_reported(workload: Workload) -> None:
     """All of them, with the form of a reward."""
     with pytest.raises(UsageError, match=r"error-rate, f1, reward:FILE.py:FUNCTION"):
         workload.objective("bleu")

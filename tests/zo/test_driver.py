@@ -288,7 +288,7 @@ def test_a_coefficient_that_overflows_stops_the_run() -> None:
     "recipe", [Recipe(Spsa(1e-4), constant(0.1)), Recipe(OneSided(1e-4, 3), constant(0.1))]
 )
 def test_probes_that_cannot_be_told_apart_stop_the_run(recipe: Recipe, tmp_path: Path) -> None:
-    """An eps below the engine's resolution is found out after as many steps as patience allows."""
+    """An eps below the engine's resolution is reported after as many steps as patience allows."""
     bowl = Bowl(resolution=0.5)
     with JournalWriter.create(tmp_path / "j", recipe.header("hash", SEED)) as writer:
         driver = Driver(recipe, bowl, SEED, writer, patience=4)

@@ -107,7 +107,7 @@ def test_a_large_batch_is_scored_in_parts() -> None:
 
     weights = np.random.default_rng(0).integers(1, 5, 32).tolist()
     bowl = Counted()
-    found = checked(bowl, rows(*weights), mean_loss, eps=1e-2)
+    check = checked(bowl, rows(*weights), mean_loss, eps=1e-2)
     assert bowl.most == 9 * 8  # a step: 2 probes of 32 rows
     assert bowl.calls == 4 + 2 * 1 + 2
     gaps = []
@@ -115,7 +115,7 @@ def test_a_large_batch_is_scored_in_parts() -> None:
         matrix = np.array([[1e-2], [-1e-2]], np.float32)
         up, down = mean_loss(Bowl().evaluate(rows(*weights), [Key(0, 0, query)], matrix))
         gaps.append(up - down)
-    assert found.gap == pytest.approx(np.sqrt(np.mean(np.square(gaps))), rel=1e-4)
+    assert check.gap == pytest.approx(np.sqrt(np.mean(np.square(gaps))), rel=1e-4)
 
 
 def test_an_eps_beyond_the_slope_is_bent() -> None:
@@ -139,7 +139,7 @@ def test_a_flat_objective_is_lost() -> None:
 
 
 @pytest.mark.parametrize("probes", [12, 16, 24, 72])
-def test_the_budget_is_kept_and_progress_told(probes: int) -> None:
+def test_the_budget_is_kept_and_progress_reported(probes: int) -> None:
     """At most so many probes, nearly all of them used, and a report after every forward."""
     bowl, reports = Bowl(), []
 

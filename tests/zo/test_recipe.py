@@ -72,8 +72,8 @@ def test_a_record_knows_the_rays_of_the_past() -> None:
     """This step's queries first; before step 0 there is nothing."""
     header = Recipe(Spsa(queries=2), constant(1.0), past_momentum(0.9, 3)).header("hash", 1)
     coefficients = np.arange(1, 7, dtype=np.float32)
-    found = Record(1, 0, 1.0, coefficients, np.ones(4, np.float32)).rays(header)
-    assert found == (
+    rays = Record(1, 0, 1.0, coefficients, np.ones(4, np.float32)).rays(header)
+    assert rays == (
         Ray(Key(1, 1, 0), 1.0), Ray(Key(1, 1, 1), 2.0), Ray(Key(1, 0, 0), 3.0),
         Ray(Key(1, 0, 1), 4.0),
     )  # fmt: skip
@@ -127,15 +127,14 @@ def test_the_text_has_every_part() -> None:
         (
             lambda: Recipe(SpsaWithCurvature(), constant(1.0)),
             "SpsaWithCurvature(eps=0.001) with tensors='': the estimator `SpsaWithCurvature` "
-            "tells a curvature beside "
-            "the slope, and the rule diagonal_hessian() takes it; one does not go without the "
-            "other",
+            "measures curvature beside the slope, and the rule diagonal_hessian() takes it; use "
+            "both or neither",
         ),
         (
             lambda: Recipe(Spsa(queries=2), constant(1.0), tensors=diagonal_hessian()),
             "Spsa(eps=0.001, queries=2, average=True) with tensors='diagonal_hessian(1e-06)': the "
-            "estimator `SpsaWithCurvature` tells a curvature beside the slope, and the rule "
-            "diagonal_hessian() takes it; one does not go without the other",
+            "estimator `SpsaWithCurvature` measures curvature beside the slope, and the rule "
+            "diagonal_hessian() takes it; use both or neither",
         ),
         (
             lambda: Recipe(SpsaWithCurvature(), constant(1.0), clip(1.0), diagonal_hessian()),

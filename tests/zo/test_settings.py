@@ -84,8 +84,8 @@ def test_past_directions_cannot_be_made_from_another_state(
     rule: dict[str, str], spec: DirectionSpec
 ) -> None:
     """Refused before anything moves; the message names the rule and what remembers instead."""
-    said = r"past_\w+\(0.9, .*\) makes the directions of past steps again.* momentum\(\) or adam"
-    with pytest.raises(UsageError, match=said):
+    message = r"past_\w+\(0.9, .*\) makes the directions of past steps again.* momentum\(\) or adam"
+    with pytest.raises(UsageError, match=message):
         Settings(**rule).fitted(Noise("gaussian", {"v": DirectionSpec("gaussian"), "w": spec}))  # type: ignore[arg-type]  # strings only
 
 

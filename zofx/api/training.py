@@ -89,7 +89,7 @@ def trained(
     own: Pool[Record] | None = None,
     stop: Stop = lambda: False,
 ) -> Outcome:
-    """Make a run, or go on with one, until it has its steps or is told to stop.
+    """Make a run, or go on with one, until it has its steps or a callback stops it.
 
     Args:
         artifact: the folder.
@@ -161,7 +161,7 @@ def _prepared(
 
 
 def _cache(folder: str | None, gigabytes: float, prepared: Prepared) -> ActivationCache | None:
-    """Where what is below the cut is kept; None where nothing is."""
+    """The folder of the frozen prefix's results; None where none are kept."""
     if folder in (None, NONE) or not prepared.model.manifest.cut:
         return None
     return ActivationCache(Path(str(folder)), round(gigabytes * 1e9))

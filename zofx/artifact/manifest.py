@@ -4,7 +4,7 @@
     weights.safetensors  every frozen tensor once, read by all runtimes
     trainables.safetensors   initial values of all that moves, f32
     graph.json           the program for torch          graph.onnx   the same for ONNX Runtime
-    prefix.json           if it is cut: what is below        prefix.onnx   the same
+    prefix.json           if it is cut: its frozen prefix    prefix.onnx   the same
     noise.onnx           keys → directions, for engines without numpy
     program.txt          the printed program            tokenizer.json
 
@@ -55,7 +55,7 @@ class TensorRow:
         dtype: safetensors spelling, such as "F32" or "U8".
         origin: the checkpoint tensor it was derived from, or None.
         form: how it was derived ("int4", "slice", "transposed", …).
-        origin_shape: the shape of the origin, where the tensor itself does not tell it.
+        origin_shape: the shape of the origin, where it does not follow from the tensor.
     """
 
     name: str

@@ -4,7 +4,7 @@
 
 The library reads and writes whole tensors; an artifact of several GB needs two things more, which
 this module has: the place of every tensor in the file, so that engines can map its bytes, and a
-file whose tensors are written in any order, none of them held. Needs numpy only.
+file whose tensors are written in any order, one in memory at a time. Needs numpy only.
 """
 
 import json

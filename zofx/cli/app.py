@@ -29,7 +29,7 @@ A first session:
     zofx eval art --run run                       how good it is then
     zofx export art --run run --to hf -o out      a checkpoint for transformers
 
-`zofx VERB --help` explains a verb; `zofx list tasks` and its kin say what there is."""
+`zofx VERB --help` explains a verb; `zofx list tasks` and its kin list what there is."""
 
 app = typer.Typer(
     name="zofx",
@@ -96,11 +96,11 @@ def main() -> None:
 
 def _fail(error: BaseException) -> NoReturn:
     """One clear message on stderr, and the exit code."""
-    print(f"error: {_said(error)}", file=sys.stderr)
+    print(f"error: {_message(error)}", file=sys.stderr)
     sys.exit(error.exit_code if isinstance(error, ZofxError) else 1)
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """What happened and what to do, for an error of any origin."""
     if isinstance(error, ZofxError):
         return str(error)

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 class Watch:
-    """Follows the passes: prints what they changed, keeps remarks and, if told so, stages.
+    """Follows the passes: prints what they changed, keeps remarks and, with --save-stages, stages.
 
     Args:
         printed: the pass to print after, "all", or None.
@@ -225,10 +225,10 @@ def _summary(
         ("size", size(files)),
         ("skipped", f"{len(skipped)} rewrites{'' if verbose else ' (--verbose lists them)'}"),
     ]
-    said = [f"{folder}: {checkpoint.source} compiled with {manifest.method}", columns(rows, "  ")]
+    lines = [f"{folder}: {checkpoint.source} compiled with {manifest.method}", columns(rows, "  ")]
     if verbose:
-        said += [f"  {name}: {remark}" for name, remark in remarks]
+        lines += [f"  {name}: {remark}" for name, remark in remarks]
     else:
         whys = Counter(f"{name}: {remark.why}" for name, remark in skipped)
-        said += [f"    {count} × {why}" for why, count in whys.most_common()]
-    return "\n".join([*said, f"next: zofx tune {folder} --task NAME    (`zofx list tasks`)"])
+        lines += [f"    {count} × {why}" for why, count in whys.most_common()]
+    return "\n".join([*lines, f"next: zofx tune {folder} --task NAME    (`zofx list tasks`)"])

@@ -50,8 +50,8 @@ class Progress:
         """So much is done; `what` renames the thing."""
         self._what = what or self._what
         if self._bar is not None:
-            said = {"description": self._what, "completed": done, "total": total}
-            self._bar.update(self._bar.task_ids[0], **said, note=note)
+            progress = {"description": self._what, "completed": done, "total": total}
+            self._bar.update(self._bar.task_ids[0], **progress, note=note)
         elif time.monotonic() >= self._next:
             if sys.stderr.isatty():
                 self._open()

@@ -59,22 +59,22 @@ def coverage(
     scores.check_hash(f"the model of {artifact}", manifest.model["hash"])
     mask = read_mask(artifact, manifest)
     with Progress("coverage") as bar:
-        found = measure(scores, mask, bar)
+        result = measure(scores, mask, bar)
     if json_:
         about = {"artifact": str(artifact), "hash": manifest.hash, "measured_on": scores.about.text}
-        print(json.dumps({**about, **_said(found)}, indent=1, allow_nan=False))
+        print(json.dumps({**about, **_payload(result)}, indent=1, allow_nan=False))
     else:
-        print(f"{artifact} on {scores.about.text}\n{_table(found)}")
+        print(f"{artifact} on {scores.about.text}\n{_table(result)}")
 
 
-def _said(found: "Coverage") -> dict[str, Any]:
-    total = found.whole.total
-    rows = {name: _numbers(share, total) for name, share in found.matrices.items()}
-    return {ALL: _numbers(found.whole, total), "matrices": rows}
+def _payload(coverage: "Coverage") -> dict[str, Any]:
+    total = coverage.whole.total
+    rows = {name: _numbers(share, total) for name, share in coverage.matrices.items()}
+    return {ALL: _numbers(coverage.whole, total), "matrices": rows}
 
 
 def _numbers(share: "Share", total: float) -> dict[str, Any]:
-    """What is said of a share, with its part of the whole gradient."""
+    """The printed numbers of a share, with its part of the whole gradient."""
     return {
         "gradient": share.total / total if total else 0.0,
         "chosen": share.chosen,
@@ -85,18 +85,20 @@ def _numbers(share: "Share", total: float) -> dict[str, Any]:
     }
 
 
-def _table(found: "Coverage") -> str:
+def _table(coverage: "Coverage") -> str:
     """A line per matrix, and one of all."""
-    total = found.whole.total
-    matrices = sorted(found.matrices.items(), key=lambda item: _order(item[0]))
-    lines = [_line(name, _numbers(share, total)) for name, share in (*matrices, (ALL, found.whole))]
+    total = coverage.whole.total
+    matrices = sorted(coverage.matrices.items(), key=lambda item: _order(item[0]))
+    lines = [
+        _line(name, _numbers(share, total)) for name, share in (*matrices, (ALL, coverage.whole))
+    ]
     return columns([HEADER, *lines], "  ")
 
 
-def _line(name: str, said: dict[str, Any]) -> tuple[str, ...]:
-    chosen = f"{said['chosen']:,} of {said['weights']:,}"
-    shares = (f"{said[key]:.2%}" for key in ("covered", "best"))
-    return (name, f"{said['gradient']:.2%}", chosen, *shares, f"{said['random']:.3%}")
+def _line(name: str, numbers: dict[str, Any]) -> tuple[str, ...]:
+    chosen = f"{numbers['chosen']:,} of {numbers['weights']:,}"
+    shares = (f"{numbers[key]:.2%}" for key in ("covered", "best"))
+    return (name, f"{numbers['gradient']:.2%}", chosen, *shares, f"{numbers['random']:.3%}")
 
 
 def _order(name: str) -> list[tuple[int, str]]:

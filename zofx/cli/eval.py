@@ -88,7 +88,7 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     """Measure how well a model, or a run, does a task.
 
     The test set is the same for every seed. The interval is Wilson's, at 95 %. Of a run, θ of the
-    step that did best on dev is used, unless --step says otherwise.
+    step that did best on dev is used, unless --step names another.
 
     Tasks with classes are reported class by class: precision, recall, F1, their mean (macro-F1),
     the confusion matrix, how often each answer was given, and the majority baseline, which is what

@@ -47,8 +47,8 @@ def inspect(
     if (folder / RUN).is_file():
         if after is not None:
             raise UsageError(f"{folder} is a run; --after prints a program of an artifact")
-        said = _run(folder)
-        print(json.dumps(said, indent=1) if json_ else _run_text(said))
+        payload = _run(folder)
+        print(json.dumps(payload, indent=1) if json_ else _run_text(payload))
         return
     from zofx.artifact.manifest import read_manifest
 
@@ -56,8 +56,8 @@ def inspect(
     if after is not None:
         print(_stage(folder, manifest, after), end="")
         return
-    said = _artifact(folder, manifest)
-    print(json.dumps(said, indent=1) if json_ else _artifact_text(said))
+    payload = _artifact(folder, manifest)
+    print(json.dumps(payload, indent=1) if json_ else _artifact_text(payload))
 
 
 def diff(
@@ -117,12 +117,12 @@ def _stage(folder: Path, manifest: "Manifest", after: str) -> str:
         return (folder / PROGRAM).read_text(encoding="utf-8")
     if after not in (*passes, "capture"):
         raise UsageError(f"--after {after}: this artifact's passes are {', '.join(passes)}")
-    found = sorted((folder / STAGES).glob(f"*-{after}.txt"))
-    if not found:
+    files = sorted((folder / STAGES).glob(f"*-{after}.txt"))
+    if not files:
         raise UsageError(
             f"{folder} keeps no program after {after}: compile it again with --save-stages"
         )
-    return found[0].read_text(encoding="utf-8")
+    return files[0].read_text(encoding="utf-8")
 
 
 def _artifact(folder: Path, manifest: "Manifest") -> dict[str, Any]:
@@ -145,29 +145,32 @@ def _artifact(folder: Path, manifest: "Manifest") -> dict[str, Any]:
     }
 
 
-def _artifact_text(said: dict[str, Any]) -> str:
-    remarks = said["report"].get("remarks", {})
+def _artifact_text(payload: dict[str, Any]) -> str:
+    remarks = payload["report"].get("remarks", {})
     skipped = [
         f"{name}: {' '.join(remark.split())}"
-        for name, found in remarks.items()
-        for remark in found
+        for name, remarks_of_pass in remarks.items()
+        for remark in remarks_of_pass
         if remark.startswith("skipped")
     ]
     rows: list[tuple[str, ...]] = [
-        ("method", said["method"]),
-        ("pipeline", said["pipeline"]),
-        ("model", f"{said['model']['source']} ({said['model']['architecture']})"),
-        ("positions", str(said["model"]["max_positions"])),
-        ("noise", said["noise"]["kind"]),
-        ("trains", f"{said['trained_weights']:,} weights in {len(said['trainables'])} trainables"),
-        ("defaults", ", ".join(f"{key}={value}" for key, value in said["defaults"].items())),
-        ("hash", said["hash"]),
+        ("method", payload["method"]),
+        ("pipeline", payload["pipeline"]),
+        ("model", f"{payload['model']['source']} ({payload['model']['architecture']})"),
+        ("positions", str(payload["model"]["max_positions"])),
+        ("noise", payload["noise"]["kind"]),
+        (
+            "trains",
+            f"{payload['trained_weights']:,} weights in {len(payload['trainables'])} trainables",
+        ),
+        ("defaults", ", ".join(f"{key}={value}" for key, value in payload["defaults"].items())),
+        ("hash", payload["hash"]),
     ]
-    elements = [(kind, f"{count:,}") for kind, count in sorted(said["elements"].items())]
-    files = [(name, size(count)) for name, count in said["bytes"].items()]
+    elements = [(kind, f"{count:,}") for kind, count in sorted(payload["elements"].items())]
+    files = [(name, size(count)) for name, count in payload["bytes"].items()]
     return "\n".join(
         [
-            said["artifact"],
+            payload["artifact"],
             columns(rows, "  "),
             "elements",
             columns(elements, "  "),
@@ -195,28 +198,30 @@ def _run(folder: Path) -> dict[str, Any]:
         "first_loss": losses[0] if losses else None,
         "recent_loss": sum(tail) / len(tail) if tail else None,
         "evaluations": [
-            {"step": step, **found.to_dict()} for step, found in run.evaluations().items()
+            {"step": step, **evaluation.to_dict()} for step, evaluation in run.evaluations().items()
         ],
         "best_step": run.best(),
     }
 
 
-def _run_text(said: dict[str, Any]) -> str:
+def _run_text(payload: dict[str, Any]) -> str:
     from zofx.runs.evaluation import Evaluation
 
-    settings = ", ".join(f"{key}={value}" for key, value in said["settings"].items())
+    settings = ", ".join(f"{key}={value}" for key, value in payload["settings"].items())
     rows: list[tuple[str, ...]] = [
-        ("task", f"{said['task']['name']} (seed {said['task']['seed']})"),
-        ("artifact", f"{said['folder']} ({said['artifact'][:12]})"),
+        ("task", f"{payload['task']['name']} (seed {payload['task']['seed']})"),
+        ("artifact", f"{payload['folder']} ({payload['artifact'][:12]})"),
         ("settings", settings),
-        ("objective", said["objective"]),
-        ("runtime", f"{said['engine']['runtime']} on {said['engine']['device']}"),
-        ("steps", f"{said['steps_made']} of {said['settings']['steps']}"),
+        ("objective", payload["objective"]),
+        ("runtime", f"{payload['engine']['runtime']} on {payload['engine']['device']}"),
+        ("steps", f"{payload['steps_made']} of {payload['settings']['steps']}"),
     ]
-    if said["first_loss"] is not None:
-        rows.append(("loss", f"{said['first_loss']:.4f} first, {said['recent_loss']:.4f} recently"))
-    lines = [said["run"], columns(rows, "  ")]
-    for row in said["evaluations"]:
-        mark = "  (best)" if row["step"] == said["best_step"] else ""
+    if payload["first_loss"] is not None:
+        rows.append(
+            ("loss", f"{payload['first_loss']:.4f} first, {payload['recent_loss']:.4f} recently")
+        )
+    lines = [payload["run"], columns(rows, "  ")]
+    for row in payload["evaluations"]:
+        mark = "  (best)" if row["step"] == payload["best_step"] else ""
         lines.append(f"  step {row['step']:>6}  dev {Evaluation.from_dict(row)}{mark}")
     return "\n".join(lines)

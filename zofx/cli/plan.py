@@ -60,17 +60,20 @@ def plan(  # noqa: PLR0913  a verb has many options
         str | None, typer.Option("--quant", metavar="FORMAT", help="As in `zofx compile`.")
     ] = None,
     activations: Annotated[
-        str | None, typer.Option("--activations", metavar="FORMAT", help="Likewise.")
+        str | None, typer.Option("--activations", metavar="FORMAT", help="As in `zofx compile`.")
     ] = None,
-    train: Annotated[str | None, typer.Option("--train", metavar="WHAT", help="Likewise.")] = None,
+    train: Annotated[
+        str | None, typer.Option("--train", metavar="WHAT", help="As in `zofx compile`.")
+    ] = None,
     from_layer: Annotated[
-        int | None, typer.Option("--train-from-layer", metavar="K", help="Likewise.")
+        int | None, typer.Option("--train-from-layer", metavar="K", help="As in `zofx compile`.")
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option("--fraction", metavar="F", help="Likewise.")
+        float | None, typer.Option("--fraction", metavar="F", help="As in `zofx compile`.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PASS.OPTION=VALUE", help="Likewise.")
+        list[str] | None,
+        typer.Option("--set", metavar="PASS.OPTION=VALUE", help="As in `zofx compile`."),
     ] = None,
     scores_file: Annotated[
         Path | None,
@@ -114,7 +117,7 @@ def plan(  # noqa: PLR0913  a verb has many options
     )
     checkpoint = open_checkpoint(model)
     program, assumed = _program(checkpoint, chosen, options, scores_file)
-    found = forecast(
+    predicted = forecast(
         program,
         chosen.settings.with_given(batch_size=batch_size, queries=queries),
         tokens=tokens,
@@ -125,18 +128,18 @@ def plan(  # noqa: PLR0913  a verb has many options
         threads=threads,
         rates=measured(threads, rate and rate * 1e9, runtime),
     )
-    said = {
+    payload = {
         "model": model,
         **_described(checkpoint.config),
         "method": method,
         "runtime": runtime,
         "assumed": assumed,
         "pipeline": ", ".join(program.history),
-        **asdict(found),
-        "memory": found.memory,
-        "seconds": found.seconds,
+        **asdict(predicted),
+        "memory": predicted.memory,
+        "seconds": predicted.seconds,
     }
-    print(json.dumps(said, indent=1) if json_ else _text(said, found))
+    print(json.dumps(payload, indent=1) if json_ else _text(payload, predicted))
 
 
 def _require_positive(rate: float | None) -> None:
@@ -185,29 +188,31 @@ def _described(config: "PreTrainedConfig") -> dict[str, Any]:
     }
 
 
-def _text(said: dict[str, Any], found: "Forecast") -> str:
+def _text(payload: dict[str, Any], predicted: "Forecast") -> str:
     """The two tables, and what they assume."""
-    axes = found.axes
+    axes = predicted.axes
     lines = [
-        f"{said['model']}: {said['architecture']}, {said['layers']} layers of {said['width']}, "
-        f"{said['heads']} heads",
-        f"{said['method']} on {said['runtime']}: {found.rows} rows of {axes.tokens} tokens under "
-        f"{axes.probes} probes{_at_most(found)}",
-        f"memory  {size(found.memory)}",
-        _shares(found.stays, found.memory, size),
+        f"{payload['model']}: {payload['architecture']}, {payload['layers']} layers of "
+        f"{payload['width']}, {payload['heads']} heads",
+        f"{payload['method']} on {payload['runtime']}: {predicted.rows} rows of {axes.tokens} "
+        f"tokens under {axes.probes} probes{_at_most(predicted)}",
+        f"memory  {size(predicted.memory)}",
+        _shares(predicted.stays, predicted.memory, size),
         "  then the larger of",
-        _shares(found.comes, found.memory, size),
-        f"a step  {found.seconds:.3g} s, {found.flops / 1e9:,.1f} GFLOP",
-        _shares(found.step, found.seconds, lambda seconds: f"{seconds:.3g} s"),
+        _shares(predicted.comes, predicted.memory, size),
+        f"a step  {predicted.seconds:.3g} s, {predicted.flops / 1e9:,.1f} GFLOP",
+        _shares(predicted.step, predicted.seconds, lambda seconds: f"{seconds:.3g} s"),
     ]
-    if said["assumed"]:
-        lines.append(f"without --sensitivity, {said['assumed']}")
+    if payload["assumed"]:
+        lines.append(f"without --sensitivity, {payload['assumed']}")
     return "\n".join(lines)
 
 
-def _at_most(found: "Forecast") -> str:
+def _at_most(predicted: "Forecast") -> str:
     """Where not all rows share a forward."""
-    return "" if found.axes.rows == found.rows else f", {found.axes.rows} rows at a time"
+    return (
+        "" if predicted.axes.rows == predicted.rows else f", {predicted.axes.rows} rows at a time"
+    )
 
 
 def _shares(parts: "tuple[Part, ...]", whole: float, written: Callable[[Any], str]) -> str:

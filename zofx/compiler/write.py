@@ -58,7 +58,7 @@ def write_program(
     Args:
         program: what is evaluated.
         folder: where to.
-        progress: told of every tensor.
+        progress: called after every tensor.
         joint: scores and gradients (`reverse-mode`), of the same tensors.
     """
     weights = tensor_file(program, folder / layout.WEIGHTS, *FROZEN_ROLES)
@@ -69,11 +69,11 @@ def write_program(
         target.write(spec.name, tensor_bytes(program, spec.name))
     progress("graphs", 0, 2)
     (folder / layout.PROGRAM).write_text(show(program), encoding="utf-8")
-    below, above = split(program)
+    prefix, remainder = split(program)
     ops: dict[str, tuple[str, ...]] = {}
     for part, graph, model, result in (
-        (above, layout.GRAPH, layout.ONNX, "logprob"),
-        (below, layout.PREFIX_GRAPH, layout.PREFIX_ONNX, HIDDEN),
+        (remainder, layout.GRAPH, layout.ONNX, "logprob"),
+        (prefix, layout.PREFIX_GRAPH, layout.PREFIX_ONNX, HIDDEN),
     ):
         if part is not None:
             (folder / graph).write_text(dump_graph(part.graph), encoding="utf-8")
@@ -105,8 +105,8 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 
 def _write_joint(joint: Program, folder: Path, weights: TensorFile) -> dict[str, tuple[str, ...]]:
     """Forward graph with residuals, and backward graph: their files, and the ops of each."""
-    _, above = split(joint)
-    forward, backward = partition(above)
+    _, remainder = split(joint)
+    forward, backward = partition(remainder)
     kept = len(results_of(forward.graph)) - 1
     residuals = [f"{RESIDUAL}.{number}" for number in range(kept)]
     exact = [s.name for s in joint.tensors.values() if s.role is Role.EXACT]

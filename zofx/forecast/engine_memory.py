@@ -90,7 +90,7 @@ class Footprint:
         )
 
     def copies(self) -> int:
-        """Bytes held beside the file's own: codes that no kernel reads become f32.
+        """Bytes kept beside the file's own: codes that no kernel reads become f32.
 
         Of a matrix that is packed for its products the original is dropped: that is no copy.
         """

@@ -65,8 +65,8 @@ class Forecast:
     Attributes:
         rows: of its batch.
         axes: of what is in work at a time: its largest forward, or that of each worker.
-        stays: bytes held from step to step.
-        comes: bytes held within a step, one after the other.
+        stays: bytes kept from step to step.
+        comes: bytes kept within a step, one after the other.
         step: seconds.
         flops: of all products of a step; two per multiply-add.
     """
@@ -123,8 +123,8 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     recipe = settings.recipe()
     probes, directions = recipe.estimator.probes(0, 0).matrix.shape
     batch = settings.batch_size
-    below, above = split(program)  # what is below a cut is computed once, before the first step
-    cut = below is not None
+    prefix, remainder = split(program)  # a frozen prefix is computed once, before the first step
+    cut = prefix is not None
     on_cpu = runtime == "ort"
     batching = (
         cpu_batching_policy(products_of(program.graph), cut, batch, threads)
@@ -142,8 +142,8 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     axes = Axes(rows, tokens, scored, alternatives, probes, directions, known)
     shapes = Shapes(program, axes)
     whole = Footprint(program, shapes, runtime)
-    cost = Footprint(above, shapes, runtime)
-    work = Footprint(above, Shapes(program, replace(axes, rows=batch)), runtime)
+    cost = Footprint(remainder, shapes, runtime)
+    work = Footprint(remainder, Shapes(program, replace(axes, rows=batch)), runtime)
     state = _state_bytes(recipe, program)
     evaluations = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
     return Forecast(
@@ -179,7 +179,7 @@ def _vocabulary(program: Program, read: int, scored: int, relative: bool) -> int
 def _stays(
     cost: Footprint, vocabulary: int, moving: int, trained: int, state: int
 ) -> Iterator[Part]:
-    """What is held from step to step."""
+    """Memory that is kept from step to step."""
     yield Part("process", cost.engine.process, "interpreter and engine, measured")
     yield Part("tokenizer", vocabulary * TOKEN, f"{vocabulary:,} tokens")
     yield Part("frozen weights", cost.still(Role.FROZEN, Role.INDEX), "as in weights.safetensors")
@@ -225,7 +225,7 @@ def _names(state: Any) -> Iterator[str]:
 def _comes(
     cost: Footprint, recipe: Recipe, moving: int, trained: int, state: int
 ) -> Iterator[Part]:
-    """What is held within a step."""
+    """Memory that is kept within a step only."""
     note = "values between weights and result"
     if cost.order != 1:
         note += f", {cost.order:g} times the peak of the graph's order"

@@ -104,7 +104,7 @@ def _symbols(program: Program, axes: Axes) -> dict[Any, int]:
     shapes |= {KEYS: (axes.directions, 2), COEFFICIENTS: (axes.probes, axes.directions)}
     tables = {s.name: s.shape[1:] for s in program.tensors.values() if s.role in VOCABULARY}
     shapes |= {name: (axes.vocabulary, *width) for name, width in tables.items()}
-    found = {}
+    sizes = {}
     for node in placeholders(program.graph):
         if node.target not in shapes:
             continue
@@ -112,8 +112,8 @@ def _symbols(program: Program, axes: Axes) -> dict[Any, int]:
         wanted = shapes[str(node.target)][-len(annotated) :]  # C may have no axis of probes
         for size, number in zip(annotated, wanted, strict=True):
             if isinstance(size, torch.SymInt):
-                found[size.node.expr] = number
-    return found
+                sizes[size.node.expr] = number
+    return sizes
 
 
 def products(node: fx.Node, shapes: Shapes) -> int:

@@ -36,25 +36,25 @@ def draw_of(direction: fx.Node) -> fx.Node:
 
 def noise_of(program: Program) -> Noise:
     """The artifact's description of the program's directions."""
-    found = {name: _spec(node) for name, node in directions_of(program.graph)}
-    kind: Kind = next((spec.kind for spec in found.values()), "gaussian")
-    specs = {name: spec for name, spec in found.items() if spec != DirectionSpec(kind)}
+    every = {name: _spec(node) for name, node in directions_of(program.graph)}
+    kind: Kind = next((spec.kind for spec in every.values()), "gaussian")
+    specs = {name: spec for name, spec in every.items() if spec != DirectionSpec(kind)}
     return Noise(kind, specs, program.bases)
 
 
 def _spec(node: fx.Node) -> DirectionSpec:
     """Walk up from a direction to its draw."""
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     while not is_call(node, zofx_ops.direction.default):
         z, *rest = node.args
         if is_call(node, zofx_ops.mask_random.default):
             _, _, keep, interval = rest
-            said["mask"] = RandomMask(keep, interval)  # type: ignore[arg-type]  # as the schema says
+            fields["mask"] = RandomMask(keep, interval)  # type: ignore[arg-type]  # as the schema says
         elif is_call(node, zofx_ops.mask_turn.default):
-            said["turn"] = Turn(*rest[1:])  # type: ignore[arg-type]
+            fields["turn"] = Turn(*rest[1:])  # type: ignore[arg-type]
         elif is_call(node, zofx_ops.mask_small.default):
-            said["limit"] = rest[1]
+            fields["limit"] = rest[1]
         elif is_call(node, aten.mul.Tensor):
-            said["scale"] = str(rest[0].target)  # type: ignore[union-attr]
+            fields["scale"] = str(rest[0].target)  # type: ignore[union-attr]
         node = z  # type: ignore[assignment]
-    return DirectionSpec(kind=node.args[4], **said)  # type: ignore[arg-type]
+    return DirectionSpec(kind=node.args[4], **fields)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ class Fact:
     undo: str = field(default="", compare=False)
 
     def undone_by(self, what: str) -> "Fact":
-        """The same fact, as a pass establishes it that can tell how to do without."""
+        """The same fact, as a pass establishes it that knows how to do without."""
         return replace(self, undo=what)
 
     def __str__(self) -> str:
@@ -183,13 +183,13 @@ def _cut(program: Program) -> str | None:
     cuts = program.graph.find_nodes(op="call_function", target=zofx_ops.cut.default)
     if len(cuts) != 1:
         return f"there are {len(cuts)} cuts"
-    below, rest = set[fx.Node](), list(cuts)
+    prefix, rest = set[fx.Node](), list(cuts)
     while rest:
-        below.add(node := rest.pop())
-        rest += [a for a in node.all_input_nodes if a not in below]
+        prefix.add(node := rest.pop())
+        rest += [a for a in node.all_input_nodes if a not in prefix]
     still = {name for name, s in program.tensors.items() if s.role in FROZEN_ROLES}
-    moving = [n for n in below if n.op == "placeholder" and n.target not in (*TOKENS, *still)]
-    return _first(moving, "what is below the cut reads what moves")
+    moving = [n for n in prefix if n.op == "placeholder" and n.target not in (*TOKENS, *still)]
+    return _first(moving, "the frozen prefix reads a tensor that moves")
 
 
 def _forward_mode(program: Program) -> str | None:

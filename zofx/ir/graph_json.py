@@ -173,7 +173,7 @@ def _decode(value: Any, nodes: list[fx.Node]) -> Any:
         if content not in DEVICES:
             raise ValueError(f"{content!r} is no device of {DEVICES}")
         return torch.device(content)
-    found = getattr(torch, content)
-    if not isinstance(found, KINDS[kind]):
+    constant = getattr(torch, content)
+    if not isinstance(constant, KINDS[kind]):
         raise TypeError(f"{content} is not a {kind}")
-    return found
+    return constant

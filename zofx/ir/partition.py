@@ -1,6 +1,6 @@
-"""A program with a cut → two: what is below it, and what is above.
+"""A program with a cut → frozen prefix and trainable remainder.
 
-    program(x, …)  =  above(below(x), x, …)         below: input_ids, attention_mask → hidden
+    program(x, …)  =  remainder(prefix(x), x, …)      prefix: input_ids, attention_mask → hidden
 
 Each has the tensors it reads; what is cheap and read on both sides of the cut is in both.
 """
@@ -20,15 +20,15 @@ def split(program: Program) -> tuple[Program | None, Program]:
     """Take a program apart at its cut.
 
     Returns:
-        What is below, with result `hidden` f32[N, T, H], and what is above, with that as an input;
-        None and the program itself, if it has no cut.
+        The frozen prefix, with result `hidden` f32[N, T, H], and the trainable remainder, with that
+        as an input; None and the program itself, if it has no cut.
     """
     if not program.graph.find_nodes(op="call_function", target=cut):
         return None, program
-    return _below(program), _above(program)
+    return _prefix(program), _remainder(program)
 
 
-def _above(program: Program) -> Program:
+def _remainder(program: Program) -> Program:
     edit = Editor(program)
     node = _cut(edit)
     value = node.meta["val"]
@@ -36,14 +36,14 @@ def _above(program: Program) -> Program:
     return edit.done()
 
 
-def _below(program: Program) -> Program:
+def _prefix(program: Program) -> Program:
     edit = Editor(program)
     output_node(edit.graph).args = _cut(edit).args
-    below = edit.done()
-    for node in list(placeholders(below.graph)):
-        if node.target not in (*TOKENS, *below.tensors):
-            below.graph.erase_node(node)
-    return below
+    prefix = edit.done()
+    for node in list(placeholders(prefix.graph)):
+        if node.target not in (*TOKENS, *prefix.tensors):
+            prefix.graph.erase_node(node)
+    return prefix
 
 
 def _cut(edit: Editor) -> fx.Node:

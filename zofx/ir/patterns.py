@@ -37,8 +37,8 @@ def block_of(name: str) -> tuple[str, int] | None:
 
     "model.layers.3.mlp.up_proj.weight" → ("model.layers", 3); None outside of blocks.
     """
-    found = re.match(r"(.*?)\.(\d+)\.", name)
-    return (found[1], int(found[2])) if found else None
+    match = re.match(r"(.*?)\.(\d+)\.", name)
+    return (match[1], int(match[2])) if match else None
 
 
 def linears_of(graph: fx.Graph, weight: str) -> list[fx.Node]:

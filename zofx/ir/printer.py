@@ -45,8 +45,8 @@ def show(program: Program, remarks: Iterable[object] = ()) -> str:
     lines.append(
         f"  return {', '.join(names[n] for n in output_node(program.graph).all_input_nodes)}"
     )
-    said = [f"  {remark}" for remark in remarks]
-    return "\n".join([*lines, *(["remarks", *said] if said else [])]) + "\n"
+    indented = [f"  {remark}" for remark in remarks]
+    return "\n".join([*lines, *(["remarks", *indented] if indented else [])]) + "\n"
 
 
 def summary(program: Program) -> str:
@@ -142,13 +142,13 @@ def _op_name(node: fx.Node) -> str:
 
 
 def _call(node: fx.Node, names: dict[fx.Node, str]) -> str:
-    said = [_argument(a, names) for a in node.args if not isinstance(a, torch.device)]
-    said += [
+    arguments = [_argument(a, names) for a in node.args if not isinstance(a, torch.device)]
+    arguments += [
         f"{key}={_argument(value, names)}"
         for key, value in node.kwargs.items()
         if key not in PLACEMENT
     ]
-    return f"{_op_name(node)}({', '.join(said)})"
+    return f"{_op_name(node)}({', '.join(arguments)})"
 
 
 def _argument(value: Any, names: dict[fx.Node, str]) -> str:

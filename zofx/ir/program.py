@@ -34,7 +34,7 @@ class TensorSpec:
         origin: the checkpoint tensor it was derived from, if it is not one itself.
         form: how it was derived ("transposed", "int4", "slice", …), so that `merge` can undo
             it; "computed" or "adapter" if it is in no checkpoint.
-        origin_shape: the shape of the origin, where the tensor itself does not tell it.
+        origin_shape: the shape of the origin, where it does not follow from the tensor.
         stored: its element type in the checkpoint, if it is there as it is.
         basis: what it stands for, if it is a low-rank trainable.
     """

@@ -58,11 +58,11 @@ def partition(joint: Program) -> tuple[Program, Program]:
 
 def _downstream(graph: fx.Graph) -> set[fx.Node]:
     """What depends on the cotangent."""
-    found = {node for node in placeholders(graph) if node.target == COTANGENT}
+    backward = {node for node in placeholders(graph) if node.target == COTANGENT}
     for node in graph.nodes:
-        if node.op == "call_function" and not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-    return found
+        if node.op == "call_function" and not backward.isdisjoint(node.all_input_nodes):
+            backward.add(node)
+    return backward
 
 
 def _least_cut(graph: fx.Graph, late: set[fx.Node], scores: fx.Node) -> list[fx.Node]:

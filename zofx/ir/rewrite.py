@@ -194,7 +194,7 @@ def value_of(node: fx.Node) -> Any:
 
 
 def same_type(a: Any, b: Any) -> bool:
-    """Whether two annotations say the same shape and dtype."""
+    """Whether two annotations have the same shape and dtype."""
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.dtype == b.dtype and _sizes(a) == _sizes(b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):

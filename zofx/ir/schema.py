@@ -4,7 +4,7 @@ from enum import IntEnum, StrEnum
 from typing import Final
 
 HIDDEN: Final = "hidden"
-"""What crosses a cut: result of the program below, input of the one above."""
+"""What crosses a cut: result of the frozen prefix, input of the trainable remainder."""
 
 INPUTS = ("input_ids", "attention_mask", "positions", "targets")
 TOKENS = INPUTS[:2]
@@ -23,7 +23,7 @@ class Role(StrEnum):
     INDEX = "index"  # where a trainable's entries sit in the tensor it was cut from; frozen too
     TRAINABLE = "trainable"  # trains; f32; initial value in trainables.safetensors
     EXACT = "exact"  # trains by exact gradients, on an engine that has them; f32; also there
-    STATE = "state"  # f32 beside a trainable; changes when the driver says so; also there
+    STATE = "state"  # f32 beside a trainable; changes when the driver refreshes it; also there
 
 
 VOCABULARY: Final = (Role.TABLE, Role.HEAD)

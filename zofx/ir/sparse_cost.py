@@ -1,6 +1,6 @@
 """Of entries that are chosen, the cheapest columns that hold a share of their sensitivity.
 
-    least Σ cost of the matrices kept    such that    Σ held of the columns kept ≥ cover · Σ held,
+    least Σ cost of the matrices kept    such that    Σ score of the columns kept ≥ cover · Σ score,
                                                       and they have room for as many entries
     cost of a matrix (`ops.sparse`)     as a block       out + columns · (out · BLOCK_COST + PICKED)
                                         entry by entry   out + (width + out + entries) · SCATTERED
@@ -59,14 +59,14 @@ class Columns(NamedTuple):
     """The columns of several matrices that have chosen entries.
 
     Attributes:
-        held: sum of the scores of these entries, f64[c].
+        score: sum of the scores of these entries, f64[c].
         entries: how many, i64[c].
         matrix: whose column it is, i64[c].
         out: rows of that matrix, i64[c].
         width: columns of that matrix, i64[c].
     """
 
-    held: Tensor
+    score: Tensor
     entries: Tensor
     matrix: Tensor
     out: Tensor
@@ -80,8 +80,8 @@ def cheapest(columns: Columns, cover: float) -> Tensor:
         columns: those there are.
         cover: the share that those kept must hold, in (0, 1].
     """
-    best = torch.ones_like(columns.held, dtype=torch.bool)
-    low, high = 0.0, float(columns.held.sum())
+    best = torch.ones_like(columns.score, dtype=torch.bool)
+    low, high = 0.0, float(columns.score.sum())
     for _ in range(HALVINGS):
         price = (low + high) / 2
         kept = _worth(columns, price)
@@ -93,15 +93,15 @@ def cheapest(columns: Columns, cover: float) -> Tensor:
 
 
 def _enough(columns: Columns, kept: Tensor, cover: float) -> bool:
-    held = columns.held[kept].sum() >= cover * columns.held.sum()
-    return bool(held and columns.out[kept].sum() >= columns.entries.sum())
+    score = columns.score[kept].sum() >= cover * columns.score.sum()
+    return bool(score and columns.out[kept].sum() >= columns.entries.sum())
 
 
 def _worth(columns: Columns, price: float) -> Tensor:
     """What pays for itself: bool[c], every matrix multiplied in the way that pays more."""
     out, width = columns.out, columns.width
-    block = columns.held - price * (out * BLOCK_COST + PICKED)
-    single = columns.held - price * columns.entries * SCATTERED
+    block = columns.score - price * (out * BLOCK_COST + PICKED)
+    single = columns.score - price * columns.entries * SCATTERED
     as_block = _gain(columns, block, price * out)
     one_by_one = _gain(columns, single, price * (out + (out + width) * SCATTERED))
     own = torch.where(as_block >= one_by_one, block, single)

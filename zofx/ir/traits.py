@@ -59,7 +59,7 @@ class Trait(Flag):
     _RESHAPE = auto()
 
     MOVES = LINEAR | _MOVES
-    """Every entry of y is one of x, at a place that the shapes tell."""
+    """Every entry of y is one of x, at a place that follows from the shapes."""
 
     VIEW = MOVES | _VIEW
     """The one result y is in the memory of x, by strides: torch copies nothing."""
@@ -71,7 +71,7 @@ class Trait(Flag):
     """The entries of x in the same row-major order, axes joined or taken apart."""
 
     ADDRESSES = auto()
-    """Places are numbers that the graph computes, so it may tell the rows of a batch apart."""
+    """Places are numbers that the graph computes, so it may mix the rows of a batch."""
 
     NORM = auto()
     """Normalizes over the trailing axes that its second operand gives; weight and bias follow."""

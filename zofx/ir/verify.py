@@ -58,7 +58,11 @@ def _table_complaints(program: Program) -> Iterator[str]:
         "tensors nobody reads": set(program.tensors) - read,
         "tensors without data": set(program.tensors) - set(program.data),
     }
-    return (f"{what}: {', '.join(sorted(found))}" for what, found in rules.items() if found)
+    return (
+        f"{what}: {', '.join(sorted(names_of_rule))}"
+        for what, names_of_rule in rules.items()
+        if names_of_rule
+    )
 
 
 def _violation(node: fx.Node) -> str | None:

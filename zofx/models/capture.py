@@ -26,7 +26,7 @@ from zofx.ir.verify import verify
 from zofx.models.lengths import LIMIT, numbers_its_own, trace_lengths
 from zofx.models.safetensors_folder import StoredTensor
 from zofx.models.soft_prompts import Adapter, Attachment, attach
-from zofx.models.trace import SizeError, Traced, held, make_fake, new_mode, trace
+from zofx.models.trace import SizeError, Traced, constant, make_fake, new_mode, trace
 
 # Sizes of the example batch: distinct, so that no two axes are taken for the same one.
 ROWS, TOKENS, SCORED, ALTERNATIVES = 3, 11, 2, 5
@@ -96,7 +96,7 @@ def capture(
         CaptureError: torch.export cannot trace the model.
         UnsupportedError: the model has no place for the adapter.
     """
-    buffers = {name: held(buffer.detach().clone()) for name, buffer in model.named_buffers()}
+    buffers = {name: constant(buffer.detach().clone()) for name, buffer in model.named_buffers()}
     mode = new_mode()
     make_fake(model, mode)
     data = buffers | dict(loaders)

@@ -103,8 +103,8 @@ def parameter_names(
             relative = processor.preprocess_name(".".join(path[depth:]))
             stem, dot, leaf = relative.rpartition(".")
             stem, suffix = (stem, dot + leaf) if leaf in ("weight", "bias") else (relative, "")
-            if found := table.get_name(stem):
-                names.setdefault(found + suffix, prefix + relative)
+            if translated := table.get_name(stem):
+                names.setdefault(translated + suffix, prefix + relative)
             else:
                 processor.perform_fallback_tensor_mapping(names, suffix, prefix, relative)
     return names

@@ -2,7 +2,7 @@
 
     (name, tensor), … ─cast─▶ shards of at most 2 GB ─▶ temporary folder ─rename─▶ OUT
 
-Tensors are consumed one at a time; a shard and a tensor are held, never more. Of tied parameters
+Tensors are consumed one at a time; a shard and a tensor are in memory at most. Of tied parameters
 the first to come is written, and the others must be equal. Nothing is at OUT before all is written.
 """
 
@@ -130,7 +130,7 @@ def _write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: i
     """One model.safetensors, or numbered shards and their index."""
     shards: list[list[str]] = []
     pending: dict[str, Tensor] = {}
-    total = held = 0
+    total = pending_bytes = 0
 
     def flush() -> None:
         save_file(pending, folder / f"{len(shards)}.tmp", metadata={"format": "pt"})
@@ -138,11 +138,11 @@ def _write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: i
         pending.clear()
 
     for name, value in tensors:
-        if pending and held + value.nbytes > limit:
+        if pending and pending_bytes + value.nbytes > limit:
             flush()
-            held = 0
+            pending_bytes = 0
         pending[name] = value
-        held += value.nbytes
+        pending_bytes += value.nbytes
         total += value.nbytes
     flush()
     if len(shards) == 1:

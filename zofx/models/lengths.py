@@ -36,7 +36,7 @@ SOFTMAXES: Final = (
 
 
 def position_rows(model: nn.Module) -> int | None:
-    """How many positions the configuration says there are."""
+    """How many positions there are by the configuration."""
     config: Any = getattr(model, "config", None)
     own = config.get_text_config() if hasattr(config, "get_text_config") else config
     rows = getattr(own, "max_position_embeddings", None)
@@ -70,15 +70,15 @@ class _Follow(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.derived, self.counted = {id(input_ids)}, set[int]()
         self.alive: list[Any] = [input_ids]  # so that no id is taken twice
-        self.found = False
+        self.reached = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         operands = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         if func in LOOKUPS and id(args[LOOKUPS[func][1]]) in self.counted:
-            self.found = True
-        if self.found or func in SOFTMAXES or "attention" in str(func):
+            self.reached = True
+        if self.reached or func in SOFTMAXES or "attention" in str(func):
             raise _Stop
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
@@ -107,8 +107,8 @@ def numbers_its_own(model: nn.Module, mode: FakeTensorMode) -> bool:
             with follow:
                 model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
         except Exception:  # what cannot run says so when it is traced
-            return follow.found
-    return follow.found
+            return follow.reached
+    return follow.reached
 
 
 def usable_tokens(program: Program, limit: int | None) -> int | None:
@@ -116,7 +116,7 @@ def usable_tokens(program: Program, limit: int | None) -> int | None:
 
     Args:
         program: as captured.
-        limit: what configuration and tokenizer allow; None if they do not say.
+        limit: what configuration and tokenizer allow; None if they set none.
     """
     lookups = [node for node in program.graph.nodes if _by_position(node, program)]
     if not lookups:

@@ -58,7 +58,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What one file says about itself.
+    """The header of one file.
 
     Attributes:
         path: the file.
@@ -97,7 +97,7 @@ def fingerprint(headers: Iterable[Header]) -> str:
     """A stable identity of a checkpoint that costs one short read per tensor: 64 hex digits.
 
     SHA-256 over each file's name, size and header and the first 256 bytes of each of its tensors,
-    files in order of name. It tells apart two fine-tunes of one model, whose headers agree; it is
+    files in order of name. It distinguishes two fine-tunes of one model, whose headers agree; it is
     no proof that every byte is intact.
     """
     digest = hashlib.sha256()

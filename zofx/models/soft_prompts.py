@@ -25,7 +25,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from zofx.errors import UnsupportedError, UsageError
 from zofx.ir.program import Loader, SharedLoader
-from zofx.models.trace import held, run_lazily, trace
+from zofx.models.trace import constant, run_lazily, trace
 from zofx.zo.random.noise import trainable_id
 
 
@@ -299,7 +299,7 @@ def _computed(
     with mode:
         example = torch.zeros(ids.shape, dtype=torch.long)
     traced = trace(source, {"ids": example})
-    values = traced.recipes(loaders) | {"ids": held(ids)}
+    values = traced.recipes(loaders) | {"ids": constant(ids)}
     computed = SharedLoader(lambda: run_lazily(traced, values))
     parameters = []
     with mode:

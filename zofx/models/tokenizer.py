@@ -31,7 +31,7 @@ UNLIMITED = 1 << 30  # transformers writes 1e30 for "no limit"
 
 # token types of GGUF
 CONTROL, USER_DEFINED = 3, 4
-# llama.cpp adds BOS to these unless told otherwise, and looks whole words up before merging
+# llama.cpp adds BOS to these by default, and looks whole words up before merging
 LLAMA3 = frozenset({"llama-bpe", "llama3", "llama-v3"})
 GPT2 = frozenset({"gpt-2", "default"})
 
@@ -121,7 +121,7 @@ def from_folder(folder: Path) -> Tokenization | None:
 
 
 def reason(error: Exception) -> str:
-    """What a library says, without advice to set options of its own that zofx has not."""
+    """A library's message, without advice to set options of its own that zofx has not."""
     if "trust_remote_code" in str(error):
         return "it needs Python code that comes with it, and zofx runs no code of a model"
     return str(error)

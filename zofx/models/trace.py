@@ -3,7 +3,7 @@
     wrapper(inputs) → results          ⟶    graph(inputs, weights, buffers, constants) → results
     submodules .model, .adapter              placeholder "lm_head.weight" is .model.lm_head.weight
 
-A wrapper says what is computed with a model. A tensor goes by its name in the submodule that owns
+A wrapper is what is computed with a model. A tensor goes by its name in the submodule that owns
 it, a tied one by the first of its names. Graphs are functional and hold shapes, no data: `recipes`
 says how each tensor is made, and `run_lazily` holds each only while it is used.
 """
@@ -72,8 +72,8 @@ class Traced:
         Raises:
             CaptureError: a tensor that nothing makes.
         """
-        known = {name: held(value) for name, value in self.constants.items()} | dict(loaders)
-        found: dict[str, Loader] = {}
+        known = {name: constant(value) for name, value in self.constants.items()} | dict(loaders)
+        chosen: dict[str, Loader] = {}
         for node in self.tensors:
             name = str(node.target)
             if name not in known:
@@ -81,11 +81,11 @@ class Traced:
                     f"no data for '{name}': the checkpoint has no such tensor and the model "
                     "computes none"
                 )
-            found[name] = _typed(known[name], node.meta["val"].dtype)
-        return found
+            chosen[name] = _typed(known[name], node.meta["val"].dtype)
+        return chosen
 
 
-def held(value: Tensor) -> Loader:
+def constant(value: Tensor) -> Loader:
     """The recipe of a tensor that is there."""
     return lambda: value
 

@@ -42,16 +42,16 @@ def resolve(model: PreTrainedModel, stored: Mapping[str, StoredTensor]) -> dict[
             tie differ.
     """
     state: dict[str, Tensor] = model.state_dict()
-    found: dict[str, StoredTensor] = {}
+    loaders: dict[str, StoredTensor] = {}
     unused: list[str] = []
     for group in _groups(model, state, stored):
         outputs = group.outputs(model, stored)
-        found.update((name, recipe) for name, recipe in outputs.items() if name in state)
+        loaders.update((name, recipe) for name, recipe in outputs.items() if name in state)
         unused += [name for name in outputs if name not in state]
-    _tie(model, found)
-    found.update(_own_buffers(model, state.keys() - found.keys()))
-    _check(model, state, found, unused)
-    return {name: found[name] for name in state}
+    _tie(model, loaders)
+    loaders.update(_own_buffers(model, state.keys() - loaders.keys()))
+    _check(model, state, loaders, unused)
+    return {name: loaders[name] for name in state}
 
 
 @dataclass(frozen=True)
@@ -128,20 +128,20 @@ def _groups(
     ]
 
 
-def _tie(model: PreTrainedModel, found: dict[str, StoredTensor]) -> None:
+def _tie(model: PreTrainedModel, loaders: dict[str, StoredTensor]) -> None:
     """Give all ends of a tie one recipe; those that the file holds must agree."""
     ties: dict[str, list[str]] = {}
     for target, source in model.all_tied_weights_keys.items():
         ties.setdefault(source, [source]).append(target)
     for names in ties.values():
-        present = [name for name in names if name in found]
+        present = [name for name in names if name in loaders]
         for other in present[1:]:
-            if not torch.equal(found[present[0]](), found[other]()):
+            if not torch.equal(loaders[present[0]](), loaders[other]()):
                 raise CaptureError(
                     f"the configuration ties {other} to {present[0]}, and the checkpoint holds "
                     "different values for them; set tie_word_embeddings to false in config.json"
                 )
-        found.update((name, found[present[0]]) for name in names if present)
+        loaders.update((name, loaders[present[0]]) for name in names if present)
 
 
 def _own_buffers(model: PreTrainedModel, missing: Iterable[str]) -> dict[str, StoredTensor]:
@@ -158,14 +158,14 @@ def _own_buffers(model: PreTrainedModel, missing: Iterable[str]) -> dict[str, St
 def _check(
     model: PreTrainedModel,
     state: Mapping[str, Tensor],
-    found: Mapping[str, StoredTensor],
+    loaders: Mapping[str, StoredTensor],
     unused: list[str],
 ) -> None:
-    missing = [name for name in state if name not in found]
+    missing = [name for name in state if name not in loaders]
     misfits = [
-        f"{name} is {list(found[name].shape)}, the model wants {list(state[name].shape)}"
+        f"{name} is {list(loaders[name].shape)}, the model wants {list(state[name].shape)}"
         for name in state
-        if name in found and found[name].shape != tuple(state[name].shape)
+        if name in loaders and loaders[name].shape != tuple(state[name].shape)
     ]
     if missing or misfits:
         lines = [f"the checkpoint does not fit {type(model).__name__}:"]

@@ -1,4 +1,4 @@
-"""A compiled model: what its artifact says of it, how it reads text, and a session of it.
+"""A compiled model: its manifest, how it reads text, and a session of it.
 
     folder ──manifest──▶ Model    tokenizer, special ids, positions: how text becomes rows
     Model ──runtime──▶ Session    scores of rows, on an engine

@@ -102,7 +102,7 @@ def evaluate(  # noqa: PLR0913  who asks decides what is measured, and how
     Args:
         session: holds θ.
         encoder: examples → rows.
-        task: tells whether an accuracy or an F1 has a meaning.
+        task: decides whether an accuracy or an F1 has a meaning.
         examples: at least one.
         objective: whose loss is reported.
         decoder: writes the texts of a generation task; None leaves it at the loss, unless the
@@ -124,12 +124,12 @@ def evaluate(  # noqa: PLR0913  who asks decides what is measured, and how
     writes = objective.decoder if isinstance(objective, TextObjective) else decoder
     # Rows of one forward are padded to the longest: neighbours in length waste the least.
     ordered = sorted(examples, key=lambda example: len(example.prompt))
-    parts, told = [], predictions is not None
+    parts, wants_rows = [], predictions is not None
     answered: list[Prediction] = []
     for place in range(0, len(ordered), batch_size):
         chunk = ordered[place : place + batch_size]
-        # What is said of texts is said of their probabilities, too, and these have to be whole.
-        relative = objective.relative and writes is None and not told
+        # Predictions list probabilities of candidates, and a relative score is none.
+        relative = objective.relative and writes is None and not wants_rows
         encoded = encoder.encode(chunk, relative=relative)
         part, answers = _chunk(session, encoded, objective, writes, step)
         parts.append(part)
@@ -174,10 +174,10 @@ def _chunk(
         class_report(answers, examples),
     )
     written = texts[0] if texts else [None] * len(examples)
-    told = zip(examples, scores[0], answers, written, strict=True)
+    columns = zip(examples, scores[0], answers, written, strict=True)
     return part, [
         Prediction(e, tuple(map(float, row[: len(e.candidates)])), int(answer), text)
-        for e, row, answer, text in told
+        for e, row, answer, text in columns
     ]
 
 

@@ -1,4 +1,4 @@
-"""The exact gradient of one batch's mean loss, and the loss that its forward tells.
+"""The exact gradient of one batch's mean loss, and the loss of its forward.
 
     batch ─examples─▶ parts ──▶ session.gradient(part) · share of the part ──Σ──▶ gradient, loss
 
@@ -37,19 +37,19 @@ class ExactGradient:
 
     def __call__(self) -> dict[str, FloatArray]:
         """Name → gradient."""
-        return self._found[0]
+        return self._computed[0]
 
     def loss(self, keys: tuple[Key, ...], matrix: FloatArray) -> Losses:
         """The loss at θ, f64[1]; there are no probes."""
-        return self._found[1].mean
+        return self._computed[1].mean
 
     @cached_property
-    def _found(self) -> tuple[dict[str, FloatArray], Loss]:
+    def _computed(self) -> tuple[dict[str, FloatArray], Loss]:
         total: dict[str, FloatArray] = {}
         losses: list[Loss] = []
         for part in parts(self._encoded):
-            found = self._session.gradient(part.batch, partial(self._weigh, part, losses))
-            for name, values in found.items():
+            gradient = self._session.gradient(part.batch, partial(self._weigh, part, losses))
+            for name, values in gradient.items():
                 total[name] = total[name] + values if name in total else values
         loss = sum(losses[1:], losses[0])
         share = np.float32(1 / loss.weight)

@@ -1,4 +1,4 @@
-"""A guard while training: what a run's own numbers say is going wrong, at the step where it shows.
+"""A guard while training: what goes wrong by a run's own numbers, at the step where it shows.
 
     StepRecord ──▶ windows of W steps ──▶ findings:  dead signal, divergence, learning rate
     Evaluation ──▶ one class alone    ──▶ finding:   collapse
@@ -70,7 +70,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step says of itself.
+    """The numbers of a step.
 
     Attributes:
         step: of the run, from 0.
@@ -182,7 +182,7 @@ class Guard:
 def step_record(
     settings: Settings, step: int, loss: float, losses: FloatArray, coefficients: FloatArray
 ) -> StepRecord:
-    """What a step says, from what its journal holds.
+    """The numbers of a step, from its record in the journal.
 
     Args:
         settings: of the run.

@@ -1,4 +1,4 @@
-"""Where a run says how it goes: every step and every evaluation, to any number of observers.
+"""The records of a run: every step and every evaluation, to any number of observers.
 
     metrics.jsonl    one line per step                       always
     TensorBoard      the same scalars as event files         where asked, through tensorboardX
@@ -76,7 +76,7 @@ class JsonlLog:
         """Nothing: evaluations have a file of their own, which is part of the run."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """No file is open."""
 
 
 class TensorBoardLog:
@@ -120,13 +120,13 @@ def require_tensorboard() -> None:
 
 
 def metrics_again(log: StepLog) -> dict[str, Any]:
-    """What the journal tells of a step whose line was lost; nobody measured its time again."""
-    told = {"step": log.step, "loss": log.loss, "learning_rate": log.learning_rate}
-    return {**{field.name: None for field in fields(StepMetrics)}, **told}
+    """What the journal has of a step whose line was lost; nobody measured its time again."""
+    known = {"step": log.step, "loss": log.loss, "learning_rate": log.learning_rate}
+    return {**{field.name: None for field in fields(StepMetrics)}, **known}
 
 
 def peak_memory() -> float | None:
-    """The largest resident set of this process so far, MiB; None where the system does not tell."""
+    """The largest resident set of this process so far, MiB; None where it is unknown."""
     try:
         resource = importlib.import_module("resource")
     except ImportError:  # Windows

@@ -27,7 +27,7 @@ from zofx.zo.settings import FORWARD_MODE_ESTIMATORS
 from zofx.zo.types import Key
 
 MOST_PROBES: Final = 72
-"""More directions tell no more."""
+"""More directions add nothing."""
 
 
 def measure(
@@ -38,10 +38,10 @@ def measure(
     Args:
         prepared: a new run.
         session: at the artifact's initial θ.
-        progress: told of forwards, as (done, total).
+        progress: called with forwards, (done, total).
 
     Returns:
-        None where nothing can be told: exact derivatives have no ± gap, and losses of text jump.
+        None where no check applies: exact derivatives have no ± gap, and losses of text jump.
 
     Raises:
         DivergenceError: the losses near the start are not finite.
@@ -55,7 +55,7 @@ def measure(
     if settings.refresh:  # before the first basis a low-rank trainable changes nothing
         session.refresh(Key(prepared.config.task.seed, 0))
     with np.errstate(all="ignore"):  # what is not finite is refused below, with a message
-        found = preflight(
+        check = preflight(
             lambda rows, keys, matrix: session.evaluate(encoded.batch.rows(rows), keys, matrix),
             len(encoded.batch.input_ids),
             objective.on(encoded),
@@ -64,13 +64,13 @@ def measure(
             min(STEPS * len(settings.recipe().estimator.probes(0, 0).matrix), MOST_PROBES),
             progress,
         )
-    if not np.isfinite([found.gap, found.noise]).all():
+    if not np.isfinite([check.gap, check.noise]).all():
         raise DivergenceError(
             f"the loss is not finite at or near the initial weights (eps {settings.eps:g}); lower "
             "--eps, and check with `zofx eval` that the compiled model answers at all",
             0,
         )
-    return found
+    return check
 
 
 def recall(prepared: Prepared) -> Preflight | None:

@@ -41,7 +41,7 @@ from zofx.zo.settings import FORWARD_MODE_ESTIMATORS, SCORE_ESTIMATORS, Settings
 from zofx.zo.types import FloatArray, IntArray
 
 EVALUATIONS: Final = 5
-"""How many a run makes after its start, unless told otherwise."""
+"""How many a run makes after its start, by default."""
 
 
 @dataclass(frozen=True)

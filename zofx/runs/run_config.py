@@ -37,7 +37,7 @@ VERSION: Final = 2
 PACKAGES: Final = ("zofx", "numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "torch")
 
 MOST_THREADS: Final = 1024
-"""An engine makes as many as it is told to, until there is no memory left for another."""
+"""An engine makes as many as are asked for, until there is no memory left for another."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class RunConfig:
             form, version = fields.pop("format"), fields.pop("version")
             if (form, version) == (FORMAT, 1):
                 fields, version = _nested(**fields), VERSION
-            # Another version may say anything else: nothing more is read of it.
+            # Another version may have any other fields: nothing more is read of it.
             config = cls._of(**fields) if (form, version) == (FORMAT, VERSION) else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(

@@ -156,9 +156,9 @@ class RunFolder:
 
     def best(self) -> int | None:
         """The step whose θ did best on dev, the first of equals; None before any evaluation."""
-        found = self.evaluations()
+        evaluations = self.evaluations()
         by = self.config.evaluation.select_by
-        return max(found, key=lambda step: (*found[step].rank(by), -step), default=None)
+        return max(evaluations, key=lambda step: (*evaluations[step].rank(by), -step), default=None)
 
     def step(self, at: StepSelector, steps: int) -> int:
         """A step number for "best", "last" or a number, in a run that has made so many steps.
@@ -176,7 +176,7 @@ class RunFolder:
         return at
 
     def trim(self, steps: int) -> None:
-        """Drop what other files say about steps that the journal does not hold."""
+        """Drop the lines of other files about steps that are not in the journal."""
         jsonl.keep(self.path / EVALS, lambda row: row.get("step", 0) <= steps)
         rows = self._metrics().items()
         if self.metrics_path.is_file():
@@ -191,8 +191,8 @@ class RunFolder:
         """Make metrics.jsonl a line per step again, where a kill or damage took some.
 
         Args:
-            steps: a row for every step of the journal, in order, of what that tells; a line that is
-                there tells more and is kept.
+            steps: a row for every step of the journal, in order, from its record; a line that is
+                there has more fields and is kept.
         """
         rows = self._metrics()
         if len(rows) != len(steps):

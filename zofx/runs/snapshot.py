@@ -56,8 +56,8 @@ def steps_of(path: Path) -> int:
 
 def digest(theta: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 of names, shapes and values, in hex."""
-    said = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name in sorted(theta):
-        said.update(f"{name}{theta[name].shape}".encode())
-        said.update(theta[name].tobytes())
-    return said.hexdigest()
+        hasher.update(f"{name}{theta[name].shape}".encode())
+        hasher.update(theta[name].tobytes())
+    return hasher.hexdigest()

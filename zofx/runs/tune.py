@@ -100,17 +100,17 @@ def train(  # noqa: PLR0913  what is trained, and how it may end
     Args:
         prepared: with a folder.
         session: fresh, at the artifact's initial θ.
-        observers: told of every step and evaluation.
+        observers: called after every step and evaluation.
         stop: asked between steps and between the batches of an evaluation.
-        activations: where what is below the cut of the program is kept; no bit depends on it.
+        activations: the folder of the frozen prefix's results; no bit depends on it.
         noise: round-off of a loss, as a pre-flight measured it.
         on_collapse: one of ON_COLLAPSE.
         patience: evaluations on dev in a row without a better one that end the run; None for any.
-        report: told of what the guard finds, at the step where it shows.
+        report: called with each finding of the guard, at the step where it shows.
 
     Raises:
         UsageError: there is no such way to go on after a collapse.
-        DivergenceError: the loss is not finite, or the run has collapsed and was told to end then;
+        DivergenceError: the loss is not finite, or the run has collapsed and is strict;
             says how to go back.
     """
     watch = Watch(prepared.config.settings, prepared.steps, noise, on_collapse, report)
@@ -122,15 +122,15 @@ def train(  # noqa: PLR0913  what is trained, and how it may end
         known = run.journal() if prepared.journal is None else prepared.journal
         writer, journal = JournalWriter.resume(run.journal_path, known)
         with writer:
-            told = (JsonlLog(run.metrics_path), *observers)
-            loop = _Loop(prepared, run, session, writer, told, stop, watch, patience)
+            all_observers = (JsonlLog(run.metrics_path), *observers)
+            loop = _Loop(prepared, run, session, writer, all_observers, stop, watch, patience)
             try:
                 steps = loop.go(journal)
             except Exception as error:
                 writer.close()
                 if writer.next_step == 0:
                     run.discard()
-                raise _told(error, run, rewind=on_collapse == "rewind") from error
+                raise _with_advice(error, run, rewind=on_collapse == "rewind") from error
             finally:
                 for observer in observers:
                     observer.close()
@@ -141,7 +141,7 @@ def train(  # noqa: PLR0913  what is trained, and how it may end
     )
 
 
-def _told(error: Exception, run: RunFolder, *, rewind: bool) -> Exception:
+def _with_advice(error: Exception, run: RunFolder, *, rewind: bool) -> Exception:
     """A divergence with the way back, in place of one without; other errors as they are."""
     if not isinstance(error, DivergenceError):
         return error
@@ -177,7 +177,7 @@ class _Loop:
         self.dev = prepared.workload.splits.dev[: config.evaluation.eval_size]
 
     def go(self, journal: Journal) -> int:
-        """Make steps until there are enough, or until told to stop; returns how many there are."""
+        """Make steps until there are enough, or until `stop` is true; returns their number."""
         made: list[StepLog] = []
         saved = self.run.saved(journal) if self.saves else (0, {})
         step = self.driver.resume(journal, self._exact_gradient_at, made.append, saved)
@@ -258,21 +258,21 @@ class _Loop:
         return self._exact_gradient(self.prepared.batch(self.prepared.config.settings.cursor(step)))
 
     def _evaluate(self, step: int) -> None:
-        found = self._judge(step)
-        if found is None:
+        evaluation = self._judge(step)
+        if evaluation is None:
             return
         best = self.run.best()
-        self.run.add_evaluation(step, found)
+        self.run.add_evaluation(step, evaluation)
         by = self.prepared.config.evaluation.select_by
-        if best is None or found.rank(by) > self.run.evaluations()[best].rank(by):
+        if best is None or evaluation.rank(by) > self.run.evaluations()[best].rank(by):
             self.run.save_snapshot("best", self.session.read(), step, self.writer.digest)
         self._save_state(step)
         for observer in self.observers:
-            observer.evaluation(step, found)
-        self.watch.after_evaluation(step, found)
+            observer.evaluation(step, evaluation)
+        self.watch.after_evaluation(step, evaluation)
 
     def _judge(self, step: int) -> Evaluation | None:
-        """Evaluate on dev; None when told to stop half-way."""
+        """Evaluate on dev; None when stopped half-way."""
         workload = self.prepared.workload
 
         def watch(done: int, total: int) -> None:
@@ -295,7 +295,7 @@ class _Loop:
 
 
 class _StoppedError(Exception):
-    """Told to stop within an evaluation."""
+    """`stop` became true within an evaluation."""
 
 
 def _rewound(run: RunFolder) -> str:
@@ -313,8 +313,9 @@ def _rewound(run: RunFolder) -> str:
 def _way_back(run: RunFolder, step: int) -> str:
     """What to do after a run diverged."""
     best = run.best()
-    found = "" if best is None else f"; the best on dev is step {best}: {run.evaluations()[best]}"
+    on_dev = "" if best is None else f"; the best on dev is step {best}: {run.evaluations()[best]}"
     return (
-        f"{run.path} keeps every step before {step}{found}. `zofx eval {run.config.folder} --run "
-        f"{run.path} --step N` judges any of them. Start a new run (-o) with a lower --lr"
+        f"{run.path} keeps every step before {step}{on_dev}. "
+        f"`zofx eval {run.config.folder} --run {run.path} --step N` judges any of them. Start a "
+        "new run (-o) with a lower --lr"
     )

@@ -31,7 +31,7 @@ class Watch:
         steps: of the whole run.
         noise: round-off of a loss, as a pre-flight measured it; None where unknown.
         on_collapse: one of ON_COLLAPSE.
-        report: told of every finding, at the step where it shows.
+        report: called with every finding, at the step where it shows.
 
     Raises:
         UsageError: there is no such way to go on after a collapse.

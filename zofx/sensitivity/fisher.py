@@ -56,7 +56,7 @@ def squared_gradients(
         torch.autograd.backward(loss)
         if progress:
             progress(done, len(losses))
-    return {weight: _held(total) for weight, total in squares.items()}
+    return {weight: _constant(total) for weight, total in squares.items()}
 
 
 def in_parts(items: Sequence[T], count: int) -> list[Sequence[T]]:
@@ -97,7 +97,7 @@ def _collect_squares(model: PreTrainedModel) -> dict[str, Tensor]:
     return squares
 
 
-def _held(total: Tensor) -> Loader:
+def _constant(total: Tensor) -> Loader:
     return lambda: total
 
 

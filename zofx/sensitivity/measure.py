@@ -4,8 +4,8 @@
     examples  ─encode─▶ candidates' scores ─group─▶ the objective that training minimises
     losses    ─fisher─▶ F(W) = Σ_batches (∂L/∂W)²
 
-A text ranks the weights once for every task; a task's own examples tell how well that ranking fits
-it (`zofx.sensitivity.mask_coverage`). For a masked LM on a text, 15 % of each sequence is masked.
+A text ranks the weights once for every task; a task's own examples measure how well that ranking
+fits it (`zofx.sensitivity.mask_coverage`). For a masked LM on a text, 15 % of a sequence is masked.
 Source: Guo et al. 2024, arXiv 2406.02913; the same F weighs the k-means of Kim et al. 2023
 (SqueezeLLM), arXiv 2306.07629.
 """
@@ -130,10 +130,10 @@ def _task_loss(encoded: Encoded, objective: ScoreObjective, model: PreTrainedMod
     given = {name: torch.from_numpy(array) for name, array in encoded.batch.named().items()}
     logits = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).logits
     logprob = _score(logits, given["positions"], given["targets"])
-    found = logprob.detach().numpy()
-    slopes = torch.from_numpy(objective.weigh(found, encoded).astype(np.float32))
+    values = logprob.detach().numpy()
+    slopes = torch.from_numpy(objective.weigh(values, encoded).astype(np.float32))
     linear = (slopes * logprob).sum()
-    return linear - linear.detach() + float(objective.loss(found[None], encoded).mean[0])
+    return linear - linear.detach() + float(objective.loss(values[None], encoded).mean[0])
 
 
 def _score(logits: Tensor, positions: Tensor, targets: Tensor) -> Tensor:

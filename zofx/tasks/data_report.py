@@ -18,7 +18,7 @@ from zofx.tasks.encode import Encoder, Row
 from zofx.tasks.types import NO_LIMIT, Example
 
 OUTLIER: Final = 4
-"""A row that is so many times longer than 95 % of the others is told of …"""
+"""A row that is so many times longer than 95 % of the others is reported …"""
 
 OUTLIER_TOKENS: Final = 128
 """… if it has this many tokens."""

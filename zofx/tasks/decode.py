@@ -75,7 +75,7 @@ class Decoder:
         # A prompt that may be cut leaves room for a whole text, yet keeps half of the row.
         room = min(self.max_new_tokens, self.encoder.max_length // 2)
         prompts = [self.encoder.prompt(example, room) for example in examples]
-        found = generate(
+        texts = generate(
             session,
             prompts,
             keys=keys,
@@ -86,7 +86,7 @@ class Decoder:
             max_positions=self.encoder.max_length,
             vocabulary=self.vocabulary,
         )
-        return [[self.text(p, new) for p, new in zip(prompts, rows, strict=True)] for rows in found]
+        return [[self.text(p, new) for p, new in zip(prompts, rows, strict=True)] for rows in texts]
 
     def judged(self, example: Example) -> Example:
         """The example with references that are text alone: special tokens at their end are none."""

@@ -346,8 +346,10 @@ class Encoder:
         return ids[0]
 
     def _ids(self, text: str) -> tuple[int, ...]:
-        (found,) = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)  # no offsets
-        return tuple(found.ids)
+        (encoding,) = self.tokenizer.encode_batch_fast(
+            [text], add_special_tokens=False
+        )  # no offsets
+        return tuple(encoding.ids)
 
     def _too_long(self, example: Example, length: int) -> str:
         return (

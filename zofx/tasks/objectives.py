@@ -117,9 +117,9 @@ class ScoreObjective:
         Raises:
             UsageError: the objective has no derivative.
         """
-        found = session.evaluate(encoded.batch, keys, matrix)
-        scores, tangents = encoded.scores(found[:1]), found[1:].astype(np.float64)
-        slopes = (self.weigh(found[0], encoded) * tangents).sum(axis=(1, 2))
+        logprob = session.evaluate(encoded.batch, keys, matrix)
+        scores, tangents = encoded.scores(logprob[:1]), logprob[1:].astype(np.float64)
+        slopes = (self.weigh(logprob[0], encoded) * tangents).sum(axis=(1, 2))
         both: DoubleArray = np.concatenate([self.of(scores, encoded).mean, slopes])
         return both
 
@@ -149,9 +149,9 @@ class ScoreObjective:
         """
         if self.model is None:
             raise _no_derivative(self.name)
-        found = session.evaluate(encoded.batch, keys, matrix)
-        jacobian = of_examples(derivatives(found, matrix), encoded)
-        return self.model(encoded.scores(found[:1])[0], jacobian, encoded).measured()
+        logprob = session.evaluate(encoded.batch, keys, matrix)
+        jacobian = of_examples(derivatives(logprob, matrix), encoded)
+        return self.model(encoded.scores(logprob[:1])[0], jacobian, encoded).measured()
 
     def loss(self, logprob: FloatArray, encoded: Encoded) -> Loss:
         """The loss of what a session returned, f32[P, N, C]."""
@@ -330,5 +330,5 @@ def measurement(objective: Objective, estimator: str) -> Measure:
 
 
 def objective_for(kind: Kind) -> ScoreObjective:
-    """What a task of this kind is trained on, unless told otherwise."""
+    """What a task of this kind is trained on by default."""
     return OBJECTIVES["cross-entropy" if kind == "classification" else "likelihood"]

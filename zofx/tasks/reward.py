@@ -45,19 +45,19 @@ class Reward:
     function: Callable[[str, Example], Any]
 
     @classmethod
-    def load(cls, said: str) -> Self:
+    def load(cls, text: str) -> Self:
         """Run the file that `reward:FILE.py:FUNCTION` names, and take the function from it.
 
         Raises:
             UsageError: it is written otherwise, there is no such file or function, or the file
                 raises.
         """
-        file, _, name = said.removeprefix(PREFIX).rpartition(":")
-        if not (said.startswith(PREFIX) and file.endswith(".py") and name.isidentifier()):
-            raise UsageError(f"objective '{said}' names no function; write it as {FORM}")
+        file, _, name = text.removeprefix(PREFIX).rpartition(":")
+        if not (text.startswith(PREFIX) and file.endswith(".py") and name.isidentifier()):
+            raise UsageError(f"objective '{text}' names no function; write it as {FORM}")
         path = Path(file).resolve()
         if not path.is_file():
-            raise UsageError(f"objective '{said}': there is no file {path}")
+            raise UsageError(f"objective '{text}': there is no file {path}")
         function = getattr(_module(path), name, None)
         if not callable(function):
             raise UsageError(f"{path} has no function '{name}'; define {name}(text, example)")
@@ -93,7 +93,7 @@ def _module(path: Path) -> ModuleType:
     name = f"zofx_reward_{path.stem}"
     spec = spec_from_file_location(name, path)
     assert spec is not None, "a .py file always has a loader"
-    assert spec.loader is not None, "likewise"
+    assert spec.loader is not None, "a .py file always has a loader"
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses of the file look themselves up there
     try:

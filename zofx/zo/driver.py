@@ -111,8 +111,8 @@ class Driver:
             exact_gradient: of the same batch, for the tensors that train by them.
 
         Raises:
-            DivergenceError: a loss or a coefficient is not finite, or the probes cannot be told
-                apart. θ and the journal are as they were before the step.
+            DivergenceError: a loss or a coefficient is not finite, or the losses of the probes are
+                equal to round-off. θ and the journal are as they were before the step.
         """
         self._mover.begin_step(step)
         probes = self.recipe.estimator.probes(self.seed, step)
@@ -140,7 +140,7 @@ class Driver:
         return self._mover.saves
 
     def saved(self) -> Arrays:
-        """θ and what a rule on exact gradients remembers: what no journal of scalars tells."""
+        """θ and what a rule on exact gradients remembers: what no journal of scalars records."""
         return self._mover.saved()
 
     def resume(
@@ -156,7 +156,7 @@ class Driver:
             journal: of the run.
             exact_gradient: step → exact gradients of its batch; they are in no journal, so they are
                 computed again.
-            each: told of every step, as its log was.
+            each: called with the log of every step, as it was when the step was made.
             after: what was saved after so many steps: these move nothing again.
 
         Returns:
@@ -171,11 +171,11 @@ class Driver:
             self._mover.restore(after[1])
         for record in journal:
             log, self._state = self._decide(record.step, record.losses, record.learning_rate)
-            found = self._padded(log.rays)
-            if not np.allclose(found, record.coefficients, rtol=COEFFICIENT_TOLERANCE, atol=0):
+            replayed = self._padded(log.rays)
+            if not np.allclose(replayed, record.coefficients, rtol=COEFFICIENT_TOLERANCE, atol=0):
                 raise ArtifactError(
                     f"the journal and its recipe disagree at step {record.step}: the recorded "
-                    f"losses lead to coefficients {found}, recorded are "
+                    f"losses lead to coefficients {replayed}, recorded are "
                     f"{record.coefficients}; resume with the version of zofx that wrote it"
                 )
             each(log)
@@ -188,11 +188,11 @@ class Driver:
         return journal.next_step
 
     def _losses(self, step: int, loss: LossFn, probes: Probes, expected: int) -> FloatArray:
-        """What the batch says of some probes, f32[expected]."""
+        """The losses of some probes on the batch, f32[expected]."""
         with np.errstate(over="ignore"):  # an infinite loss is refused below, with a message
-            found = np.asarray(loss(*probes)).astype(np.float32)
-        _require_losses(step, found, expected)
-        return found
+            losses = np.asarray(loss(*probes)).astype(np.float32)
+        _require_losses(step, losses, expected)
+        return losses
 
     def _decide(self, step: int, losses: FloatArray, rate: float) -> tuple[StepLog, _State]:
         """Losses → rays and the state after; touches neither θ nor the journal."""

@@ -62,7 +62,7 @@ class Estimator(Protocol):
 
     @property
     def rays(self) -> int:
-        """How many coefficients an estimate has: Q, or more where they tell more than slopes."""
+        """How many coefficients an estimate has: Q, or more where they measure more than slopes."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Estimators: which probes to evaluate, and what gradient their losses tell.
+"""Estimators: which probes to evaluate, and the gradient that follows from their losses.
 
     probe p evaluates       f(θ + Σ_q C[p, q] · z_q)
     the estimate is         Σ_q coefficient_q · z_q  ≈  ∇f(θ)

@@ -1,4 +1,4 @@
-"""Pre-flight: can the ± gap be told from the round-off of this graph, in the time of a few steps?
+"""Pre-flight: does the ± gap stand out of the round-off of this graph, in the time of a few steps?
 
     line        θ + t ε z, t = 0, ±⅛, ±¼, ±½, ±1, in one forward; as many lines as the budget holds
     more        ±1 alone, along other directions, with what is left
@@ -80,7 +80,7 @@ class Preflight:
         gap: signal, at ±ε.
         noise: the round-off of one loss: the larger of jitter and order.
         nonlinearity: relative departure from a straight line.
-        curvature: along a direction, loss per unit of z squared; 0 where it cannot be told from
+        curvature: along a direction, loss per unit of z squared; 0 where it does not stand out of
             the noise.
     """
 
@@ -142,7 +142,7 @@ def preflight(
         eps: the one to judge.
         seed: of the directions that are tried.
         probes: of that batch, which this may cost: at least 12.
-        progress: told of forwards, as (done, total).
+        progress: called with forwards, (done, total).
 
     Raises:
         UsageError: eps is not positive, or the budget too small.

@@ -43,7 +43,7 @@ class Recipe:
     """How a run turns losses into movement: data, the driven half of a method.
 
     Attributes:
-        estimator: which probes, and the gradient they tell.
+        estimator: which probes, and the gradient estimated from their losses.
         learning_rate: per step; multiplies what the rules return.
         rays: rule on the coefficients.
         tensors: rule on the materialised gradient; None moves along the rays themselves.
@@ -95,14 +95,13 @@ class Recipe:
             )
 
     def _require_curvature(self) -> None:
-        """A curvature is told where, and only where, a rule on tensors takes it; as it is told."""
+        """Measured where a rule on tensors reads it, and only there."""
         takes = self.tensors is not None and self.tensors.curved
         if (self.estimator.rays > self.estimator.queries) != takes:
             raise UsageError(
                 f"{self.estimator} with tensors='{self.tensors_text}': the estimator "
-                "`SpsaWithCurvature` "
-                "tells a curvature beside the slope, and the rule diagonal_hessian() takes it; one "
-                "does not go without the other"
+                "`SpsaWithCurvature` measures curvature beside the slope, and the rule "
+                "diagonal_hessian() takes it; use both or neither"
             )
         if takes and self.rays.text:
             raise UsageError(
@@ -111,7 +110,7 @@ class Recipe:
             )
 
     def _require_no_rays(self) -> None:
-        """An exact gradient is a tensor; it has no rays, and tells no curvature."""
+        """An exact gradient is a tensor; it has no rays and no curvature."""
         rule = self.exact_rule
         if rule and (rule.window > 1 or rule.curved):
             raise UsageError(

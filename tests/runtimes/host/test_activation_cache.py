@@ -30,9 +30,9 @@ def test_what_is_saved_is_there_for_all(tmp_path: Path) -> None:
     assert kept.load(NAME, 3) is None
     kept.save(NAME, hidden())
     for reader in (kept, ActivationCache(kept.folder)):
-        found = reader.load(NAME, 3)
-        assert found is not None
-        np.testing.assert_array_equal(found.view(np.uint32), hidden().view(np.uint32))
+        loaded = reader.load(NAME, 3)
+        assert loaded is not None
+        np.testing.assert_array_equal(loaded.view(np.uint32), hidden().view(np.uint32))
     assert kept.disabled_reason is None
     assert [file.name for file in kept.folder.iterdir()] == [NAME.hex()]
 
@@ -92,7 +92,7 @@ def test_a_full_folder_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fails_ends_the_keeping(tmp_path: Path) -> None:
-    """A folder that is gone under it: said once, never raised."""
+    """A folder that is gone under it: one message, no error."""
     kept = ActivationCache(tmp_path / "kept")
     shutil.rmtree(kept.folder)
     kept._no_room = lambda size: None  # type: ignore[method-assign]  # the disk has room

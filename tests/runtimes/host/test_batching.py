@@ -106,8 +106,8 @@ def test_every_row_is_in_one_group_whole_and_no_cut_is_cheaper(
         assert (whole.targets[rows, places:] == IGNORED).all()
         assert not whole.attention_mask[rows, kept:].any()
         assert (part.positions < kept).all()
-    found = paid.cost([rows.tolist() for rows, _ in groups])
-    assert found == pytest.approx(cheapest(paid))
+    cost = paid.cost([rows.tolist() for rows, _ in groups])
+    assert cost == pytest.approx(cheapest(paid))
 
 
 def until_done(costs: list[float], workers: int) -> float:
@@ -149,8 +149,8 @@ def test_lanes_are_done_as_soon_as_under_the_best_cap(
     costs = [paid.forward(group) for group in groups]
     assert costs == sorted(costs, reverse=True)
     assert sorted(chain(*groups)) == [*range(len(lengths))]
-    found = until_done(costs, workers)
-    assert min(map(min, times)) - 1e-9 <= found <= min(map(max, times)) + 1e-9
+    seconds = until_done(costs, workers)
+    assert min(map(min, times)) - 1e-9 <= seconds <= min(map(max, times)) + 1e-9
 
 
 def test_padding_on_the_left_stays() -> None:
@@ -232,13 +232,15 @@ def test_lanes_have_enough_rows_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four; where threads are not given, all processors count. No workers for floats, or at a
     cut."""
     for products in Products:
-        found = [cpu_batching_policy(products, False, rows, 2) for rows in (1, 7, 8, 64)]
+        policies = [cpu_batching_policy(products, False, rows, 2) for rows in (1, 7, 8, 64)]
         most = 1 if products is Products.FLOATS else 2
-        assert found == [BatchingPolicy(CACHE_PENALTY, workers) for workers in (1, 1, most, most)]
+        assert policies == [
+            BatchingPolicy(CACHE_PENALTY, workers) for workers in (1, 1, most, most)
+        ]
         assert cpu_batching_policy(products, True, 64, 2) == BatchingPolicy(CACHE_PENALTY)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    found = [cpu_batching_policy(Products.INTEGERS, False, rows, None) for rows in (11, 12)]
-    assert [batching.workers for batching in found] == [1, 3]
+    policies = [cpu_batching_policy(Products.INTEGERS, False, rows, None) for rows in (11, 12)]
+    assert [batching.workers for batching in policies] == [1, 3]
 
 
 def test_a_lane_shares_caches_and_the_way_to_the_weights() -> None:

@@ -1,4 +1,4 @@
-"""A cut program: what is below is computed row by row, once if it is kept, and to the same bits."""
+"""A cut program: its frozen prefix is computed by row, once if it is kept, to the same bits."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,24 +25,24 @@ def cut(request: pytest.FixtureRequest) -> Case:
 
 
 def opened(family: Family, case: Case, engine: str) -> tuple[EngineSession, FrozenPrefix]:
-    """A session of its own, and what is below its cut."""
+    """A session of its own, and its frozen prefix."""
     session = RUNTIMES[engine].load(family.artifact(case), threads=1)
     assert isinstance(session, EngineSession)
-    assert session.below is not None
-    return session, session.below
+    assert session.frozen_prefix is not None
+    return session, session.frozen_prefix
 
 
 def test_kept_or_not_the_bits_are_the_same(
     family: Family, cut: Case, engine: str, tmp_path: Path
 ) -> None:
     """On every load; the second time nothing is computed; another session reads the same."""
-    session, below = opened(family, cut, engine)
+    session, prefix = opened(family, cut, engine)
     plain = [asked.on(session) for asked in LOADS]
     session.keep_activations(ActivationCache(tmp_path))
     first = [asked.on(session) for asked in LOADS]
-    computed = below.computed
+    computed = prefix.computed
     again = [asked.on(session) for asked in LOADS]
-    assert below.computed == computed
+    assert prefix.computed == computed
     session.close()
     other, there = opened(family, cut, engine)
     other.keep_activations(ActivationCache(tmp_path))
@@ -50,26 +50,26 @@ def test_kept_or_not_the_bits_are_the_same(
     other.close()
     assert there.computed == 0
     for scores in (first, again, later):
-        for found, wanted in zip(scores, plain, strict=True):
-            np.testing.assert_array_equal(bits(found), bits(wanted))
+        for own, wanted in zip(scores, plain, strict=True):
+            np.testing.assert_array_equal(bits(own), bits(wanted))
 
 
 def test_a_row_has_the_same_activations_in_any_batch(
     family: Family, cut: Case, engine: str
 ) -> None:
     """Alone or among others, in any order, padded further: the same bits, and 0 at padding."""
-    session, below = opened(family, cut, engine)
+    session, prefix = opened(family, cut, engine)
     batch = ONE_SIDED.batch
-    together = below(batch)
+    together = prefix(batch)
     order = np.array([2, 0, 3, 1])
     turned = Batch(**{name: value[order] for name, value in batch.named().items()})
-    np.testing.assert_array_equal(bits(below(turned)), bits(together[order]))
+    np.testing.assert_array_equal(bits(prefix(turned)), bits(together[order]))
     wider = replace(
         batch,
         input_ids=np.pad(batch.input_ids, ((0, 0), (0, 3)), constant_values=1),
         attention_mask=np.pad(batch.attention_mask, ((0, 0), (0, 3))),
     )
-    padded = below(wider)
+    padded = prefix(wider)
     np.testing.assert_array_equal(bits(padded[:, :-3]), bits(together))
     assert (padded[wider.attention_mask == 0] == 0).all()
     session.close()
@@ -79,15 +79,15 @@ def test_a_damaged_entry_is_computed_again(
     family: Family, cut: Case, engine: str, tmp_path: Path
 ) -> None:
     """Scores stay, and the entry is mended."""
-    session, below = opened(family, cut, engine)
+    session, prefix = opened(family, cut, engine)
     session.keep_activations(ActivationCache(tmp_path))
     wanted = TWO_POINT.on(session)
     file = sorted(tmp_path.iterdir())[0]
     whole = file.read_bytes()
     file.write_bytes(whole[:-4] + b"nono")
-    computed = below.computed
+    computed = prefix.computed
     np.testing.assert_array_equal(bits(TWO_POINT.on(session)), bits(wanted))
-    assert below.computed == computed + 1
+    assert prefix.computed == computed + 1
     assert file.read_bytes() == whole
     session.close()
 
@@ -95,11 +95,11 @@ def test_a_damaged_entry_is_computed_again(
 def test_engines_do_not_share(family: Family, tmp_path: Path) -> None:
     """What one engine computed is not another's, nor another artifact's, in one folder."""
     for place, (case, engine) in enumerate((case, name) for case in CUT for name in RUNTIMES):
-        session, below = opened(family, case, engine)
+        session, prefix = opened(family, case, engine)
         session.keep_activations(ActivationCache(tmp_path))
         TWO_POINT.on(session)
         session.close()
-        assert below.computed == 3
+        assert prefix.computed == 3
         assert len(list(tmp_path.iterdir())) == 3 * (place + 1)
 
 

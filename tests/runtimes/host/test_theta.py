@@ -52,29 +52,29 @@ def test_how_often_directions_are_drawn(
 
     monkeypatch.setattr(DirectionSpec, "draw", counted)
     monkeypatch.setattr(theta, "sample_small", counted_at_once)
-    held = Bowl().all_that_moves("gaussian")
+    directions = Bowl().all_that_moves("gaussian")
     for _ in range(forwards):
-        held.probes(keys, MATRIX[:, :queries])
-    held.move(rays)
+        directions.probes(keys, MATRIX[:, :queries])
+    directions.move(rays)
     assert len(drawn) == draws
     for name, value in expected.theta.items():
-        np.testing.assert_array_equal(held.values[name], value)
+        np.testing.assert_array_equal(directions.values[name], value)
 
 
 def test_other_keys_are_dropped_before_new_ones_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else two sets of directions, each as large as θ, were alive at once."""
     monkeypatch.setattr(theta, "SMALL", 0)
-    held = Bowl().all_that_moves("gaussian")
-    held.probes(KEYS[:1], MATRIX[:, :1])
+    directions = Bowl().all_that_moves("gaussian")
+    directions.probes(KEYS[:1], MATRIX[:, :1])
     alive: list[int] = []
     draw = DirectionSpec.draw
 
     def watched(spec: DirectionSpec, key: Key, name: str, *span: Any) -> FloatArray:
-        alive.append(len(held._kept))
+        alive.append(len(directions._kept))
         return draw(spec, key, name, *span)
 
     monkeypatch.setattr(DirectionSpec, "draw", watched)
-    held.probes(KEYS[1:], MATRIX[:, 1:])
+    directions.probes(KEYS[1:], MATRIX[:, 1:])
     assert set(alive) == {0}
 
 

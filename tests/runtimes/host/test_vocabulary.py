@@ -56,11 +56,11 @@ def test_tokens_are_numbered_in_their_order(family: Family) -> None:
     folder = family.artifact(TIED)
     batch = replace(BATCH, relative=True)
     words = vocabulary(folder).words(batch)
-    found, tables = words.number(batch), words.tables
+    numbered, tables = words.number(batch), words.tables
     tokens = [0, 3, 4, 9, 10, 11, 12]
-    assert found.input_ids.tolist() == [[3, 2, 2, 6], [2, 5, 0, 0]]
-    assert found.targets.tolist() == [[[1, 6]], [[4, IGNORED]]]
-    assert (found.positions is BATCH.positions, found.relative) == (True, True)
+    assert numbered.input_ids.tolist() == [[3, 2, 2, 6], [2, 5, 0, 0]]
+    assert numbered.targets.tolist() == [[[1, 6]], [[4, IGNORED]]]
+    assert (numbered.positions is BATCH.positions, numbered.relative) == (True, True)
     assert tables.keys() == {HEAD}
     np.testing.assert_array_equal(tables[HEAD], load_file(folder / layout.WEIGHTS)[HEAD][tokens])
 
@@ -69,9 +69,9 @@ def test_targets_stay_where_the_head_does(family: Family) -> None:
     """A table that is only looked up is cut for every batch, to the tokens that are read."""
     folder = family.artifact(UNTIED)
     words = vocabulary(folder).words(BATCH)
-    found, tables = words.number(BATCH), words.tables
-    assert found.input_ids.tolist() == [[2, 1, 1, 4], [1, 3, 0, 0]]
-    assert found.targets is BATCH.targets
+    numbered, tables = words.number(BATCH), words.tables
+    assert numbered.input_ids.tolist() == [[2, 1, 1, 4], [1, 3, 0, 0]]
+    assert numbered.targets is BATCH.targets
     rows = load_file(folder / layout.WEIGHTS)[TABLE][[0, 4, 9, 11, 12]]
     np.testing.assert_array_equal(tables[TABLE], rows)
 
@@ -95,8 +95,8 @@ def test_rows_are_those_of_the_file(dtype: torch.dtype, tmp_path: Path) -> None:
     batch = replace(BATCH, input_ids=tokens[None], targets=tokens[:1, None, None], relative=True)
     tables = Vocabulary(tmp_path / "w.safetensors", {"w": "head", "b": "head"}).words(batch).tables
     for name, value in stored.items():
-        found = torch.from_numpy(tables[name].view(np.uint8))
-        assert torch.equal(found, value[tokens].view(torch.uint8)), name
+        rows_read = torch.from_numpy(tables[name].view(np.uint8))
+        assert torch.equal(rows_read, value[tokens].view(torch.uint8)), name
 
 
 @pytest.mark.parametrize("engine", list(RUNTIMES))
@@ -149,6 +149,6 @@ def test_no_other_row_is_read(family: Family, tmp_path: Path, kind: Case, engine
 def scores(folder: Path, engine: str, batch: Batch) -> FloatArray:
     """Of a session opened for it."""
     session = RUNTIMES[engine].load(folder, threads=1)
-    found = session.evaluate(batch, TWO_POINT.keys, TWO_POINT.matrix)
+    logprob = session.evaluate(batch, TWO_POINT.keys, TWO_POINT.matrix)
     session.close()
-    return found
+    return logprob

@@ -67,7 +67,7 @@ def test_a_table_of_16_bits_says_what_one_of_32_does(stored: torch.dtype, tmp_pa
         "canonicalize, select-parameters{match=bias}, split-dense, quantize-frozen{format=int4}, "
         "insert-perturbation, stack-probes"
     )
-    found = []
+    results = []
     for kept in (None, stored):
         program = Pipeline.parse(text, PASSES).run(captured(OneLinear(32), stored=kept))
         folder = tmp_path / str(kept)
@@ -79,10 +79,10 @@ def test_a_table_of_16_bits_says_what_one_of_32_does(stored: torch.dtype, tmp_pa
         z = np.ones((1, 7), np.float32)
         feeds |= {"fc.bias": program.load("fc.bias").numpy(), "fc.bias.z": z}
         feeds["coefficients"] = np.array([[0.5], [-0.5]], np.float32)
-        found.append(engine.run(None, feeds)[0])
+        results.append(engine.run(None, feeds)[0])
         (table,) = (s for s in program.tensors.values() if s.name == "embed.weight")
         assert table.dtype is (kept or torch.float32)
-    assert np.array_equal(*found)
+    assert np.array_equal(*results)
 
 
 def test_entries_that_share_rows_are_added_by_threads_that_do_not(tmp_path: Path) -> None:
@@ -105,20 +105,20 @@ def test_entries_that_share_rows_are_added_by_threads_that_do_not(tmp_path: Path
     inputs = x, values, torch.from_numpy(index)
     model = translate(torch.export.export(Call(call), inputs))
     model.opset_imports.update({"": OPSET})
-    found = []
+    results = []
     for threads in (1, 2, 4):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         engine = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
         names = [value.name for value in engine.get_inputs()]
         feeds = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
-        found += [engine.run(None, feeds)[0] for _ in range(10)]
-    assert {one.tobytes() for one in found} == {found[0].tobytes()}
+        results += [engine.run(None, feeds)[0] for _ in range(10)]
+    assert {one.tobytes() for one in results} == {results[0].tobytes()}
     dense = torch.zeros(2, rows * width, dtype=torch.float64)
     dense[:, index] = values.double()
     exact = x.double() @ dense.view(2, rows, width).mT
     size = x.double().abs() @ dense.abs().view(2, rows, width).mT
-    assert (torch.from_numpy(found[0]) - exact).abs().le((deepest + 1) * 2**-24 * size).all()
+    assert (torch.from_numpy(results[0]) - exact).abs().le((deepest + 1) * 2**-24 * size).all()
     scatters = [node for node in model.graph if node.op_type == "ScatterND"]
     assert len(scatters) == deepest > 10
 
@@ -150,14 +150,14 @@ def test_a_block_that_is_made_in_parts_has_the_same_bits(
 
     whole, one = scored()
     monkeypatch.setattr(sparse_cost, "BLOCK_ENTRIES", at_once)
-    found, many = scored()
+    parts_of_block, many = scored()
     assert (one, many) == (1, parts)
-    np.testing.assert_array_equal(found, whole)
+    np.testing.assert_array_equal(parts_of_block, whole)
     dense = torch.zeros(2, 60 * 40, dtype=torch.float64)
     dense[:, index.long()] = values.double()
     exact = x.double() @ dense.view(2, 60, 40).mT
     size = x.double().abs() @ dense.abs().view(2, 60, 40).mT
-    assert (torch.from_numpy(found) - exact).abs().le((8 + 1) * 2**-24 * size).all()
+    assert (torch.from_numpy(parts_of_block) - exact).abs().le((8 + 1) * 2**-24 * size).all()
 
 
 @pytest.mark.parametrize("shape", [(4_001,), (19, 211)])
@@ -175,9 +175,9 @@ def test_the_engine_perturbs_as_theta_is_moved(shape: tuple[int, ...], tmp_path:
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     engine = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options)
     names = [value.name for value in engine.get_inputs()]
-    (found,) = engine.run(None, dict(zip(names, inputs.values(), strict=True)))
+    (logprob,) = engine.run(None, dict(zip(names, inputs.values(), strict=True)))
     moved = np.stack([values + z[0] * c for c in coefficients[:, 0]])
-    np.testing.assert_array_equal(found, moved)
+    np.testing.assert_array_equal(logprob, moved)
     assert {node.op_type for node in ir.load(tmp_path / "optimized.onnx").graph} >= {"Add"}
 
 
@@ -246,7 +246,7 @@ def test_a_sparse_product_is_lowered_by_where_its_entries_are(
         "fc.weight.slice": theta,
         "fc.weight.slice.z": z,
     }
-    (found,) = engine.run(None, feeds)
+    (product,) = engine.run(None, feeds)
 
     embed, head = (program.load(n).double() for n in ("embed.weight", "head.weight"))
     for probe, (c,) in enumerate(matrix.tolist()):
@@ -260,7 +260,7 @@ def test_a_sparse_product_is_lowered_by_where_its_entries_are(
         # f32 sums of WIDTH and then OUT products of the sizes at hand, twice (logit and logsumexp).
         size = float((embed.abs() @ weight.view(OUT, WIDTH).abs().T @ head.abs().T).max())
         bound = 2 * (WIDTH + OUT + 8) * 2**-24 * size
-        assert np.abs(found[probe] - expected).max() <= bound
+        assert np.abs(product[probe] - expected).max() <= bound
 
 
 def test_the_exporter_keeps_its_advice_to_itself(

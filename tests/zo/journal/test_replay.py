@@ -68,10 +68,10 @@ def test_slices_one_by_one_are_slices_at_once(kind: type[Bowl], text: str, refre
     for step in range(STEPS):
         mover.begin_step(step)
         mover.move(rays(step), RATE)
-    wanted, found = at_once(kind(), text, refresh), session.read()
-    assert wanted.keys() == found.keys()
+    wanted, theta = at_once(kind(), text, refresh), session.read()
+    assert wanted.keys() == theta.keys()
     for name, values in wanted.items():
-        assert values.tobytes() == found[name].tobytes(), name
+        assert values.tobytes() == theta[name].tobytes(), name
 
 
 def test_every_rule_is_tried() -> None:
@@ -96,11 +96,11 @@ def test_a_direction_is_what_the_law_of_its_slice_says() -> None:
     session = HostThetaSession(HostTheta(values, shapes, Noise("gaussian", SPECS)))
     for key in (Key(3, 4), Key(3, 5, 1)):
         for name, shape in shapes.items():
-            found, spec = session.direction(key, name), session.noise.spec(name)
+            direction, spec = session.direction(key, name), session.noise.spec(name)
             z = spec.draw(key, name, 0, prod(shape)).reshape(shape)
             z = spec.apply(z, values[name], values[spec.scale] if spec.scale else None)
-            assert found.shape == shape
-            assert found.tobytes() == z.tobytes(), name
+            assert direction.shape == shape
+            assert direction.tobytes() == z.tobytes(), name
 
 
 @pytest.mark.parametrize("text", ["adam()", "past_adam(window=3)", "decay(0.1) > momentum()"])

@@ -149,16 +149,16 @@ def test_moving_follows_the_laws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_noise_reads_back_from_json() -> None:
-    """All that is said, and nothing that is not."""
+    """Every field that is set, and no other."""
     bases = {
         "a.slice": Basis("a.right", "a", "a.left", 0.5, orthonormal=True),
         "b.lora_B": Basis("b.lora_A", gain=2.0),
     }
     noise = Noise("gaussian", {"w": SPECS["all"], "v": DirectionSpec("gaussian", limit=0.0)}, bases)
-    said = json.loads(json.dumps(noise.to_dict()))
-    assert Noise.from_dict(said) == noise
-    assert said["specs"]["v"] == {"kind": "gaussian", "limit": 0.0}
-    assert said["bases"]["b.lora_B"] == {"right": "b.lora_A", "gain": 2.0, "orthonormal": False}
+    payload = json.loads(json.dumps(noise.to_dict()))
+    assert Noise.from_dict(payload) == noise
+    assert payload["specs"]["v"] == {"kind": "gaussian", "limit": 0.0}
+    assert payload["bases"]["b.lora_B"] == {"right": "b.lora_A", "gain": 2.0, "orthonormal": False}
     assert Noise("rademacher").to_dict() == {"kind": "rademacher"}
     assert Noise.from_dict({"kind": "rademacher"}) == Noise("rademacher")
 

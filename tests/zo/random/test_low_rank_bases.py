@@ -140,8 +140,8 @@ def test_bytes_are_the_same_on_every_machine() -> None:
     values = learnt(TWO)
     refresh(values, Noise("gaussian", bases={"a.slice": TWO}), Key(5, 90))
     orthonormal = orthonormal_rows(sample("gaussian", KEY, "a", (8, 300)))
-    found = [values["a"], values["a.left"], values["a.right"], orthonormal]
-    assert [hashlib.sha256(v.astype("<f4").tobytes()).hexdigest()[:16] for v in found] == GOLDEN
+    tables = [values["a"], values["a.left"], values["a.right"], orthonormal]
+    assert [hashlib.sha256(v.astype("<f4").tobytes()).hexdigest()[:16] for v in tables] == GOLDEN
 
 
 def hilbert() -> FloatArray:
@@ -206,8 +206,8 @@ def test_overlaps_are_products_of_rows() -> None:
     exact = one.astype(np.float64) @ other.astype(np.float64).T
     sizes = np.abs(one).astype(np.float64) @ np.abs(other).astype(np.float64).T
     for orthonormal, wanted in ((True, exact), (False, exact / 50)):
-        found = overlaps(one, other, orthonormal)
-        assert (np.abs(found - wanted) <= UNIT * np.abs(wanted) + 100 * 2.0**-53 * sizes).all()
+        actual = overlaps(one, other, orthonormal)
+        assert (np.abs(actual - wanted) <= UNIT * np.abs(wanted) + 100 * 2.0**-53 * sizes).all()
 
 
 @each_basis

@@ -1,4 +1,4 @@
-"""Noise: what every other implementation of z is held to."""
+"""Noise: the reference of every other implementation of z."""
 
 import hashlib
 from itertools import pairwise

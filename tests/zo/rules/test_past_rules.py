@@ -130,10 +130,10 @@ def test_within_the_window_it_is_adam() -> None:
         states = first, second
         for name in theta:
             all_steps = [g[name].astype(np.float64) for g in before]
-            for found, steps in ((one, all_steps), (other, all_steps[:WINDOW])):
+            for moved, steps in ((one, all_steps), (other, all_steps[:WINDOW])):
                 wanted, bound = textbook(steps, *betas)
-                assert found[name].dtype == np.float32
-                assert (np.abs(found[name] - wanted) <= bound).all()
+                assert moved[name].dtype == np.float32
+                assert (np.abs(moved[name] - wanted) <= bound).all()
             cut = np.abs(textbook(all_steps, *betas)[0] - other[name]).max()
             assert (cut > 100 * bound.max()) == (step >= WINDOW)
 

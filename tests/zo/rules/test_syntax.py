@@ -69,8 +69,8 @@ def test_text_to_rule_to_text(read: Any, text: str, canonical: str) -> None:
 def coefficients(rule: RayRule[Any], *given: float) -> list[float]:
     keys = tuple(Key(0, 0, query) for query in range(len(given)))
     changed, _ = rule.update(Estimate(0.0, keys, np.array(given)), rule.init(), 0)
-    found: list[float] = changed.coefficients.tolist()
-    return found
+    values: list[float] = changed.coefficients.tolist()
+    return values
 
 
 def test_rules_are_read_in_order() -> None:

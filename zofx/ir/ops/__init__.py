@@ -1,4 +1,4 @@
-"""The zofx:: ops: what aten cannot say; each with a schema, a torch meaning, a rule for shapes.
+"""The zofx:: ops, for what aten has no op; each with a schema, a torch meaning, a rule for shapes.
 
     scoring     positions and targets → scores         directions   keys → z; θ + C·z
     sparse      x·Sᵀ of a trainable                        probes       values that carry probes
@@ -35,5 +35,5 @@ def meaning(op: OpOverload) -> Callable[..., Any]:
     """The torch code that an op of these was defined by: that has a backward, the op has none."""
     name, _, _ = op.__name__.partition(".")  # of the op, and of the overload
     (definition,) = (vars(module)[name] for module in MODULES if name in vars(module))
-    found: Callable[..., Any] = definition._init_fn  # torch keeps it, under no public name
-    return found
+    implementation: Callable[..., Any] = definition._init_fn  # torch keeps it, under no public name
+    return implementation

@@ -1,4 +1,4 @@
-"""Where a program may be taken apart: what is below is a function of a row's tokens alone."""
+"""Where a program may be taken apart: its frozen prefix is a function of a row's tokens alone."""
 
 from torch import Tensor
 from torch.library import custom_op

@@ -3,7 +3,7 @@
     cost of a row of x = out + min(columns · (out · BLOCK_COST + PICKED),
                                    (width + out + entries) · SCATTERED)
 
-One S, or one per probe; which way is taken says how fast it is, never what it means. However few
+One S, or one per probe; which way is taken changes the speed, never the result. However few
 entries there are, all outputs are written and added.
 """
 
@@ -28,8 +28,8 @@ def sparse_linear(
         values: f32[k], or f32[P, k] for a matrix per probe.
         index: i32[k] flat positions row·in + column, ascending.
         out: number of rows of S.
-        columns: how many columns of S have entries; says which way is fastest, not what is meant.
-        deepest: the most entries in a row of S; likewise.
+        columns: how many columns of S have entries; a hint that changes the speed alone.
+        deepest: the most entries in a row of S; a hint as `columns` is.
     """
     width = x.shape[-1]
     row, column = index.long() // width, index.long() % width

@@ -136,7 +136,7 @@ def sparse_linear_entries(
         x: what S was multiplied by.
         index: i32[k] flat positions row·in + column, ascending.
         columns: how many columns of S have entries.
-        deepest: the most entries in a row of S; these two say which way is fastest.
+        deepest: the most entries in a row of S; these two choose the fastest way.
     """
     width, out = x.shape[-1], dy.shape[-1]
     row, column = index.long() // width, index.long() % width

@@ -79,7 +79,7 @@ def _chain(op: Any, place: int) -> Rule:
 
 
 def _itself(op: Any) -> Rule:
-    """Of y = f(x), f linear: f(dx). A second operand says a type and nothing else."""
+    """Of y = f(x), f linear: f(dx). A second operand gives a type and nothing else."""
 
     def apply(d: Tangents, y: Value, x: Value, *operands: Any, **options: Any) -> Value | None:
         return None if d(x) is None else op(d(x), *operands, **options)

@@ -66,14 +66,14 @@ class Rule:
 
 
 def identity(x: Value) -> Hashable:
-    """What tells a value from any other."""
+    """The identity of a value."""
     return x.node if isinstance(x, fx.Proxy) else id(x)
 
 
 def described(x: Value) -> torch.Tensor:
     """Something with the shape and dtype of a value."""
-    found: torch.Tensor = x.node.meta["val"] if isinstance(x, fx.Proxy) else x
-    return found
+    value: torch.Tensor = x.node.meta["val"] if isinstance(x, fx.Proxy) else x
+    return value
 
 
 def rank(x: Value) -> int:

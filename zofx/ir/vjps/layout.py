@@ -62,14 +62,14 @@ def embedding(call: Call, dy: Tensor) -> Cotangents:
 def cat(call: Call, dy: Tensor) -> Cotangents:
     """The wanted parts."""
     parts, axis = call.args[0], call.args[1] if len(call.args) > 1 else 0
-    found: dict[tuple[int, ...], Tensor] = {}
+    cotangents: dict[tuple[int, ...], Tensor] = {}
     start: Any = 0
     for number, part in enumerate(parts):
         end = start + part.shape[axis]
         if call.wants(0, number):
-            found[0, number] = aten.slice.Tensor(dy, axis, start, end)
+            cotangents[0, number] = aten.slice.Tensor(dy, axis, start, end)
         start = end
-    return found
+    return cotangents
 
 
 RULES: Final[Mapping[Any, Rule]] = {

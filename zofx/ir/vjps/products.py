@@ -27,15 +27,15 @@ product = zofx_ops.product.default
 def linear(call: Call, dy: Tensor) -> Cotangents:
     """A matrix that may train, or be frozen in full precision."""
     x, weight, *_ = call.args
-    found = dict(
+    cotangents = dict(
         call.cotangents(
             lambda: product(dy, weight, False, False),
             lambda: product(_rows(dy), _rows(x), True, False),
         )
     )
     if call.wants(2):
-        found[2,] = _rows(dy).sum(0)
-    return found
+        cotangents[2,] = _rows(dy).sum(0)
+    return cotangents
 
 
 def linear_nf4(call: Call, dy: Tensor) -> Cotangents:
@@ -67,12 +67,12 @@ def linear_codebook(call: Call, dy: Tensor) -> Cotangents:
 
 def _frozen(call: Call, dy: Tensor, bias: int, dx: Any) -> Cotangents:
     """Of the input, and of the bias if it trains."""
-    found: dict[tuple[int, ...], Tensor] = {}
+    cotangents: dict[tuple[int, ...], Tensor] = {}
     if call.wants(0):
-        found[0,] = dx()
+        cotangents[0,] = dx()
     if call.wants(bias):
-        found[bias,] = _rows(dy).sum(0)
-    return found
+        cotangents[bias,] = _rows(dy).sum(0)
+    return cotangents
 
 
 def sparse_linear(call: Call, dy: Tensor) -> Cotangents:

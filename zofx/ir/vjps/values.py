@@ -69,8 +69,8 @@ def by_autograd(call: Call, cotangent: Tensor | Mapping[int, Tensor]) -> Cotange
             results, seeds = [result[n] for n in cotangent], list(cotangent.values())
         else:
             results, seeds = [result], [cotangent.expand_as(result)]
-        found = torch.autograd.grad(results, list(leaves.values()), seeds)
-    return dict(zip(places, found, strict=True))
+        gradients = torch.autograd.grad(results, list(leaves.values()), seeds)
+    return dict(zip(places, gradients, strict=True))
 
 
 def _with(values: Any, leaves: Mapping[Place, Tensor]) -> Any:

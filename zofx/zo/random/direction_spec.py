@@ -163,28 +163,28 @@ class Noise:
 
     def to_dict(self) -> dict[str, Any]:
         """As in the manifest: what is absent is left out."""
-        said = {
+        fields = {
             "kind": self.kind,
             "specs": {name: _without_none(asdict(spec)) for name, spec in self.specs.items()},
             "bases": {name: _without_none(asdict(basis)) for name, basis in self.bases.items()},
         }
-        return {key: value for key, value in said.items() if value}
+        return {key: value for key, value in fields.items() if value}
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Read it back."""
-        specs = {name: _spec(**spec) for name, spec in said.get("specs", {}).items()}
-        bases = {name: Basis(**basis) for name, basis in said.get("bases", {}).items()}
-        return cls(said["kind"], specs, bases)
+        specs = {name: _spec(**spec) for name, spec in fields.get("specs", {}).items()}
+        bases = {name: Basis(**basis) for name, basis in fields.get("bases", {}).items()}
+        return cls(fields["kind"], specs, bases)
 
 
 def _spec(
-    mask: Mapping[str, Any] | None = None, turn: Mapping[str, Any] | None = None, **said: Any
+    mask: Mapping[str, Any] | None = None, turn: Mapping[str, Any] | None = None, **fields: Any
 ) -> DirectionSpec:
     return DirectionSpec(
-        mask=RandomMask(**mask) if mask else None, turn=Turn(**turn) if turn else None, **said
+        mask=RandomMask(**mask) if mask else None, turn=Turn(**turn) if turn else None, **fields
     )
 
 
-def _without_none(said: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in said.items() if value is not None}
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}

@@ -69,11 +69,11 @@ def normal_table() -> FloatArray:
     """
     path = Path(__file__).with_name("normal.npy")
     table: FloatArray = np.load(path, allow_pickle=False)
-    found = table_digest(table)
-    if table.shape != (TABLE_SIZE,) or found != TABLE_SHA256:
+    digest = table_digest(table)
+    if table.shape != (TABLE_SIZE,) or digest != TABLE_SHA256:
         raise ArtifactError(
             f"the table of normals in {path} is damaged: "
-            f"its SHA-256 is {found}, not {TABLE_SHA256}; "
+            f"its SHA-256 is {digest}, not {TABLE_SHA256}; "
             "directions would differ from every other machine's; reinstall zofx"
         )
     table.setflags(write=False)

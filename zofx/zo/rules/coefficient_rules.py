@@ -2,7 +2,7 @@
 
     update : (Estimate, state, step) → (Estimate, state)          init : () → state
 
-Whatever is said on rays needs no memory per weight, is the same on every runtime, and replays from
+A rule on rays needs no memory per weight, is the same on every runtime, and replays from
 the journal. The shape is that of optax's gradient transformations. Rules that need the materialised
 gradient are another type (`zofx.zo.rules.gradient_rules`), so that chaining one here is an error of
 types.

@@ -73,7 +73,7 @@ class TensorRule(Generic[S]):
         update: (gradient, θ, state) → (direction to go down along, state); names of the trainables.
         window: how many steps' rays it asks for, with this one's.
         curved: whether it asks for the curvature along the direction, which `SpsaWithCurvature`
-        tells.
+        measures.
         exposes: state → tensors of the session that it sets (the scales of directions).
         refreshed: (state, factors before, factors after, noise) → state, where low-rank trainables
             have a new basis; None where the state is of coordinates and cannot follow.
