@@ -25,11 +25,11 @@ from zofx.cli.console import Progress, columns, say
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options, pipeline_for
+from zofx.compiler.sensitivity.rank import rank_on_text
+from zofx.compiler.sensitivity.scores import Scores, load_scores
 from zofx.errors import UsageError, ZofxError
 from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.runs.compiled_model import open_model
-from zofx.sensitivity.rank import rank_on_text
-from zofx.sensitivity.scores import Scores, load_scores
 
 Results: TypeAlias = dict[str, Any]
 

@@ -25,11 +25,11 @@ from zofx.cli.console import columns, say
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
+from zofx.compiler.sensitivity.scores import load_scores
 from zofx.errors import UsageError, ZofxError
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runs.compiled_model import open_model, open_session
 from zofx.runs.task_data import open_workload
-from zofx.sensitivity.scores import load_scores
 from zofx.session import Session
 from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import Objective

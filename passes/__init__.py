@@ -32,6 +32,7 @@ PASSES: "Table[type[Pass]]" = Table(
         "quantize-cotangents": lazy("zofx.passes.quantize_cotangents:QuantizeCotangents"),
         "reverse-mode": lazy("zofx.passes.reverse_mode:ReverseMode"),
         "scale-directions": lazy("zofx.passes.scale_directions:ScaleDirections"),
+        "select-evenly": lazy("zofx.passes.select_evenly:SelectEvenly"),
         "select-parameters": lazy("zofx.passes.select_parameters:SelectParameters"),
         "select-sensitive": lazy("zofx.passes.select_sensitive:SelectSensitive"),
         "mask-large-weights": lazy("zofx.passes.mask_large_weights:MaskLargeWeights"),

@@ -18,10 +18,10 @@ from zofx.artifact.manifest import read_trainables
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
+from zofx.compiler.sensitivity.scores import Provenance, Scores
 from zofx.ir.program import Loader
 from zofx.models.checkpoint import Checkpoint, build_on_meta, open_checkpoint
 from zofx.runtimes import RUNTIMES
-from zofx.sensitivity.scores import Provenance, Scores
 from zofx.session import Session
 
 FRACTION = 0.05

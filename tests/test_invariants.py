@@ -34,7 +34,7 @@ from tests.runtimes import reference
 from zofx.artifact import layout
 from zofx.artifact.manifest import read_manifest, read_trainables
 from zofx.errors import ArtifactError
-from zofx.files import file_digest
+from zofx.files.atomic import file_digest
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.torch_noise import sample_torch
 from zofx.session import Session, scored, unperturbed

@@ -23,10 +23,10 @@ from zofx.cli.console import say
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options, pipeline_for
+from zofx.compiler.sensitivity.rank import rank_on_text
+from zofx.compiler.sensitivity.scores import load_scores
 from zofx.errors import ZofxError
 from zofx.models.checkpoint import open_checkpoint
-from zofx.sensitivity.rank import rank_on_text
-from zofx.sensitivity.scores import load_scores
 
 MARKS = [5, 10, 20, 30, 45, 60, 90, 120]
 

@@ -181,8 +181,8 @@ class Bench:
     def _compile(self, point: Point, folder: Path) -> None:
         from zofx.compiler.compile import compile_model
         from zofx.compiler.options import Options
+        from zofx.compiler.sensitivity.scores import load_scores
         from zofx.models.checkpoint import open_checkpoint
-        from zofx.sensitivity.scores import load_scores
 
         made = self.root / f"checkpoint-{point.layers}"
         shape = Ranked(self.hidden, point.layers, self.vocabulary, point.sliced)

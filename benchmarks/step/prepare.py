@@ -23,13 +23,13 @@ from zofx.artifact import layout
 from zofx.cli.console import say
 from zofx.compiler.methods import METHODS
 from zofx.errors import UsageError
-from zofx.files import new_folder
+from zofx.files.atomic import new_folder
 from zofx.runs.compiled_model import open_model
 
 if TYPE_CHECKING:
+    from zofx.compiler.sensitivity.scores import Scores
     from zofx.ir.program import Program
     from zofx.models.checkpoint import Checkpoint
-    from zofx.sensitivity.scores import Scores
 
 PLAIN: Final = (
     "canonicalize, narrow-positions, quantize-frozen{{format={quant}}}, narrow-vocabulary"
@@ -130,8 +130,8 @@ class Workshop:
 
     def _scores(self, model: str, checkpoint: "Checkpoint") -> "Scores":
         """Given, random for random weights, or ranked on the calibration text."""
-        from zofx.sensitivity.rank import rank_on_text
-        from zofx.sensitivity.scores import load_scores
+        from zofx.compiler.sensitivity.rank import rank_on_text
+        from zofx.compiler.sensitivity.scores import load_scores
 
         file = self.sensitivity.get(model) or self.root / model / "scores.safetensors"
         if not file.exists() and model in models.RANDOM:

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from zofx.errors import UsageError, WriteError
-from zofx.files import anything, new_file
+from zofx.files.atomic import anything, new_file
 from zofx.zo.types import FloatArray, IntArray
 
 SPARE: Final = 1 << 30

@@ -21,7 +21,7 @@ from zofx.artifact.manifest import (
     read_trainables,
 )
 from zofx.errors import ArtifactError, UsageError
-from zofx.files import file_digest
+from zofx.files.atomic import file_digest
 from zofx.ir.schema import Result
 from zofx.zo.random.direction_spec import Noise
 

@@ -16,11 +16,11 @@ from safetensors.numpy import load_file
 
 from benchmarks import engine_options
 from tests.compiled import ROOT, environment, run_zofx
+from zofx.compiler.sensitivity.rank import rank_on_text
+from zofx.compiler.sensitivity.scores import load_scores
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import ort
 from zofx.runtimes.host import theta
-from zofx.sensitivity.rank import rank_on_text
-from zofx.sensitivity.scores import load_scores
 from zofx.zo.types import Key
 
 SCRIPTS = ROOT / "benchmarks"

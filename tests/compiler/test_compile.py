@@ -11,12 +11,12 @@ from zofx.artifact.manifest import is_only_an_artifact, read_manifest
 from zofx.compiler.compile import Beside, Report, compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
+from zofx.compiler.sensitivity.scores import Scores
 from zofx.errors import CaptureError, UsageError
 from zofx.ir.pipeline import Pass, Remark
 from zofx.ir.program import Program
 from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.passes import PASSES
-from zofx.sensitivity.scores import Scores
 
 
 def test_what_is_not_quantized_keeps_its_bits(family: Family) -> None:

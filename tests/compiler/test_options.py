@@ -3,7 +3,7 @@
 import pytest
 
 from zofx.compiler.methods import METHODS, Method
-from zofx.compiler.options import Options, pipeline_for
+from zofx.compiler.options import Options, pipeline_for, without_scores
 from zofx.errors import PipelineError
 from zofx.ir.pipeline import Pipeline
 from zofx.passes import PASSES
@@ -284,3 +284,13 @@ def test_options_that_cannot_be(name: str, options: Options, message: str) -> No
     with pytest.raises(PipelineError) as caught:
         assembled(name, options)
     assert message in str(caught.value)
+
+
+def test_evenly_spaced_coordinates_stand_in_for_ranks() -> None:
+    """The same fraction trains; a method that ranks nothing stays as it is."""
+    ranked = pipeline_for(METHODS["senszoq"], Options(fraction=0.25))
+    assert str(without_scores(ranked)) == str(ranked).replace(
+        "select-sensitive{fraction=0.25 cover=0.95}", "select-evenly{fraction=0.25}"
+    )
+    plain = pipeline_for(METHODS["mezo"], Options())
+    assert without_scores(plain) == plain

@@ -18,9 +18,9 @@ from tests import tiny
 from tests.compiled import environment, run_zofx
 from zofx.artifact.manifest import read_manifest
 from zofx.cli import main
+from zofx.compiler.sensitivity.mask_coverage import read_mask
+from zofx.compiler.sensitivity.scores import Scores, load_scores
 from zofx.models.checkpoint import open_checkpoint
-from zofx.sensitivity.mask_coverage import read_mask
-from zofx.sensitivity.scores import Scores, load_scores
 from zofx.tasks.encode import encoder_for
 from zofx.tasks.selection import TaskChoice, open_task
 

@@ -19,7 +19,7 @@ from zofx.api.inference import Question, Source, changed, continued, judge
 from zofx.api.sources import TaskSource, named_task
 from zofx.api.training import Procedure, trained
 from zofx.artifact.manifest import Manifest
-from zofx.files import require_free
+from zofx.files.atomic import require_free
 from zofx.options import checked, options_of, with_options
 from zofx.runs.compiled_model import Model, open_model
 from zofx.runs.evaluate import Prediction

@@ -16,11 +16,11 @@ from zofx.compiler.compile import Beside, Ranks, compile_model, nothing_beside
 from zofx.compiler.inputs import require_place, require_sources
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options, pipeline_for
+from zofx.compiler.sensitivity.rank import rank_on_text
+from zofx.compiler.sensitivity.scores import Scores, load_scores
 from zofx.ir.pipeline import After, Pipeline
 from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.options import require_known
-from zofx.sensitivity.rank import rank_on_text
-from zofx.sensitivity.scores import Scores, load_scores
 
 C4: Final = "c4"
 """The text that weights are ranked on unless another is named."""

@@ -35,9 +35,9 @@ from zofx.artifact.layout import (
 )
 from zofx.artifact.safetensors_writer import read_tensors
 from zofx.errors import ArtifactError, UsageError
-from zofx.files import file_digest
+from zofx.files.atomic import file_digest
+from zofx.files.strict_json import parse_json
 from zofx.ir.schema import Products, Result
-from zofx.strict_json import parse_json
 from zofx.zo.random.direction_spec import Noise
 from zofx.zo.types import FloatArray
 

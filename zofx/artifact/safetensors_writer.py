@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from zofx.errors import ArtifactError
-from zofx.strict_json import parse_json
+from zofx.files.strict_json import parse_json
 from zofx.zo.types import FloatArray
 
 HEADER_LENGTH: Final = struct.Struct("<Q")

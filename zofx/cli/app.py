@@ -11,7 +11,7 @@ import typer
 from zofx import __version__
 from zofx.cli.options import unwrapped
 from zofx.errors import ZofxError
-from zofx.files import full_disk
+from zofx.files.atomic import full_disk
 
 DEBUG = "ZOFX_DEBUG"
 PANIC = "PanicException"

@@ -10,7 +10,7 @@ from zofx.cli.console import Progress, columns, say
 from zofx.cli.options import Artifact, Json, add_command
 
 if TYPE_CHECKING:
-    from zofx.sensitivity.mask_coverage import Coverage, Share
+    from zofx.compiler.sensitivity.mask_coverage import Coverage, Share
 
 ALL = "all"
 HEADER = ("matrix", "gradient", "chosen", "covered", "best", "random")
@@ -49,9 +49,9 @@ def coverage(
         zofx coverage art --sensitivity trec.safetensors
     """
     from zofx.artifact.manifest import read_manifest
-    from zofx.sensitivity.mask_coverage import coverage as measure
-    from zofx.sensitivity.mask_coverage import read_mask
-    from zofx.sensitivity.scores import load_scores
+    from zofx.compiler.sensitivity.mask_coverage import coverage as measure
+    from zofx.compiler.sensitivity.mask_coverage import read_mask
+    from zofx.compiler.sensitivity.scores import load_scores
 
     scores = load_scores(scores_file)
     say(f"reading {artifact}, every file checked")

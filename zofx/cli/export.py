@@ -44,7 +44,7 @@ def export(
     from zofx.api.export import export as export_
     from zofx.api.export import require_format
     from zofx.artifact.manifest import read_manifest
-    from zofx.files import require_free
+    from zofx.files.atomic import require_free
     from zofx.runs.run_folder import RunFolder
 
     require_format(to)

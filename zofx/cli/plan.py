@@ -15,9 +15,9 @@ from zofx.errors import UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from zofx.compiler.forecast.forecast import Forecast, Part
     from zofx.compiler.methods import Method
     from zofx.compiler.options import Options
-    from zofx.forecast.forecast import Forecast, Part
     from zofx.ir.program import Program
     from zofx.models.checkpoint import Checkpoint
 
@@ -106,9 +106,9 @@ def plan(  # noqa: PLR0913  a verb has many options
     _require_positive(rate)
     require_model(model)
     say("loading torch and transformers")
+    from zofx.compiler.forecast.forecast import forecast, require_known
+    from zofx.compiler.forecast.machine_speed import measured
     from zofx.compiler.options import Options
-    from zofx.forecast.forecast import forecast, require_known
-    from zofx.forecast.machine_speed import measured
     from zofx.models.checkpoint import open_checkpoint
 
     require_known(runtime)
@@ -152,9 +152,8 @@ def _program(
 ) -> "tuple[Program, str]":
     """The program that would be compiled, and what was assumed to make it."""
     from zofx.compiler.frontend import captured
-    from zofx.compiler.options import pipeline_for
-    from zofx.forecast.select_evenly import without_scores
-    from zofx.sensitivity.scores import load_scores
+    from zofx.compiler.options import pipeline_for, without_scores
+    from zofx.compiler.sensitivity.scores import load_scores
 
     pipeline = pipeline_for(method, options)
     program = captured(checkpoint, options)

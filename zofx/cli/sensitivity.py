@@ -79,8 +79,8 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
     if out.exists() and not force:
         raise UsageError(f"{out} exists already; choose another -o, or pass --force to replace it")
     if force:
-        from zofx.files import require_free
-        from zofx.sensitivity.scores import is_scores
+        from zofx.compiler.sensitivity.scores import is_scores
+        from zofx.files.atomic import require_free
 
         require_free(out, is_scores)
     if not out.parent.is_dir():
@@ -93,8 +93,8 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
     if calibration is not None:
         require_text(calibration)
     say("loading torch and transformers")
+    from zofx.compiler.sensitivity.rank import rank_on_task, rank_on_text
     from zofx.models.checkpoint import open_checkpoint
-    from zofx.sensitivity.rank import rank_on_task, rank_on_text
     from zofx.tasks.selection import TaskChoice
 
     checkpoint = open_checkpoint(model)

@@ -17,7 +17,7 @@ from zofx.compiler.frontend import captured
 from zofx.compiler.methods import Method
 from zofx.compiler.options import Options, pipeline_for
 from zofx.compiler.write import Progress, _rows, no_progress, write_program
-from zofx.files import file_digest, new_folder
+from zofx.files.atomic import file_digest, new_folder
 from zofx.ir.directions import noise_of
 from zofx.ir.facts import CUT
 from zofx.ir.pipeline import After, Pass, Pipeline, Remark

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from zofx.artifact.manifest import is_only_an_artifact
 from zofx.errors import UsageError
-from zofx.files import require_free
+from zofx.files.atomic import require_free
 from zofx.models.locate import require_model
 from zofx.tasks.data.calibration import require_text
 

@@ -15,8 +15,8 @@ from typing import Final
 from zofx.compiler.exact import with_exact_layers
 from zofx.compiler.methods import Method
 from zofx.errors import PipelineError
-from zofx.ir.facts import HAS_TRAINABLES, ROW_SCALED, TRAINING
-from zofx.ir.pipeline import Pipeline
+from zofx.ir.facts import COORDINATES_SELECTED, HAS_TRAINABLES, ROW_SCALED, TRAINING
+from zofx.ir.pipeline import Pass, Pipeline
 from zofx.models.soft_prompts import ADAPTERS
 from zofx.passes import PASSES
 
@@ -31,6 +31,7 @@ FROM_LAYER: Final = "train-from-layer"
 TRAIN_LORA: Final = "insert-lora"
 STORE: Final = "quantize-frozen"
 ROUND: Final = ("split-base-probe", "quantize-activations")
+EVENLY: Final = "select-evenly"
 CUT: Final = ("freeze-layers", "cut-frozen-prefix")
 
 NONE: Final = "none"
@@ -98,6 +99,24 @@ def pipeline_for(method: Method, options: Options) -> Pipeline:
         pipeline = pipeline.with_option(setting)
     pipeline.check_order([HAS_TRAINABLES.name] if options.adapter else ())
     return pipeline
+
+
+def without_scores(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with evenly spaced coordinates where it would rank weights."""
+    return Pipeline(
+        tuple(
+            _evenly(item)
+            if item.needs_scores and COORDINATES_SELECTED in item.establishes
+            else item
+            for item in pipeline.passes
+        )
+    )
+
+
+def _evenly(ranking: Pass) -> Pass:
+    """A pass that trains the same fraction of the weights."""
+    fraction = getattr(ranking, ranking.serves[FRACTION])
+    return Pipeline((PASSES[EVENLY](),)).with_served(FRACTION, fraction).passes[0]
 
 
 def _training(pipeline: Pipeline, method: Method, train: str | None) -> Pipeline:

@@ -17,8 +17,8 @@ import torch
 from torch import fx
 
 from zofx.errors import ArtifactError, UnsupportedError
+from zofx.files.strict_json import parse_json
 from zofx.ir.admitted_ops import admitted_ops, check_arguments, overload
-from zofx.strict_json import parse_json
 
 SIZE_ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem")
 SIZE_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")

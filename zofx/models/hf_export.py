@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from zofx.errors import ArtifactError, UsageError
-from zofx.files import new_folder, require_free
+from zofx.files.atomic import new_folder, require_free
 from zofx.models.checkpoint import architecture_of, build_on_meta
 from zofx.models.safetensors_folder import INDEX, SINGLE
 from zofx.models.tokenizer import SpecialTokens

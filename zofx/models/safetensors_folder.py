@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from zofx.errors import UnsupportedError, UsageError
-from zofx.strict_json import parse_json
+from zofx.files.strict_json import parse_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

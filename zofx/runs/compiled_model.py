@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, read_manifest
 from zofx.errors import ArtifactError, UnsupportedError, UsageError
-from zofx.files import file_digest
+from zofx.files.atomic import file_digest
 from zofx.runtimes import RUNTIMES
 from zofx.session import Session
 from zofx.tasks.decode import NEW_TOKENS, Decoder

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from zofx.errors import ArtifactError
-from zofx.files import anything, new_file
-from zofx.strict_json import parse_json
+from zofx.files.atomic import anything, new_file
+from zofx.files.strict_json import parse_json
 
 Row: TypeAlias = dict[str, Any]
 

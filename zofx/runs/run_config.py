@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from zofx.errors import ArtifactError
+from zofx.files.strict_json import parse_json
 from zofx.options import Option, option, options_of, values_of
 from zofx.runs.starting_point import StartingPoint
-from zofx.strict_json import parse_json
 from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.selection import TaskChoice
 from zofx.zo.settings import Settings

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from zofx.artifact.manifest import Manifest
 from zofx.errors import ArtifactError, UsageError
-from zofx.files import new_folder
+from zofx.files.atomic import new_folder
 from zofx.runs import jsonl, snapshot, starting_point
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.run_config import RunConfig

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from zofx.files import anything, new_file
+from zofx.files.atomic import anything, new_file
 
 
 def save(path: Path, theta: Mapping[str, NDArray[Any]], step: int, journal: str) -> None:

@@ -50,15 +50,15 @@ class Workload:
         """
         if split not in SPLITS:
             raise UsageError(f"there is no split '{split}'; there are: {', '.join(SPLITS)}")
-        found: tuple[Example, ...] = getattr(self.splits, split)
-        if not found:
+        drawn: tuple[Example, ...] = getattr(self.splits, split)
+        if not drawn:
             cure = (
                 "put FILE.test.jsonl beside FILE.jsonl, or name another with --split"
                 if split == "test"
                 else "draw some with --train N and --dev N"
             )
             raise UsageError(f"task '{self.task.name}' has no {split} examples here; {cure}")
-        return found
+        return drawn
 
     def report(self, *splits: Split, limit: int | None = None) -> DataReport:
         """Encode every example of these splits once, so that one that cannot be is found now.

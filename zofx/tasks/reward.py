@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, Self
 
 from zofx.errors import UsageError
-from zofx.files import file_digest
+from zofx.files.atomic import file_digest
 from zofx.tasks.types import Example
 
 PREFIX = "reward:"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zofx.errors import UsageError
-from zofx.strict_json import parse_json
+from zofx.files.strict_json import parse_json
 from zofx.tasks.data.pool import Pool
 from zofx.tasks.data.sources import hub_split
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from zofx.errors import UsageError
-from zofx.strict_json import parse_json
+from zofx.files.strict_json import parse_json
 from zofx.tasks.data.pool import Pool
 
 Records = Sequence[Mapping[str, Any]]

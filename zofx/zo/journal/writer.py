@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from zofx.errors import UsageError
-from zofx.files import new_file
+from zofx.files.atomic import new_file
 from zofx.zo.journal.format import CHECKSUM, Header, Journal, Record
 
 

@@ -5,7 +5,7 @@
     losses    ─fisher─▶ F(W) = Σ_batches (∂L/∂W)²
 
 A text ranks the weights once for every task; a task's own examples measure how well that ranking
-fits it (`zofx.sensitivity.mask_coverage`). For a masked LM on a text, 15 % of a sequence is masked.
+fits it (`mask_coverage`). For a masked LM on a text, 15 % of each sequence is masked.
 Source: Guo et al. 2024, arXiv 2406.02913; the same F weighs the k-means of Kim et al. 2023
 (SqueezeLLM), arXiv 2306.07629.
 """
@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zofx import __version__
+from zofx.compiler.sensitivity.fisher import Progress, in_parts, squared_gradients
+from zofx.compiler.sensitivity.scores import Provenance, Scores, load_scores
 from zofx.errors import UsageError
 from zofx.ir import ops
 from zofx.models.checkpoint import Checkpoint
-from zofx.sensitivity.fisher import Progress, in_parts, squared_gradients
-from zofx.sensitivity.scores import Provenance, Scores, load_scores
 from zofx.tasks.encode import Encoded, Encoder
 from zofx.tasks.objectives import ScoreObjective
 from zofx.tasks.types import Example

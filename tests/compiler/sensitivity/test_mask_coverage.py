@@ -15,12 +15,12 @@ from zofx.artifact.manifest import read_manifest
 from zofx.compiler.compile import compile_model
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options
+from zofx.compiler.sensitivity.mask_coverage import Share, coverage, read_mask
+from zofx.compiler.sensitivity.measure import task_sensitivity
+from zofx.compiler.sensitivity.scores import Provenance, Scores
 from zofx.errors import UsageError
 from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.runs.compiled_model import open_model
-from zofx.sensitivity.mask_coverage import Share, coverage, read_mask
-from zofx.sensitivity.measure import task_sensitivity
-from zofx.sensitivity.scores import Provenance, Scores
 from zofx.tasks.encode import Encoder, encoder_for
 from zofx.tasks.objectives import OBJECTIVES, objective_for
 from zofx.tasks.selection import TaskChoice, open_task

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from zofx.forecast import machine_speed
-from zofx.forecast.machine_speed import OPERATIONS, ROWS, WIDTH, measured
+from zofx.compiler.forecast import machine_speed
+from zofx.compiler.forecast.machine_speed import OPERATIONS, ROWS, WIDTH, measured
 
 
 def test_the_median_run_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,10 @@
 """Rank the weights of a checkpoint on a named text, or on a task's examples."""
 
+from zofx.compiler.sensitivity.fisher import Progress
+from zofx.compiler.sensitivity.measure import sensitivity, task_sensitivity
+from zofx.compiler.sensitivity.scores import Scores
 from zofx.errors import UsageError
 from zofx.models.checkpoint import Checkpoint
-from zofx.sensitivity.fisher import Progress
-from zofx.sensitivity.measure import sensitivity, task_sensitivity
-from zofx.sensitivity.scores import Scores
 from zofx.tasks.data.calibration import calibration_texts
 from zofx.tasks.encode import encoder_for, is_masked, markup_of
 from zofx.tasks.objectives import objective_for

@@ -22,9 +22,9 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from zofx.compiler.sensitivity.measure import Scores, load_scores, sensitivity
 from zofx.errors import ArtifactError, UsageError
 from zofx.models.checkpoint import Checkpoint, open_checkpoint
-from zofx.sensitivity.measure import Scores, load_scores, sensitivity
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<mask>"]
 WORDS = [f"w{i}" for i in range(44)]

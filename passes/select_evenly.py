@@ -1,9 +1,9 @@
-"""Choose the coordinates to train as if all weights were equally sensitive: what a plan assumes.
+"""Choose evenly spaced coordinates of every matrix, as if all weights were equally sensitive.
 
-    index(W) = every (1/fraction)-th position of W
+    index(W) = ⌊i·n/k⌋,  i = 0 … k − 1        n entries of W, k = round(fraction · n)
 
-Stands in for `select-sensitive` where there are no scores. Real choices crowd into few matrices,
-and there into few columns: the same number trains, other matrices hold them.
+Needs no scores, so `zofx plan` takes it in place of `select-sensitive` where there are none. Ranks
+choose as many, but crowd into few matrices, and there into few columns.
 """
 
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ import torch
 from zofx.errors import UsageError
 from zofx.ir.facts import CANONICAL, COORDINATES_SELECTED
 from zofx.ir.patterns import trainable_weights
-from zofx.ir.pipeline import Pass, Pipeline, Remarker
+from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
 from zofx.ir.schema import Stage
 
 
 @dataclass(frozen=True)
-class SelectSpread(Pass):
+class SelectEvenly(Pass):
     """See the module.
 
     Attributes:
         fraction: how much of the eligible weights trains.
     """
 
-    name: ClassVar[str] = "select-spread"
+    name: ClassVar[str] = "select-evenly"
     stage = Stage.SELECT
     serves: ClassVar[dict[str, str]] = {"fraction": "fraction"}
     requires = (CANONICAL,)
@@ -48,15 +48,3 @@ class SelectSpread(Pass):
                 "take a larger one"
             )
         return program.choosing("entries", selection)
-
-
-def without_scores(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with the pass that ranks weights replaced."""
-    return Pipeline(
-        tuple(
-            SelectSpread(getattr(item, item.serves["fraction"]))
-            if item.needs_scores and COORDINATES_SELECTED in item.establishes
-            else item
-            for item in pipeline.passes
-        )
-    )

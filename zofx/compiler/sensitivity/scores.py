@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from zofx.errors import ArtifactError, UsageError
-from zofx.files import new_file
+from zofx.files.atomic import new_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,16 +21,15 @@ from tests.golden import assert_golden
 from zofx.artifact import layout
 from zofx.cli import main
 from zofx.compiler.compile import compile_model
+from zofx.compiler.forecast import machine_speed
+from zofx.compiler.forecast.forecast import Forecast, forecast
+from zofx.compiler.forecast.liveness import peak
+from zofx.compiler.forecast.machine_speed import Rates
+from zofx.compiler.forecast.op_costs import Axes, Shapes, ort_scratch, products, torch_scratch
 from zofx.compiler.frontend import captured
 from zofx.compiler.methods import METHODS
-from zofx.compiler.options import Options, pipeline_for
+from zofx.compiler.options import Options, pipeline_for, without_scores
 from zofx.errors import UsageError
-from zofx.forecast import machine_speed
-from zofx.forecast.forecast import Forecast, forecast
-from zofx.forecast.liveness import peak
-from zofx.forecast.machine_speed import Rates
-from zofx.forecast.op_costs import Axes, Shapes, ort_scratch, products, torch_scratch
-from zofx.forecast.select_evenly import without_scores
 from zofx.ir.program import Program, output_node
 from zofx.ir.schema import FROZEN_ROLES, VOCABULARY
 from zofx.ir.traits import Trait, has

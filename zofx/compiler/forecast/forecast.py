@@ -8,7 +8,7 @@
     time     = 2 · multiply-adds / rates + normals / rate + bytes moved / bandwidth
 
 Sizes are exact where they are of the program: it is captured and rewritten as `compile` does it,
-and never written. Measured instead are an engine's own share (`zofx.forecast.engine_memory`), a
+and never written. Measured instead are an engine's own share (`engine_memory`), a
 tokenizer's bytes per token, and how many temporaries rules make. Time is a rough figure: products
 run at two rates, that of floats and that of integers. Rows are N · T rectangles; `zofx tune` cuts
 padding, so rows of mixed length take less.
@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from zofx.compiler.forecast.engine_memory import ENGINES, Footprint
+from zofx.compiler.forecast.machine_speed import Rates
+from zofx.compiler.forecast.op_costs import F32, Axes, Shapes
 from zofx.errors import UsageError
-from zofx.forecast.engine_memory import ENGINES, Footprint
-from zofx.forecast.machine_speed import Rates
-from zofx.forecast.op_costs import F32, Axes, Shapes
 from zofx.ir.directions import noise_of
 from zofx.ir.partition import split
 from zofx.ir.program import Program

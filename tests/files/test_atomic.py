@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from zofx.errors import UsageError, WriteError
-from zofx.files import anything, new_file, new_folder, require_free
-from zofx.partial import MARK
+from zofx.files.atomic import anything, new_file, new_folder, require_free
+from zofx.files.partial import MARK
 
 HAS_MINE = "is not what zofx writes under this name"
 
@@ -122,7 +122,7 @@ def test_the_old_folder_stands_without_an_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Systems that cannot exchange two names rename twice."""
-    monkeypatch.setattr("zofx.files._swap", lambda one, other: False)
+    monkeypatch.setattr("zofx.files.atomic._swap", lambda one, other: False)
     write_folder(tmp_path / "made", "old")
     write_folder(tmp_path / "made", "new", replace=True)
     assert content(tmp_path / "made") == "new"
@@ -164,7 +164,7 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: 
     script = """
         import sys, time
         from pathlib import Path
-        from zofx.files import new_file, new_folder
+        from zofx.files.atomic import new_file, new_folder
         with new_folder(Path("art")) as one, new_file(Path("scores")) as two:
             (one / "large").write_text("x" * 1000)
             print("ready", flush=True)

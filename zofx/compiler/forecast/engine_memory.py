@@ -4,7 +4,7 @@
 
 Sizes are the program's own. What is not of the program is measured once per engine (ENGINES): what
 a process has before it opens an artifact, and how much more than the peak of the graph's own order
-(`zofx.forecast.liveness`) the engine's order of ops keeps.
+(`zofx.compiler.forecast.liveness`) the engine's order of ops keeps.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from torch import fx
 
-from zofx.forecast.liveness import peak
-from zofx.forecast.op_costs import F32, Shapes, ort_scratch, products, torch_scratch
+from zofx.compiler.forecast.liveness import peak
+from zofx.compiler.forecast.op_costs import F32, Shapes, ort_scratch, products, torch_scratch
 from zofx.ir.directions import DRAWS
 from zofx.ir.formats import format_of
 from zofx.ir.ops import zofx_ops
