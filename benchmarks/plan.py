@@ -103,7 +103,7 @@ def _write_task(path: Path, artifact: Path, tokens: int) -> int:
     while _length(tokenizer, prompt, special=True) > tokens:
         prompt = prompt.removesuffix(" the")
     line = json.dumps({"prompt": prompt, "candidates": words, "answer": 0})
-    path.write_text(f"{line}\n" * EXAMPLES)
+    path.write_text(f"{line}\n" * EXAMPLES, encoding="utf-8")
     return len(words)
 
 
@@ -124,7 +124,7 @@ def _zofx(*words: str) -> tuple[str, int]:
     Raises:
         SystemExit: it failed; its output is on stderr.
     """
-    with tempfile.TemporaryFile("w+") as out:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
         process = subprocess.Popen([sys.executable, "-m", "zofx", *words], stdout=out)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)  # Popen did not wait itself

@@ -84,7 +84,7 @@ def imported_by(node: ast.AST) -> list[str]:
 
 def third_party(path: Path) -> Iterator[tuple[str, bool]]:
     """Each import of another distribution, and whether it happens when the module loads."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = {
         id(node)
         for outer in ast.walk(tree)

@@ -136,11 +136,11 @@ def task_file(path: Path, *, ask: str = " so it was") -> Path:
         for answer, verdicts in enumerate((BLAME, PRAISE))
         for words in verdicts
     ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
 
 
 def calibration_file(path: Path) -> Path:
     """The texts above as a file of paragraphs; returns the path."""
-    path.write_text(CALIBRATION)
+    path.write_text(CALIBRATION, encoding="utf-8")
     return path

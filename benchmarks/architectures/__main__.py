@@ -57,13 +57,17 @@ def architectures(only: str = "") -> list[str]:
 
 def read(out: Path) -> list[dict[str, object]]:
     """The lines there are; a claim without a result is none."""
-    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    lines = (
+        [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        if out.is_file()
+        else []
+    )
     return [line for line in lines if "outcomes" in line]
 
 
 def _claim(out: Path, name: str) -> bool:
     """Take an architecture that nobody has, or whose taker is gone."""
-    with out.open("a+") as file:
+    with out.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         for line in map(json.loads, file.read().splitlines()):
@@ -82,7 +86,7 @@ def _alive(process: int) -> bool:
 
 
 def _append(out: Path, verdict: Verdict) -> None:
-    with out.open("a") as file:
+    with out.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(verdict.to_json()) + "\n")
     print(
@@ -120,7 +124,7 @@ def _received(ours: Any, name: str, seconds: float) -> Verdict:
 
 
 def _child(theirs: Any, name: str, columns: list[str], work: Path) -> None:
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         if not os.environ.get("SHOW"):
             os.dup2(nowhere.fileno(), sys.stderr.fileno())
             os.dup2(nowhere.fileno(), sys.stdout.fileno())

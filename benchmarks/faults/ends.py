@@ -81,7 +81,7 @@ def _seconds(action: Callable[[], None], target: Path, log: str) -> float:
     if target.name != "art":
         _remove(target)
     began = time.monotonic()
-    assert isolated.run(action, log) == "harmless", Path(log).read_text()
+    assert isolated.run(action, log) == "harmless", Path(log).read_text(encoding="utf-8")
     return time.monotonic() - began
 
 

@@ -76,7 +76,7 @@ class Child:
         self.job = job
         self.label = job.contestant.label
         self._log = log
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True,
                 env=_environment(job.threads),

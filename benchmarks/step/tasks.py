@@ -54,7 +54,7 @@ def write_synthetic(task: str, tokenizer: Tokenizer, adds_bos: bool, path: Path)
         if tokens != length:
             raise UsageError(f"{task}: a prompt of {length} words is {tokens} tokens of this model")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def one_token_words(tokenizer: Tokenizer) -> list[str]:

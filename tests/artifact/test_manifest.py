@@ -81,7 +81,7 @@ def test_the_manifest_tells_what_an_engine_needs(family: Family, case: Case) -> 
 def called(graph: Path) -> set[str]:
     """The ops of a file."""
     if graph.suffix == ".json":
-        nodes = json.loads(graph.read_text())
+        nodes = json.loads(graph.read_text(encoding="utf-8"))
         return {node["target"] for node in nodes if node["op"] == "call"}
     return {
         f"{n.domain}.{n.op_type}".lstrip(".")

@@ -41,7 +41,7 @@ def listing(graph: fx.Graph) -> list[tuple[str, str, str, str]]:
 
 
 def reread(graph: fx.Graph, path: Path) -> fx.Graph:
-    path.write_text(dump_graph(graph))
+    path.write_text(dump_graph(graph), encoding="utf-8")
     return load_graph(path)
 
 

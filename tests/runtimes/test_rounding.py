@@ -371,7 +371,7 @@ def test_the_first_probe_goes_beside_the_others_layer_by_layer(tmp_path: Path) -
     profile.enable_profiling, profile.profile_file_prefix = True, str(tmp_path / "profile")
     engine = onnxruntime.InferenceSession(art / layout.ONNX, profile)
     engine.run(["logprob"], {**ASKED.batch.named(), **feeds})
-    events = json.loads(Path(engine.end_profiling()).read_text())
+    events = json.loads(Path(engine.end_profiling()).read_text(encoding="utf-8"))
     done = sorted(
         (event["ts"], event["args"]["output_type_shape"][0]["float"][0])
         for event in events

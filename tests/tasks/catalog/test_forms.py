@@ -131,19 +131,25 @@ def test_labels_are_in_the_order_of_numbers_or_of_the_alphabet() -> None:
 
 
 def as_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def as_json(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def as_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("review,stars\n" + "".join(f'"{r["review"]}",{r["stars"]}\n' for r in rows))
+    path.write_text(
+        "review,stars\n" + "".join(f'"{r["review"]}",{r["stars"]}\n' for r in rows),
+        encoding="utf-8",
+    )
 
 
 def as_tsv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    path.write_text("review\tstars\n" + "".join(f"{r['review']}\t{r['stars']}\n" for r in rows))
+    path.write_text(
+        "review\tstars\n" + "".join(f"{r['review']}\t{r['stars']}\n" for r in rows),
+        encoding="utf-8",
+    )
 
 
 def as_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

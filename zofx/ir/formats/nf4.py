@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from zofx.errors import ArtifactError
 from zofx.ir.formats.format import MATRIX, EngineNotes, Format, Part, powers_of_two
 
 
@@ -48,9 +49,19 @@ def quantize(weight: Tensor, block: int) -> Nf4:
 
 
 def dequantize(q: Nf4, out: int, block: int) -> Tensor:
-    """f32[out, in]."""
+    """f32[out, in].
+
+    Raises:
+        ArtifactError: codes and scales are not of one matrix of so many rows.
+    """
     _load_bitsandbytes()
     size = q.codes.numel() * 2
+    # The kernel takes every block's scale without asking how many there are.
+    if min(out, block) < 1 or size % out or q.absmax.numel() != -(-size // block):
+        raise ArtifactError(
+            f"a matrix in nf4 has {size} codes in {out} rows and {q.absmax.numel()} scales of "
+            f"blocks of {block}: these do not go together; compile the model again"
+        )
     weight: Tensor = torch.ops.bitsandbytes.dequantize_4bit(
         q.codes.view(-1, 1), q.absmax, block, "nf4", [out, size // out], torch.float32
     )

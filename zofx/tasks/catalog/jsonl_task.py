@@ -15,6 +15,7 @@ likelihood of the gold continuation).
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -121,6 +122,8 @@ def _named(pool: Pool[Record], where: str, start: int = 1) -> Pool[Placed]:
 
 def _task(name: str, source: str, pool: Pool[Placed], reading: Reading) -> Task:
     """A task of records, each of which is checked."""
+    # A name that the locale cannot read is shown as well as it goes: it stands in ids and messages.
+    name = os.fsencode(name).decode(errors="replace")
     read = [(where, _read(where, record, reading)) for where, record in _all(pool)]
     context = Context(renamed=frozenset(reading.columns))
     form = _form(source, read, context)

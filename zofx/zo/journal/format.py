@@ -15,6 +15,7 @@ exists whole or not at all. Killed at any byte, the file ends in at most one tor
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,12 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zofx.errors import ArtifactError, UsageError
+from zofx.strict_json import parse_json
 from zofx.zo.types import FloatArray, Key, Ray
 
 MAGIC: Final = b"ZOFXJRNL"
 VERSION: Final = 1
 PREFIX: Final = Struct("<8sIII")
 CHECKSUM: Final = Struct("<I")
+
+MOST_NUMBERS: Final = 1 << 20
+"""Of a record: a bound on what a header from anyone can ask for."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +218,43 @@ def _decode_header(path: Path, data: bytes) -> tuple[Header, int]:
             f"{path} is damaged in its header (bytes {PREFIX.size} to {PREFIX.size + length}): "
             "without it the run is unknown; restore the file from a copy"
         )
-    fields: dict[str, Any] = json.loads(text)
-    return Header(**fields), PREFIX.size + length
+    return _header(path, text), PREFIX.size + length
+
+
+def _header(path: Path, text: bytes) -> Header:
+    """A header whose fields are of the kinds that readers take them for."""
+    try:
+        fields: dict[str, Any] = parse_json(text, paths=True)
+        header = Header(**fields)
+        if wrong := _wrong_field(header):
+            raise ValueError(f"{wrong} is {getattr(header, wrong)!r:.60}")  # noqa: TRY301
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} has a header that this zofx does not write ({error}): use the zofx that wrote "
+            "it, or restore the file from a copy"
+        ) from error
+    return header
+
+
+def _wrong_field(header: Header) -> str | None:
+    """The name of a field with a value that none has."""
+    texts = ("artifact", "recipe", "tensors")
+    kinds = {name: isinstance(getattr(header, name), str) for name in texts}
+    for name, least, most in (
+        ("seed", 0, 2**64 - 1),
+        ("queries", 0, MOST_NUMBERS),
+        ("evaluations", 1, MOST_NUMBERS),
+        ("window", 1, MOST_NUMBERS),
+        ("refresh", 0, 2**32),
+    ):
+        value = getattr(header, name)
+        kinds[name] = type(value) is int and least <= value <= most
+    rate, about = header.exact, header.settings
+    kinds["exact"] = type(rate) in (int, float) and 0 <= rate < math.inf
+    kinds["settings"] = isinstance(about, dict) and all(isinstance(v, str) for v in about.values())
+    if kinds["queries"] and kinds["window"]:
+        kinds["window"] = header.queries * header.window <= MOST_NUMBERS
+    return next((name for name, right in kinds.items() if not right), None)
 
 
 def _verified(path: Path, data: bytes, start: int, size: int, count: int) -> int:
