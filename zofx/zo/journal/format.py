@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zofx.errors import ArtifactError, UsageError
-from zofx.strict_json import parse_json
+from zofx.files.strict_json import parse_json
 from zofx.zo.types import FloatArray, Key, Ray
 
 MAGIC: Final = b"ZOFXJRNL"
