@@ -20,10 +20,9 @@ from zofx.ir.schema import Result
 from zofx.options import checked, options_of, values_of, with_options
 from zofx.runs.compiled_model import Model, default_runtime, open_model, open_session
 from zofx.runs.evaluation import selection
-from zofx.runs.run_config import OPTIONS, DevEvaluation, Engine, RunConfig, packages
+from zofx.runs.run_config import OPTIONS, DevEvaluation, Engine, RunConfig, StartingPoint, packages
 from zofx.runs.run_folder import RunFolder, StepSelector
 from zofx.runs.snapshot import digest
-from zofx.runs.starting_point import StartingPoint
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
 from zofx.tasks import reward as rewards

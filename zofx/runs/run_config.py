@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from zofx.errors import ArtifactError
 from zofx.files.strict_json import parse_json
 from zofx.options import Option, option, options_of, values_of
-from zofx.runs.starting_point import StartingPoint
 from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.selection import TaskChoice
 from zofx.zo.settings import Settings
@@ -82,6 +81,21 @@ class DevEvaluation:
         help="What the best on dev is: macro-f1 (default for classes), accuracy, loss or f1.",
         metavar="METRIC",
     )
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """The θ that a run starts from.
+
+    Attributes:
+        run: the other run, where it was.
+        step: of it.
+        values: hash of θ.
+    """
+
+    run: str
+    step: int
+    values: str
 
 
 @dataclass(frozen=True)

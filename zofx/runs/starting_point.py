@@ -7,7 +7,6 @@ the journal's header, so that a run is never read from another start.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,25 +14,11 @@ from numpy.typing import NDArray
 
 from zofx.errors import ArtifactError
 from zofx.runs import snapshot
+from zofx.runs.run_config import StartingPoint
 
 FILE: Final = "start.safetensors"
 NO_JOURNAL: Final = "start"
 """Stands where snapshots have the hash of the journal that leads to them: none leads here."""
-
-
-@dataclass(frozen=True)
-class StartingPoint:
-    """The θ that a run starts from.
-
-    Attributes:
-        run: the other run, where it was.
-        step: of it.
-        values: hash of θ.
-    """
-
-    run: str
-    step: int
-    values: str
 
 
 def save(folder: Path, start: StartingPoint, theta: Mapping[str, NDArray[Any]]) -> None:
