@@ -34,6 +34,7 @@ from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, placeholders, shape_of
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import COEFFICIENTS, Stage
+from zofx.ir.symbols import symbols
 
 aten = torch.ops.aten
 
@@ -122,7 +123,7 @@ class _Rounding:
         self._edit, self._twice = edit, twice
         tables = (n for n in placeholders(edit.graph) if n.target == COEFFICIENTS)
         table = next(tables, None)
-        self._probes = set() if table is None else _symbols(table, 0)
+        self._probes = frozenset[Any]() if table is None else _symbols(table, 0)
 
     def products(self) -> Iterator[tuple[fx.Node, fx.Node | None]]:
         """Those of the first probe, or above the trainables, each with that of the other probes.
@@ -187,7 +188,6 @@ class _Rounding:
         return [axis for axis in range(len(shape_of(x))) if self._probes & _symbols(x, axis)]
 
 
-def _symbols(x: fx.Node, axis: int) -> set[Any]:
+def _symbols(x: fx.Node, axis: int) -> frozenset[Any]:
     """What the size of an axis is made of, numbers aside."""
-    size = shape_of(x)[axis]
-    return set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
+    return symbols(shape_of(x)[axis])

@@ -25,8 +25,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
-from torch._decomp import decomposition_table
-from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
@@ -36,6 +34,7 @@ from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders, results_of
 from zofx.ir.rewrite import Editor, same_type
 from zofx.ir.schema import COTANGENT, INPUTS, Role, Stage
+from zofx.ir.symbols import decomposition_table, enable_python_dispatcher
 from zofx.ir.vjps import Call, Cotangents, Place, pull_back
 
 aten = torch.ops.aten

@@ -33,6 +33,7 @@ from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders
 from zofx.ir.rewrite import Editor, value_of
 from zofx.ir.schema import COEFFICIENTS, INPUTS, Stage
+from zofx.ir.symbols import expression, symbols
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
@@ -99,7 +100,7 @@ class _Stacking:
         self.gone: set[fx.Node] = set()
         self.at_input = False
         ids = edit.placeholder("input_ids").meta["val"]
-        self.rows = ids.shape[0].node.expr
+        self.rows = expression(ids.shape[0])
         self.turned = self._turned()
 
     def addresses_rows(self) -> fx.Node | None:
@@ -260,7 +261,7 @@ class _Stacking:
         value = node.meta["val"]
         dims = value.dim()
         rows = value.shape[0] if dims else None
-        if not isinstance(rows, torch.SymInt) or rows.node.expr != self.rows:
+        if not isinstance(rows, torch.SymInt) or expression(rows) != self.rows:
             raise _NoFormError(f"{node.target} reads one beside rows of another number")
         for place in places:
             operand: Any = node.args[place]
@@ -354,7 +355,7 @@ class _Stacking:
         """Whether a size, or the leading size of a tensor, is a multiple of N."""
         if isinstance(value, torch.Tensor):
             return value.dim() > 0 and self._counts_rows(value.shape[0])
-        return isinstance(value, torch.SymInt) and self.rows in value.node.expr.free_symbols
+        return isinstance(value, torch.SymInt) and self.rows in symbols(value)
 
 
 def _makes_a_weight(node: fx.Node) -> bool:

@@ -36,9 +36,8 @@ def activation_bytes(folder: Path, shapes: Mapping[str, tuple[int, ...]], probes
         Bytes. A value counts from the op that makes it to its last use, memory that several values
         share counts once, and what the program is given does not count.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     from zofx.ir.graph_json import load_graph
+    from zofx.ir.symbols import FakeTensorMode
 
     graph = load_graph(folder / layout.GRAPH)
     with FakeTensorMode():

@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
-import torch.utils._pytree as pytree
+import torch.utils._pytree as pytree  # noqa: TID251
 from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
     InlinePass,
@@ -38,13 +38,17 @@ from torch.export.graph_signature import (
     OutputSpec,
     TensorArgument,
 )
-from torch.onnx._internal.exporter._core import _exported_program_to_onnx_program
-from torch.onnx._internal.exporter._decomp import get_onnx_implemented_overloads
-from torch.onnx._internal.exporter._fx_passes import (
+from torch.onnx._internal.exporter._core import (  # noqa: TID251  the fence of its exporter
+    _exported_program_to_onnx_program,
+)
+from torch.onnx._internal.exporter._decomp import (  # noqa: TID251
+    get_onnx_implemented_overloads,
+)
+from torch.onnx._internal.exporter._fx_passes import (  # noqa: TID251
     decompose_with_registry,
     insert_type_promotion_nodes,
 )
-from torch.onnx._internal.exporter._registration import ONNXRegistry
+from torch.onnx._internal.exporter._registration import ONNXRegistry  # noqa: TID251
 
 from zofx import __version__
 from zofx.ir.directions import directions_of, draw_of
@@ -54,6 +58,7 @@ from zofx.ir.program import Program, TensorSpec, placeholders, results_of, shape
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import FROZEN_ROLES, KEYS, VOCABULARY, Role
 from zofx.ir.sparse_cost import as_block
+from zofx.ir.symbols import OpOverload
 from zofx.runtimes.onnx_export import transposes
 from zofx.runtimes.onnx_export.contrib_ops import ms
 from zofx.runtimes.onnx_export.fusions import fuse, share
@@ -185,7 +190,7 @@ def translate(exported: ExportedProgram) -> ir.Model:
     registry = _registry()
     known = get_onnx_implemented_overloads(registry)
     calls = {n.target for n in exported.graph.nodes if n.op == "call_function"}
-    if any(isinstance(target, torch._ops.OpOverload) and target not in known for target in calls):
+    if any(isinstance(target, OpOverload) and target not in known for target in calls):
         exported = decompose_with_registry(exported, registry)
     insert_type_promotion_nodes(exported.graph_module)
     model = _exported_program_to_onnx_program(

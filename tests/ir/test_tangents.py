@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.proxy import GraphAppendingTracer
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
+from torch.utils import _pytree as pytree  # noqa: TID251
 
 from tests.runtimes import reference
 from zofx.ir.formats import block_int, codebook, gguf_block, nf4, row_int8

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
+from torch.utils import _pytree as pytree  # noqa: TID251
 
 from tests.ir.test_tangents import CASES, INT8, ROUNDINGS, ROWS, Case, below, case, x
 from zofx.ir.ops import zofx_ops

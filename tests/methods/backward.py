@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.methods.bounds import cross_entropy
 from tests.methods.reference import Tensors
@@ -35,6 +34,7 @@ from tests.runtimes import reference
 from tests.runtimes.reference import ARITHMETIC, FUNCTION, UNIT, Rounding
 from zofx.artifact import layout
 from zofx.ir.graph_json import load_graph
+from zofx.ir.symbols import TorchDispatchMode
 from zofx.tasks.encode import Encoded
 from zofx.zo.types import FloatArray, Key, key_words
 

@@ -24,7 +24,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import tiny
 from tests.artifacts import made_up_scores
@@ -41,6 +40,7 @@ from zofx.ir.graph_json import load_graph
 from zofx.ir.ops import zofx_ops
 from zofx.ir.ops.rounding import FINER, SMALLEST
 from zofx.ir.program import is_call
+from zofx.ir.symbols import TorchDispatchMode
 from zofx.models.checkpoint import open_checkpoint
 from zofx.models.hf_export import export_hf
 from zofx.runs.prepare import prepare

@@ -138,4 +138,4 @@ def test_unknown_kind() -> None:
 def test_cuda_makes_directions_where_they_are_used() -> None:
     """The torch runtime gives the op `direction` a kernel of its own on CUDA: this module's."""
     importlib.import_module("zofx.runtimes.torch_eager")
-    assert torch._C._dispatch_has_kernel_for_dispatch_key("zofx::direction", "CUDA")
+    assert torch._C._dispatch_has_kernel_for_dispatch_key("zofx::direction", "CUDA")  # noqa: TID251

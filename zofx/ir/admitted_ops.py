@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 import zofx.ir.ops  # noqa: F401  # registers torch.ops.zofx
+from zofx.ir.symbols import OpOverload, op_names
 
 ELEMENTWISE: Final = """
     __and__.Tensor __or__.Tensor abs add.Scalar add.Tensor atan bitwise_and.Tensor bitwise_not
@@ -78,7 +79,7 @@ def admitted_ops() -> frozenset[str]:
 
 
 def _registered() -> Sequence[str]:
-    names: list[str] = torch._C._dispatch_get_all_op_names()
+    names: list[str] = op_names()
     return names
 
 
@@ -86,7 +87,7 @@ def _full(namespace: str, name: str) -> str:
     return f"{namespace}.{name}" if "." in name else f"{namespace}.{name}.default"
 
 
-def overload(name: str) -> torch._ops.OpOverload:
+def overload(name: str) -> OpOverload:
     """The overload of a listed name.
 
     Raises:
@@ -95,13 +96,11 @@ def overload(name: str) -> torch._ops.OpOverload:
     if name not in admitted_ops():
         raise ValueError(f"'{name}' is no op that a program of zofx calls")
     namespace, op, kind = name.split(".")
-    target: torch._ops.OpOverload = getattr(getattr(getattr(torch.ops, namespace), op), kind)
+    target: OpOverload = getattr(getattr(getattr(torch.ops, namespace), op), kind)
     return target
 
 
-def check_arguments(
-    target: torch._ops.OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> None:
+def check_arguments(target: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Check number, names, kinds and sizes of the arguments of a call.
 
     Raises:
@@ -148,7 +147,7 @@ def _fits(kind: str, value: Any) -> bool:
     return isinstance(value, accepted.get(kind, ()))
 
 
-def _check_size(target: torch._ops.OpOverload, name: str, value: Any) -> None:
+def _check_size(target: OpOverload, name: str, value: Any) -> None:
     """What a graph writes out in numbers is no more than `MOST_ELEMENTS`."""
     if isinstance(value, (list, tuple)) and name in ("size", "shape", "repeats", "pad"):
         count = math.prod(abs(v) for v in value if isinstance(v, int) and v)

@@ -19,6 +19,7 @@ from torch import fx
 from zofx.errors import ArtifactError, UnsupportedError
 from zofx.files.strict_json import parse_json
 from zofx.ir.admitted_ops import admitted_ops, check_arguments, overload
+from zofx.ir.symbols import OpOverload
 
 SIZE_ARITHMETIC = ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "getitem")
 SIZE_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
@@ -127,7 +128,7 @@ def _add(graph: fx.Graph, row: dict[str, Any], nodes: list[fx.Node]) -> fx.Node:
 def _target_name(node: fx.Node) -> str:
     if node.op != "call_function":
         return str(node.target)
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         return f"{node.target.namespace}.{node.target.__name__}"
     name: str = NAMES[node.target]
     return name

@@ -20,6 +20,7 @@ from torch import fx
 
 from zofx.ir.program import Program, output_node, placeholders
 from zofx.ir.schema import INPUTS, VOCABULARY, Role
+from zofx.ir.symbols import OpOverload
 
 SHORT = {
     torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64",
@@ -134,7 +135,7 @@ def _size(size: Any, symbols: dict[str, str]) -> str:
 
 
 def _op_name(node: fx.Node) -> str:
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, OpOverload):
         return str(node.target).removesuffix(".default")
     return (
         f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', node.target)}"

@@ -13,7 +13,7 @@ minimum cut, torch's own partitioner of joint graphs (`torch._functorch.partitio
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, Final
+from typing import Final
 
 import networkx  # type: ignore[import-untyped]  # of torch's requirements; it has no types
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, fx
 from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, placeholders, results_of
 from zofx.ir.schema import COTANGENT, RESIDUAL
+from zofx.ir.symbols import size_at, symbols
 from zofx.ir.traits import Trait, ops_with
 
 aten = torch.ops.aten
@@ -91,11 +92,8 @@ def _bytes(node: fx.Node) -> float:
     return prod(map(_number, value.shape)) * value.dtype.itemsize
 
 
-def _number(size: Any) -> int:
-    if not isinstance(size, torch.SymInt):
-        return int(size)
-    expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, TYPICAL)))
+def _number(size: int | torch.SymInt) -> int:
+    return size_at(size, dict.fromkeys(symbols(size), TYPICAL))
 
 
 def _extract(

@@ -11,14 +11,11 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._dynamo.source import ConstantSource
-from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 from torch.fx.node import map_arg
 
 from zofx.ir.program import Loader, Program, TensorSpec, output_node, placeholders
 from zofx.ir.schema import Role
-
-AXIS_HINT = 7  # any size that torch does not specialize on (0 and 1 are)
+from zofx.ir.symbols import expression, new_size
 
 
 class Editor:
@@ -88,12 +85,7 @@ class Editor:
 
     def new_axis(self) -> torch.SymInt:
         """A size that is known only at run time and equals no other axis."""
-        context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext([DimDynamic.DYNAMIC])
-        source = ConstantSource(f"axis{len(self.graph.nodes)}")
-        hint = torch.empty(AXIS_HINT)
-        made = _mode(self.graph).from_tensor(hint, symbolic_context=context, source=source)
-        size: torch.SymInt = made.shape[0]
-        return size
+        return new_size(_mode(self.graph), f"axis{len(self.graph.nodes)}")
 
     def change_input(self, name: str, shape: Sequence[Any]) -> fx.Node:
         """Give an input another shape; what reads it is inferred again."""
@@ -204,4 +196,4 @@ def same_type(a: Any, b: Any) -> bool:
 
 def _sizes(value: torch.Tensor) -> list[Any]:
     """A shape, sums multiplied out: N·(m + T) and N·m + N·T are one size."""
-    return [s.node.expr.expand() if isinstance(s, torch.SymInt) else s for s in value.shape]
+    return [expression(s).expand() if isinstance(s, torch.SymInt) else s for s in value.shape]

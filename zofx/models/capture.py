@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 from zofx.ir.facts import HAS_TRAINABLES
 from zofx.ir.ops import scoring
 from zofx.ir.program import Choice, Loader, Program, TensorSpec
 from zofx.ir.schema import INPUTS, Role
+from zofx.ir.symbols import FakeTensorMode, new_mode
 from zofx.ir.verify import verify
 from zofx.models.lengths import LIMIT, numbers_its_own, trace_lengths
 from zofx.models.safetensors_folder import StoredTensor
 from zofx.models.soft_prompts import Adapter, Attachment, attach
-from zofx.models.trace import SizeError, Traced, constant, make_fake, new_mode, trace
+from zofx.models.trace import SizeError, Traced, constant, make_fake, trace
 
 # Sizes of the example batch: distinct, so that no two axes are taken for the same one.
 ROWS, TOKENS, SCORED, ALTERNATIVES = 3, 11, 2, 5

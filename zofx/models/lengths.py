@@ -14,13 +14,11 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from zofx.ir.program import Program, is_call
 from zofx.ir.rewrite import run_node
 from zofx.ir.schema import TOKENS
+from zofx.ir.symbols import FakeTensorMode, TorchDispatchMode, tree_leaves
 
 aten = torch.ops.aten
 

@@ -20,11 +20,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from zofx.errors import UnsupportedError, UsageError
 from zofx.ir.program import Loader, SharedLoader
+from zofx.ir.symbols import FakeTensorMode
 from zofx.models.trace import constant, run_lazily, trace
 from zofx.zo.random.noise import trainable_id
 

@@ -16,14 +16,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from zofx.errors import CaptureError
 from zofx.ir.program import Loader, output_node, placeholders
 from zofx.ir.rewrite import run_node
+from zofx.ir.symbols import FakeTensorMode
 
 Axes: TypeAlias = Mapping[int, Any]  # axis → torch.export.Dim
 
@@ -92,11 +91,6 @@ def constant(value: Tensor) -> Loader:
 
 def _typed(recipe: Loader, dtype: torch.dtype) -> Loader:
     return lambda: recipe().to(dtype)
-
-
-def new_mode() -> FakeTensorMode:
-    """A world of fake tensors, some of whose sizes are known only at run time."""
-    return FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
 
 
 def make_fake(model: nn.Module, mode: FakeTensorMode) -> None:

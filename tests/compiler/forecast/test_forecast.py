@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from torch import fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests import loads, tiny
 from tests.artifacts import CASES, FRACTION, Case, Family, made_up_scores
@@ -32,6 +31,7 @@ from zofx.compiler.options import Options, pipeline_for, without_scores
 from zofx.errors import UsageError
 from zofx.ir.program import Program, output_node
 from zofx.ir.schema import FROZEN_ROLES, VOCABULARY
+from zofx.ir.symbols import TorchDispatchMode
 from zofx.ir.traits import Trait, has
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import RUNTIMES

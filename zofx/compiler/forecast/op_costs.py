@@ -21,6 +21,7 @@ from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, placeholders
 from zofx.ir.schema import COEFFICIENTS, INPUTS, KEYS, VOCABULARY
 from zofx.ir.sparse_cost import as_block, rows_at_once
+from zofx.ir.symbols import expression, size_at
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
@@ -83,9 +84,9 @@ class Shapes:
     def _number(self, size: int | torch.SymInt) -> int:
         if isinstance(size, int):
             return size
-        expr = size.node.expr
+        expr = expression(size)
         if expr not in self._known:
-            self._known[expr] = int(expr.subs(self._symbols))
+            self._known[expr] = size_at(size, self._symbols)
         return self._known[expr]
 
 
@@ -112,7 +113,7 @@ def _symbols(program: Program, axes: Axes) -> dict[Any, int]:
         wanted = shapes[str(node.target)][-len(annotated) :]  # C may have no axis of probes
         for size, number in zip(annotated, wanted, strict=True):
             if isinstance(size, torch.SymInt):
-                sizes[size.node.expr] = number
+                sizes[expression(size)] = number
     return sizes
 
 

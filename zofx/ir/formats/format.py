@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
 from zofx.ir.schema import Products
+from zofx.ir.symbols import OpOverload
 
 MATRIX: Final = 4
 """Bytes per weight of a matrix in f32: the scratch of a product that makes Ŵ."""

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import torch
-from torch._ops import OpOverload
 
 from zofx.ir.formats import FORMATS
 from zofx.ir.ops import cut, directions, probes, rounding, scoring, sparse, transposes
+from zofx.ir.symbols import OpOverload
 
 zofx_ops: Final = torch.ops.zofx
 """The ops by name, registered: zofx_ops.linear_int.default."""
