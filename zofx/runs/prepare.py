@@ -20,6 +20,7 @@ from zofx.ir.schema import Result
 from zofx.options import checked, options_of, values_of, with_options
 from zofx.runs.compiled_model import Model, default_runtime, open_model, open_session
 from zofx.runs.evaluation import selection
+from zofx.runs.memory_bound import require_memory
 from zofx.runs.run_config import OPTIONS, DevEvaluation, Engine, RunConfig, StartingPoint, packages
 from zofx.runs.run_folder import RunFolder, StepSelector
 from zofx.runs.snapshot import digest
@@ -138,6 +139,8 @@ def prepare(
     method = _defaults(model)
     settings = with_options(method, given).fitted(model.manifest.noise)
     _require_fit(model.manifest, settings)
+    engine = with_options(Engine(default_runtime()), given)
+    require_memory(model.manifest, settings, report, engine)
     objective = workload.objective(given.get("objective")).name
     _require_derivatives(workload, objective, settings)
     config = RunConfig(
@@ -147,7 +150,7 @@ def prepare(
         settings=settings,
         objective=objective,
         evaluation=_evaluation(given, workload, objective, settings.steps),
-        engine=with_options(Engine(default_runtime()), given),
+        engine=engine,
         drawn=workload.drawn,
         examples=workload.digest,
         reward=rewards.digest(objective),

@@ -37,6 +37,9 @@ from zofx.zo.types import FloatArray, IntArray
 
 SHORTEST = 4
 
+MOST_CHARACTERS: Final = 1 << 24
+"""Of a prompt with a candidate: some million tokens."""
+
 ANCHORS: Final = ("\n", ".", "0", "a")
 """Texts to put before a candidate, so that it is not the beginning of one; the first that does not
 merge with it is taken."""
@@ -184,6 +187,7 @@ class Encoder:
         Raises:
             UsageError: naming the example: nothing to continue, or too long without truncation.
         """
+        _require_readable(example)
         bos = self._bos
         ids = self.prompt_ids(example)
         if not bos + ids:
@@ -203,6 +207,7 @@ class Encoder:
         Raises:
             UsageError: as in `encode`.
         """
+        _require_readable(example)
         if self.mask_id is not None:
             return [self._masked_row(index, example, self.mask_id)]
         prompt = self.prompt_ids(example)
@@ -359,6 +364,20 @@ class Encoder:
 
     def _padded(self, length: int) -> int:
         return min(-(-length // self.multiple) * self.multiple, self.max_length)
+
+
+def _require_readable(example: Example) -> None:
+    """Check the size of a prompt before a tokenizer spends minutes and gigabytes on it.
+
+    Raises:
+        UsageError: it is too large for any model.
+    """
+    length = len(example.prompt) + max(map(len, example.candidates))
+    if length > MOST_CHARACTERS:
+        raise UsageError(
+            f"{_name(example)}: a text of {length / 1e6:,.1f} million characters is longer than "
+            f"any row ({MOST_CHARACTERS / 1e6:,.1f} million); shorten it, or cut it into several"
+        )
 
 
 def _name(example: Example) -> str:

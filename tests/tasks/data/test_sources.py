@@ -1,5 +1,6 @@
 """Data from folders, packages and the hub, and texts for calibration."""
 
+import csv
 import importlib.metadata
 import json
 import subprocess
@@ -15,6 +16,7 @@ from zofx.errors import UsageError
 from zofx.tasks import TASKS
 from zofx.tasks.data.calibration import calibration_texts
 from zofx.tasks.data.pool import Sizes
+from zofx.tasks.data.sources import read
 
 SST2 = 'sentence\tlabel\nall "good\t1\nall bad\t0\n'
 
@@ -276,3 +278,13 @@ def test_imports_no_framework() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout == "set()\n"
+
+
+def test_long_fields_of_a_table(tmp_path: Path) -> None:
+    """A field may be longer than Python's own limit, which stays as it was."""
+    path = tmp_path / "a.csv"
+    path.write_text(f"text,label\n{'x' * 200_000},1\n", encoding="utf-8")
+    before = csv.field_size_limit()
+    (row,) = read(path)
+    assert len(row["text"]) == 200_000
+    assert csv.field_size_limit() == before

