@@ -40,6 +40,8 @@ def test_two_stages(artifact: Path, assets: Path, tmp_path: Path) -> None:
     fields = json.loads(run_zofx("diff", "runs/one", "runs/two", "--json", cwd=tmp_path).stdout)
     assert fields["settings"]["lr"] == [0.03, 1e-9]
     assert fields["theta_distance"] > 0
+    other = ("tune", artifact, "--from", "runs/one", "--steps", "1", "--seed", "1", *TUNE)
+    assert "what is dev now may be what that run" in run_zofx(*other, cwd=tmp_path).stderr
     both = run_zofx("tune", artifact, "--from", "runs/one", "--resume", "runs/one", cwd=tmp_path)
     assert (both.returncode, "give one of the two" in both.stderr) == (2, True)
     assert "there are no runs" in run_zofx("runs", artifact, cwd=tmp_path).stdout

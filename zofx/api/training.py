@@ -109,7 +109,7 @@ def trained(
     cache = _cache(procedure.activations, procedure.activation_limit, prepared)
     listeners.start(prepared.config, prepared.steps)
     listeners.message(announcement(prepared))
-    for warning in prepared.report.warnings if prepared.report else ():
+    for warning in (*_leak(prepared, procedure.origin), *_oddities(prepared)):
         listeners.message(f"data: {warning}")
     session = prepared.session()
     try:
@@ -188,6 +188,23 @@ def announcement(prepared: Prepared) -> str:
         f"settings: {config.settings}, seed={config.task.seed}, objective={config.objective}\n"
         f"{_start_line(prepared)}"
         f"loading {config.folder} on {engine.runtime} ({engine.device}), every file checked"
+    )
+
+
+def _oddities(prepared: Prepared) -> tuple[str, ...]:
+    return prepared.report.warnings if prepared.report else ()
+
+
+def _leak(prepared: Prepared, origin: Origin | None) -> tuple[str, ...]:
+    """Whether what is dev now may be what the other run was trained on."""
+    if origin is None:
+        return ()
+    now, before = prepared.config.task, origin.run.config.task
+    if now.name != before.name or now.seed == before.seed:
+        return ()
+    return (
+        f"seed {now.seed} draws other examples than seed {before.seed} of {origin.run.path}: what "
+        "is dev now may be what that run was trained on; leave --seed out to keep them apart",
     )
 
 
