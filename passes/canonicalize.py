@@ -28,7 +28,7 @@ from zofx.ir.patterns import row_by_row
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Loader, Program, TensorSpec, is_call, shape_of
 from zofx.ir.rewrite import Editor, run_node, same_type
-from zofx.ir.schema import Stage
+from zofx.ir.schema import Form, Stage
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
@@ -154,7 +154,7 @@ def _transposed(edit: Editor, program: Program, weight: fx.Node, remark: Remarke
     if edit.has_tensor(name):
         return edit.placeholder(name)
     spec = TensorSpec(
-        name, origin.role, origin.shape[::-1], origin.dtype, origin.name, form="transposed"
+        name, origin.role, origin.shape[::-1], origin.dtype, origin.name, form=Form.TRANSPOSED
     )
     remark(origin.name, "applied", "stored [in, out], kept as [out, in]")
     return edit.add_tensor(spec, lambda: program.load(origin.name).t().contiguous())
@@ -164,7 +164,7 @@ def _with_transposed_scores(program: Program) -> Program:
     """A transposed weight has the transpose of its origin's sensitivities."""
     scores = {name: choice.scores for name, choice in program.choices.items() if choice.scores}
     for spec in program.tensors.values():
-        if spec.form == "transposed" and (make := scores.get(str(spec.origin))):
+        if spec.form == Form.TRANSPOSED and (make := scores.get(str(spec.origin))):
             scores[spec.name] = partial(_transpose, make)
     return program.choosing("scores", scores)
 

@@ -23,7 +23,7 @@ from zofx.ir.ops import zofx_ops
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, shape_of
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import FROZEN_ROLES, TOKENS, Stage
+from zofx.ir.schema import FROZEN_ROLES, TOKENS, Form, Stage
 
 aten = torch.ops.aten
 
@@ -136,4 +136,4 @@ def _still(node: fx.Node, program: Program) -> bool:
 def _is_matrix(node: fx.Node, program: Program) -> bool:
     """Whether a node is a frozen weight of two axes or more; tables a model computes are not."""
     spec = program.tensors.get(str(node.target)) if node.op == "placeholder" else None
-    return spec is not None and len(spec.shape) > 1 and spec.form != "computed"
+    return spec is not None and len(spec.shape) > 1 and spec.form != Form.COMPUTED

@@ -22,7 +22,7 @@ from zofx.ir.facts import CANONICAL
 from zofx.ir.patterns import block_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, placeholders
-from zofx.ir.schema import Role, Stage
+from zofx.ir.schema import Form, Role, Stage
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class FreezeLayers(Pass):
             spec.name
             for spec in program.tensors.values()
             if spec.role is Role.FROZEN
-            and spec.form != "computed"
+            and spec.form != Form.COMPUTED
             and not program.choice(spec.name).fixed
         ]
         layer = layers_of(parameters)

@@ -24,7 +24,7 @@ from zofx.ir.patterns import linears_of, trainable_weights
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role, Stage
+from zofx.ir.schema import Form, Role, Stage
 from zofx.zo.random.direction_spec import Basis
 from zofx.zo.random.noise import Stream, sample_words
 from zofx.zo.types import Key
@@ -80,14 +80,19 @@ class InsertLora(Pass):
         role = Role.FROZEN if self.freeze == "A" else Role.TRAINABLE
         down = edit.add_tensor(
             TensorSpec(
-                f"{spec.name}.lora_A", role, (self.rank, width), torch.float32, spec.name, "right"
+                f"{spec.name}.lora_A",
+                role,
+                (self.rank, width),
+                torch.float32,
+                spec.name,
+                Form.RIGHT,
             ),
             lambda: self._drawn(f"{spec.name}.lora_A", self.rank, width),
         )
         up = edit.add_tensor(
             TensorSpec(
                 f"{spec.name}.lora_B", Role.TRAINABLE, (out, self.rank), torch.float32, spec.name,
-                "low-rank", basis=Basis(str(down.target), gain=self.alpha / self.rank),
+                Form.LOW_RANK, basis=Basis(str(down.target), gain=self.alpha / self.rank),
             ),
             lambda: torch.zeros(out, self.rank),
         )  # fmt: skip

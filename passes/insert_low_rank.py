@@ -29,7 +29,7 @@ from zofx.ir.facts import ALL_TRAIN, HAS_TRAINABLES, REFRESHED, TENSORS_SELECTED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Loader, Program, TensorSpec, is_call
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role, Stage
+from zofx.ir.schema import Form, Role, Stage
 from zofx.zo.random.direction_spec import Basis
 from zofx.zo.random.low_rank_bases import orthonormal_rows
 from zofx.zo.random.noise import Stream, sample
@@ -99,8 +99,8 @@ class InsertLowRank(Pass):
         """Tensors and ops for one matrix."""
         rows, columns = spec.shape
         name, two = f"{spec.name}.slice", self.sides == "two"
-        right = self._factor(spec, "right", (self.rank, columns), Stream.V)
-        left = self._factor(spec, "left", (rows, self.rank), Stream.U) if two else None
+        right = self._factor(spec, Form.RIGHT, (self.rank, columns), Stream.V)
+        left = self._factor(spec, Form.LEFT, (rows, self.rank), Stream.U) if two else None
         gain, refreshed = self._gain(rows, columns), self.basis == "refreshed"
         shape = (self.rank if two else rows, self.rank)
         basis = Basis(
@@ -111,7 +111,7 @@ class InsertLowRank(Pass):
             self.orthonormal,
         )
         thin = TensorSpec(
-            name, Role.TRAINABLE, shape, torch.float32, spec.name, "low-rank", basis=basis
+            name, Role.TRAINABLE, shape, torch.float32, spec.name, Form.LOW_RANK, basis=basis
         )
         values = edit.add_tensor(thin, lambda: torch.zeros(shape))
         factors = edit.add_tensor(*right), edit.add_tensor(*left) if left else None
@@ -122,7 +122,7 @@ class InsertLowRank(Pass):
             edit.replace_data(state, program.data[spec.name])
 
     def _factor(
-        self, spec: TensorSpec, side: str, shape: tuple[int, int], stream: Stream
+        self, spec: TensorSpec, side: Form, shape: tuple[int, int], stream: Stream
     ) -> tuple[TensorSpec, Loader]:
         """Zeros that a session will draw, or the draw itself."""
         fixed = self.basis == "fixed"

@@ -20,7 +20,7 @@ from zofx.ir.facts import HAS_TRAINABLES, PERTURBED
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import COEFFICIENTS, KEYS, Role, Stage
+from zofx.ir.schema import COEFFICIENTS, KEYS, Form, Role, Stage
 from zofx.zo.random.noise import TABLE_SIZE, normal_table
 
 direction = torch.ops.zofx.direction.default
@@ -51,7 +51,7 @@ class InsertPerturbation(Pass):
         coefficients = edit.add_input(COEFFICIENTS, (directions,), torch.float32)
         table = None
         if self.noise == "gaussian":
-            spec = TensorSpec(TABLE, Role.FROZEN, (TABLE_SIZE,), torch.float32, form="computed")
+            spec = TensorSpec(TABLE, Role.FROZEN, (TABLE_SIZE,), torch.float32, form=Form.COMPUTED)
             table = edit.add_tensor(spec, lambda: torch.from_numpy(normal_table().copy()))
         for spec in program.trainables:
             values = edit.placeholder(spec.name)

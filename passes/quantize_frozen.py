@@ -38,12 +38,12 @@ from zofx.ir.patterns import linear_weights, linears_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, SharedLoader, TensorSpec, is_call, placeholders
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role, Stage
+from zofx.ir.schema import Form, Role, Stage
 
 aten = torch.ops.aten
 
 SHORT = (torch.float16, torch.bfloat16)
-FACTORS = ("left", "right")  # forms of what a merge multiplies a low-rank trainable by
+FACTORS = (Form.LEFT, Form.RIGHT)  # forms of what a merge multiplies a low-rank trainable by
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,9 @@ class QuantizeFrozen(Pass):
             )
             for place, part in enumerate(self.stored.parts((out, width), block))
         ]
-        if not self.stored.keeps_zero and edit.has_tensor(f"{spec.name}.slice"):
-            edit.replace_data(program.tensors[f"{spec.name}.slice"], made.part(len(parts)))
+        trained = program.derived(spec.name, Form.SLICE)
+        if trained and not self.stored.keeps_zero:
+            edit.replace_data(trained, made.part(len(parts)))
         numbers = self.stored.numbers((out, width), block)
         for linear in linears_of(edit.graph, spec.name):
             x, _, bias = (*linear.args, None)[:3]
@@ -147,13 +148,14 @@ class QuantizeFrozen(Pass):
         weight = program.load(spec.name).float()
         importance = _importance(program, spec) if self.needs_scores else None
         parts = self.stored.quantize(weight, block, importance)
-        slice_name = f"{spec.name}.slice"
-        if self.stored.keeps_zero or slice_name not in program.tensors:
+        trained = program.derived(spec.name, Form.SLICE)
+        index = program.derived(spec.name, Form.INDEX)
+        if self.stored.keeps_zero or not (trained and index):
             return parts
-        index = program.load(f"{spec.name}.index").long()
+        places = program.load(index.name).long()
         out, width = spec.shape
-        error = self.stored.dequantize(parts, (out, width)).flatten()[index]
-        return (*parts, program.load(slice_name) - error)
+        error = self.stored.dequantize(parts, (out, width)).flatten()[places]
+        return (*parts, program.load(trained.name) - error)
 
 
 def _short_tables(program: Program) -> Iterator[tuple[str, torch.dtype]]:

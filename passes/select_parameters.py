@@ -17,7 +17,7 @@ from zofx.ir.facts import ALL_TRAIN, CANONICAL, TENSORS_SELECTED, Fact
 from zofx.ir.pass_options import require_regex
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program
-from zofx.ir.schema import Role, Stage
+from zofx.ir.schema import Form, Role, Stage
 
 EVERY = "."
 """The pattern that finds every name."""
@@ -54,7 +54,7 @@ class SelectParameters(Pass):
             spec
             for spec in program.tensors.values()
             if spec.role is Role.FROZEN
-            and spec.form != "computed"
+            and spec.form != Form.COMPUTED
             and spec.dtype.is_floating_point
             and not program.choice(spec.name).fixed
         ]

@@ -20,7 +20,7 @@ from zofx.ir.patterns import linears_of
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
 from zofx.ir.rewrite import Editor
-from zofx.ir.schema import Role, Stage
+from zofx.ir.schema import Form, Role, Stage
 
 aten = torch.ops.aten
 sparse_linear = torch.ops.zofx.sparse_linear.default
@@ -50,11 +50,11 @@ def _split(edit: Editor, program: Program, name: str, positions: Tensor) -> None
     """Two tensors more, other data for the weight, one more term in each of its linears."""
     spec, shape = program.tensors[name], tuple(positions.shape)
     index = edit.add_tensor(
-        TensorSpec(f"{name}.index", Role.INDEX, shape, torch.int32, name, form="index"),
+        TensorSpec(f"{name}.index", Role.INDEX, shape, torch.int32, name, form=Form.INDEX),
         lambda: positions,
     )
     values = edit.add_tensor(
-        TensorSpec(f"{name}.slice", Role.TRAINABLE, shape, torch.float32, name, form="slice"),
+        TensorSpec(f"{name}.slice", Role.TRAINABLE, shape, torch.float32, name, form=Form.SLICE),
         lambda: _cut(program.load(name), positions),
     )
     edit.replace_data(spec, lambda: _rest(program.load(name), positions))

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.golden import apply, assert_golden, assert_same_meaning, batch, decided, run
+from tests.golden import apply, assert_golden, assert_same_meaning, batch, decided, run, with_scores
 from tests.passes.toys import Doubled, OneLinear, Shared, Tied, Toy, TwoLinears, canonical
 from zofx.errors import PipelineError
 from zofx.ir.pipeline import Pipeline
 from zofx.ir.printer import show
 from zofx.ir.program import Program
-from zofx.ir.schema import Role
+from zofx.ir.schema import Form, Role
 from zofx.passes import PASSES
 from zofx.zo.random.direction_spec import Basis, Noise
 from zofx.zo.random.low_rank_bases import orthonormal_rows, refresh
@@ -262,6 +262,17 @@ def test_frozen_factors_are_not_quantized() -> None:
         "skipped  fc.weight.slice.right   a factor of rank 2: it stays whole",
         "skipped  fc.weight.slice.left   a factor of rank 2: it stays whole",
     ]
+
+
+def test_coordinates_stay_zero_beside_a_codebook() -> None:
+    """A codebook moves its error to entries that were cut out; coordinates in a basis are none."""
+    start = with_scores(chosen(OneLinear, "fc.w"), "fc.weight")
+    after, _ = apply("insert-low-rank{rank=2 basis=fixed}, quantize-frozen{format=codebook}", start)
+    assert after.derived("fc.weight", Form.SLICE) is None
+    trained = after.derived("fc.weight", Form.LOW_RANK)
+    assert trained is not None
+    assert not after.load(trained.name).any()
+    assert len(after.load("fc.weight.codes")) == start.tensors["fc.weight"].shape[0]
 
 
 def test_text_reads_back() -> None:

@@ -17,6 +17,7 @@ from tests.golden import (
 from tests.passes.toys import Gpt2Linear, OneLinear, Shared, TwoLinears
 from zofx.errors import PipelineError
 from zofx.ir.printer import show
+from zofx.ir.schema import Form
 
 
 def test_cuts_a_slice_out_of_a_linear_with_bias() -> None:
@@ -108,6 +109,16 @@ remarks
 """,
     )
     assert_same_meaning(before, after, batch())
+
+
+def test_a_part_is_asked_for_by_its_form() -> None:
+    """What was derived from a weight, and nothing where it was not."""
+    after, _ = apply("split-sparse", selected(captured(Shared()), fc_weight=[3, 40]))
+    index = after.derived("fc.weight", Form.INDEX)
+    assert index is not None
+    assert after.load(index.name).tolist() == [3, 40]
+    assert after.derived("fc.weight", Form.LOW_RANK) is None
+    assert after.derived("embed.weight", Form.INDEX) is None
 
 
 def test_a_turned_weight_is_cut_in_its_new_layout() -> None:

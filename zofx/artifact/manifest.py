@@ -54,7 +54,7 @@ class TensorRow:
         shape: its shape.
         dtype: safetensors spelling, such as "F32" or "U8".
         origin: the checkpoint tensor it was derived from, or None.
-        form: how it was derived ("int4", "slice", "transposed", …).
+        form: a `zofx.ir.schema.Form`, or the frozen format whose codes it stores.
         origin_shape: the shape of the origin, where it does not follow from the tensor.
     """
 

@@ -19,6 +19,7 @@ from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_trainables
 from zofx.errors import UnsupportedError
 from zofx.ir.formats import FORMATS
+from zofx.ir.schema import Form
 from zofx.zo.random.direction_spec import Basis, Noise
 from zofx.zo.types import FloatArray
 
@@ -55,7 +56,7 @@ def merged_tensors(
 
 
 def _refuse_adapters(folder: Path, manifest: Manifest) -> None:
-    trained = next((row.name for row in manifest.tensors if row.form == "adapter"), None)
+    trained = next((row.name for row in manifest.tensors if row.form == Form.ADAPTER), None)
     if trained:
         raise UnsupportedError(
             f"{folder} cannot be merged into a checkpoint",
@@ -71,8 +72,8 @@ def _by_weight(manifest: Manifest) -> dict[str, list[TensorRow]]:
     """The rows of the table that make up each weight, by the name passes knew it under."""
     groups: dict[str, list[TensorRow]] = {}
     for row in manifest.tensors:
-        if row.form != "computed":
-            derived = row.origin if row.origin and row.form != "transposed" else row.name
+        if row.form != Form.COMPUTED:
+            derived = row.origin if row.origin and row.form != Form.TRANSPOSED else row.name
             groups.setdefault(derived, []).append(row)
     return groups
 
@@ -86,12 +87,12 @@ def _restored(
     by_form = {row.form: row for row in rows}
     parts = [row for row in rows if row.form in FORMATS]
     weight = _dequantized(parts, load) if parts else load(name)
-    if "slice" in by_form:
-        index = load(by_form["index"].name).long()
+    if Form.SLICE in by_form:
+        index = load(by_form[Form.INDEX].name).long()
         weight = weight.clone(memory_format=torch.contiguous_format)
-        weight.view(-1)[index] += load(by_form["slice"].name)
-    if "low-rank" in by_form:
-        thin = by_form["low-rank"].name
+        weight.view(-1)[index] += load(by_form[Form.SLICE].name)
+    if Form.LOW_RANK in by_form:
+        thin = by_form[Form.LOW_RANK].name
         weight = weight + _product(load(thin), noise.bases[thin], load)
     # canonicalize's suffix for a weight it keeps as [out, in]
     return (name.removesuffix(".T"), weight.t()) if name.endswith(".T") else (name, weight)

@@ -147,6 +147,8 @@ def _noise_model(program: Program, noise: Noise, weights: TensorFile) -> onnx.Mo
 
 def _rows(program: Program) -> tuple[TensorRow, ...]:
     return tuple(
-        TensorRow(s.name, str(s.role), s.shape, SPELLED[s.dtype], s.origin, s.form, s.origin_shape)
+        TensorRow(
+            s.name, str(s.role), s.shape, SPELLED[s.dtype], s.origin, str(s.form), s.origin_shape
+        )
         for s in program.tensors.values()
     )

@@ -15,7 +15,7 @@ from zofx.ir.formats import format_of
 from zofx.ir.formats.format import Format
 from zofx.ir.ops import zofx_ops
 from zofx.ir.program import Program, is_call, output_node, shape_of
-from zofx.ir.schema import COEFFICIENTS, FROZEN_ROLES, KEYS, TOKENS, Role
+from zofx.ir.schema import COEFFICIENTS, FROZEN_ROLES, KEYS, TOKENS, Form, Role
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
@@ -117,7 +117,7 @@ def _all_train(program: Program) -> str | None:
         spec.name
         for spec in program.tensors.values()
         if spec.role in FROZEN_ROLES
-        and spec.form != "computed"
+        and spec.form != Form.COMPUTED
         and spec.dtype.is_floating_point
         and not (program.choice(spec.name).fixed or program.choice(spec.name).whole)
     )

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from zofx.ir.schema import Role
+from zofx.ir.schema import Form, Role
 from zofx.zo.random.direction_spec import Basis
 
 Loader: TypeAlias = Callable[[], Tensor]
@@ -32,8 +32,7 @@ class TensorSpec:
         shape: its shape.
         dtype: its element type.
         origin: the checkpoint tensor it was derived from, if it is not one itself.
-        form: how it was derived ("transposed", "int4", "slice", …), so that `merge` can undo
-            it; "computed" or "adapter" if it is in no checkpoint.
+        form: a `Form`, or the frozen format whose codes it stores; `merge` undoes it.
         origin_shape: the shape of the origin, where it does not follow from the tensor.
         stored: its element type in the checkpoint, if it is there as it is.
         basis: what it stands for, if it is a low-rank trainable.
@@ -44,7 +43,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: torch.dtype
     origin: str | None = None
-    form: str = ""
+    form: str = Form.STORED
     origin_shape: tuple[int, ...] | None = None
     stored: torch.dtype | None = None
     basis: Basis | None = None
@@ -120,6 +119,11 @@ class Program:
     def bases(self) -> dict[str, Basis]:
         """Low-rank trainable → what it stands for, in table order."""
         return {s.name: s.basis for s in self.tensors.values() if s.basis is not None}
+
+    def derived(self, origin: str, form: str) -> TensorSpec | None:
+        """The tensor of this form that was derived from another; None if there is none."""
+        rows = (s for s in self.tensors.values() if (s.origin, s.form) == (origin, form))
+        return next(rows, None)
 
     def choice(self, name: str) -> Choice:
         """What is decided about a tensor."""

@@ -35,6 +35,23 @@ FROZEN_ROLES: Final = (Role.FROZEN, *VOCABULARY, Role.INDEX)
 UPDATED_ROLES: Final = (Role.TRAINABLE, Role.EXACT, Role.STATE)
 
 
+class Form(StrEnum):
+    """How a tensor was derived from its origin, or where else it is from.
+
+    What stores the codes of a frozen matrix has the name of its format here (`zofx.ir.formats`).
+    """
+
+    STORED = ""  # the tensor of the checkpoint, as it is there
+    COMPUTED = "computed"  # in no checkpoint: the model or a pass computes it
+    ADAPTER = "adapter"  # in no checkpoint: it stands before the text, and trains
+    TRANSPOSED = "transposed"  # [out, in] of one that is stored as [in, out]
+    INDEX = "index"  # flat positions of the entries that train
+    SLICE = "slice"  # these entries
+    LOW_RANK = "low-rank"  # A of gain · left · A · right
+    LEFT = "left"
+    RIGHT = "right"
+
+
 class Result(StrEnum):
     """What a program computes of a batch."""
 

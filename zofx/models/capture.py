@@ -20,7 +20,7 @@ from torch.export import Dim
 from zofx.ir.facts import HAS_TRAINABLES
 from zofx.ir.ops import scoring
 from zofx.ir.program import Choice, Loader, Program, TensorSpec
-from zofx.ir.schema import INPUTS, Role
+from zofx.ir.schema import INPUTS, Form, Role
 from zofx.ir.symbols import FakeTensorMode, new_mode
 from zofx.ir.verify import verify
 from zofx.models.lengths import LIMIT, numbers_its_own, trace_lengths
@@ -149,7 +149,9 @@ def _table(
     for node in traced.tensors:
         name, value = str(node.target), node.meta["val"]
         role = Role.TRAINABLE if name in initial else Role.FROZEN
-        form = "adapter" if name in initial else "" if name in loaders else "computed"
+        form = Form.STORED if name in loaders else Form.COMPUTED
+        if name in initial:
+            form = Form.ADAPTER
         recipe = loaders.get(name)
         stored = recipe.dtype if isinstance(recipe, StoredTensor) else None
         rows[name] = TensorSpec(

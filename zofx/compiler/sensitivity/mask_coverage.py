@@ -22,6 +22,7 @@ from safetensors import safe_open
 from zofx.artifact.layout import WEIGHTS
 from zofx.artifact.manifest import Manifest
 from zofx.errors import UsageError
+from zofx.ir.schema import Form
 from zofx.zo.types import FloatArray
 
 Positions: TypeAlias = NDArray[np.int32]  # flat, as `split-sparse` stores them
@@ -125,7 +126,9 @@ def read_mask(folder: Path, manifest: Manifest) -> dict[str, Positions]:
     Raises:
         UsageError: it trains no sparse part of any weight.
     """
-    rows = {row.origin: row.name for row in manifest.tensors if row.form == "index" and row.origin}
+    rows = {
+        row.origin: row.name for row in manifest.tensors if row.form == Form.INDEX and row.origin
+    }
     if not rows:
         raise UsageError(
             f"{folder} has no sparse mask: it was compiled with {manifest.method}, which trains "
