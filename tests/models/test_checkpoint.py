@@ -128,24 +128,25 @@ def test_reading_all_shards_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
     config = LlamaConfig(**{**LLAMA, **large, "num_hidden_layers": 4})
     saved(AutoModelForCausalLM.from_config(config), tmp_path, max_shard_size="16MB")
     checkpoint = open_checkpoint(str(tmp_path))
-    sizes = [4 * prod(checkpoint.spec(name)[0]) for name in checkpoint.names]
+    sizes = [4 * prod(checkpoint.tensors[name].shape) for name in checkpoint.tensors]
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
     assert sum(sizes) > 8 * max(sizes)
     before, peak = resident_bytes(), 0
-    for name in checkpoint.names:
+    for name in checkpoint.tensors:
         checkpoint.load(name).sum()  # touches every page
         peak = max(peak, resident_bytes() - before)
     assert peak < 3 * max(sizes)
 
 
 def test_names_and_shapes_are_known_without_reading(tmp_path: Path) -> None:
-    """names and spec come from the headers; load reads the tensor under the file's own name."""
+    """They come from the headers; load reads the tensor under the file's own name."""
     model = reference("gpt2").to(torch.bfloat16)
     checkpoint = open_checkpoint(str(saved(model, tmp_path)))
     stored = load_file(tmp_path / "model.safetensors")
-    assert set(checkpoint.names) == set(stored)
+    assert set(checkpoint.tensors) == set(stored)
     for name, value in stored.items():
-        assert checkpoint.spec(name) == (tuple(value.shape), torch.bfloat16)
+        tensor = checkpoint.tensors[name]
+        assert (tensor.shape, tensor.dtype) == (tuple(value.shape), torch.bfloat16)
         assert torch.equal(checkpoint.load(name), value)
     assert checkpoint.max_positions == 32
 
@@ -169,7 +170,7 @@ def test_old_names_are_mapped(tmp_path: Path) -> None:
         model = reference(name)
         rewrite(saved(model, tmp_path / name), rename)
         checkpoint = open_checkpoint(str(tmp_path / name))
-        assert not set(checkpoint.names) <= set(model.state_dict())
+        assert not set(checkpoint.tensors) <= set(model.state_dict())
         recipes = checkpoint.resolve(build_on_meta(checkpoint.config, checkpoint.architecture))
         assert all(torch.equal(recipes[n](), value) for n, value in model.state_dict().items())
 

@@ -87,7 +87,7 @@ def test_tied_weights_are_written_once(tmp_path: Path) -> None:
     exported = open_checkpoint(str(tmp_path / "out"))
     ends = {"lm_head.weight", "model.decoder.embed_tokens.weight"}
     assert ends <= model.state_dict().keys()
-    assert len(ends & set(exported.names)) == 1
+    assert len(ends & set(exported.tensors)) == 1
 
 
 def test_weights_are_cast(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_weights_are_cast(tmp_path: Path) -> None:
     model = auto("llama").from_config(CONFIGS["llama"])
     export_hf(model.config.to_dict(), None, parameters(model), tmp_path / "out", None, "bfloat16")
     exported = open_checkpoint(str(tmp_path / "out"))
-    assert {exported.spec(name)[1] for name in exported.names} == {torch.bfloat16}
+    assert {exported.tensors[name].dtype for name in exported.tensors} == {torch.bfloat16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 

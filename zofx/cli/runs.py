@@ -56,8 +56,10 @@ def _line(row: "RunRow") -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _result(found: "Evaluation | None") -> str:
+def _result(evaluation: "Evaluation | None") -> str:
     """The accuracy with its interval; the loss where there is none."""
-    if found is None:
+    if evaluation is None:
         return ""
-    return str(found.accuracy) if found.accuracy else f"{found.objective} {found.loss:.4f}"
+    if evaluation.accuracy:
+        return str(evaluation.accuracy)
+    return f"{evaluation.objective} {evaluation.loss:.4f}"

@@ -63,15 +63,6 @@ class Checkpoint:
     tokenization: Tokenization | None
     placed: Callable[[PreTrainedModel], Mapping[str, StoredTensor]]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The file's own tensor names."""
-        return tuple(self.tensors)
-
-    def spec(self, name: str) -> tuple[tuple[int, ...], torch.dtype]:
-        """Shape and stored dtype of a tensor; reads nothing."""
-        return self.tensors[name].shape, self.tensors[name].dtype
-
     def load(self, name: str) -> Tensor:
         """Read one tensor."""
         return self.tensors[name]()

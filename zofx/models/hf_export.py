@@ -122,10 +122,6 @@ def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     return copied.copy_(value.detach())
 
 
-def _digest(value: Tensor) -> bytes:
-    return hashlib.sha256(value.view(-1).view(torch.uint8).numpy().data).digest()
-
-
 def _write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: int) -> None:
     """One model.safetensors, or numbered shards and their index."""
     shards: list[list[str]] = []

@@ -54,8 +54,8 @@ class RunRow:
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         results = {
-            name: None if found is None else found.to_dict()
-            for name, found in (("best", self.best), ("last", self.last))
+            name: None if evaluation is None else evaluation.to_dict()
+            for name, evaluation in (("best", self.best), ("last", self.last))
         }
         return {**asdict(self), **results}
 

@@ -120,8 +120,8 @@ def prepare(
         artifact: the folder.
         options: of `run_config.OPTIONS`, by name; None is as good as absent.
         own: the rows, where these are the task.
-        origin: another run, whose θ this one starts from and whose task it has unless told
-            otherwise; None starts from the artifact's.
+        origin: another run, whose θ this one starts from and whose task it has by default;
+            None starts from the artifact's.
 
     Raises:
         ZofxError: the first thing that is wrong, with what to do.

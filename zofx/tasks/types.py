@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Record: TypeAlias = Mapping[str, Any]
 Kind: TypeAlias = Literal["classification", "multiple-choice", "generation"]
-Metric: TypeAlias = Literal["accuracy", "f1"]
 
 MASK = "[MASK]"
 """Stands in a masked template where the tokenizer's own mask token goes."""
@@ -97,7 +96,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Task:
-    """A data set with its prompt, its metric and its training objective.
+    """A data set with its prompt and its training objective.
 
     Attributes:
         name: as in `--task NAME`.
@@ -109,7 +108,6 @@ class Task:
         load: reads the records; called once per use.
         template: record → example for a causal model.
         masked: record → example for a masked model, where one is known.
-        metric: how a model is judged on dev and test.
         sizes: how many records are drawn.
         max_length: tokens a row keeps, unless the model has fewer positions.
         for_model: the template in the words of a model, where these have a part in it.
@@ -123,7 +121,6 @@ class Task:
     load: Callable[[], Pool[Record]] = field(repr=False)
     template: Template = field(repr=False)
     masked: Template | None = field(default=None, repr=False)
-    metric: Metric = "accuracy"
     sizes: Sizes = field(default_factory=Sizes)
     max_length: int = 2048
     for_model: Callable[[Markup], Template] | None = field(default=None, repr=False)

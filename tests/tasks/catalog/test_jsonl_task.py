@@ -26,7 +26,7 @@ def test_choice_task(tmp_path: Path) -> None:
     """Answers may be an index or a candidate's text; a fifth goes to dev and to test."""
     by_text = {**CHOICE, "answer": " bad"}
     task = find_task(str(write(tmp_path / "mine.jsonl", *[CHOICE] * 5, "", *[by_text] * 5)))
-    assert (task.name, task.kind, task.metric) == ("mine", "classification", "accuracy")
+    assert (task.name, task.kind) == ("mine", "classification")
     assert task.sizes == Sizes(1000, 2, 2)
     splits = task.splits()
     everything = [*splits.train, *splits.dev, *splits.test]
@@ -56,7 +56,7 @@ def test_generation_task(tmp_path: Path) -> None:
     """Completions make a generation task judged by F1 against the text of the completion."""
     line = {"prompt": "Legs of an ant?\nAnswer:", "completion": " six\n"}
     task = own_task(write(tmp_path / "mine.jsonl", line))
-    assert (task.kind, task.metric) == ("generation", "f1")
+    assert task.kind == "generation"
     assert task.splits().train == (
         Example(
             "Legs of an ant?\nAnswer:",

@@ -154,7 +154,6 @@ def _task(name: str, source: str, pool: Pool[Placed], reading: Reading) -> Task:
         load=lambda: plain,
         template=template_of(Markup()),
         masked=template_of(Markup()),
-        metric="f1" if kind == "generation" else "accuracy",
         sizes=_sizes(plain),
         max_length=NO_LIMIT,
         for_model=template_of,

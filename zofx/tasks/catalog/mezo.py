@@ -120,7 +120,6 @@ SQUAD = Task(
     kind="generation",
     load=partial(hub, "rajpurkar/squad"),
     template=templates.squad,
-    metric="f1",
 )
 
 DROP = Task(
@@ -131,7 +130,6 @@ DROP = Task(
     kind="generation",
     load=partial(hub, "ucinlp/drop"),
     template=templates.drop,
-    metric="f1",
 )
 
 WINOGRANDE = Task(
