@@ -26,8 +26,9 @@ from zofx.runs.run_folder import RunFolder, StepSelector
 from zofx.runs.snapshot import digest
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
+from zofx.tasks import is_own
 from zofx.tasks import reward as rewards
-from zofx.tasks.catalog.jsonl_task import ROWS, is_path
+from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.class_report import classes_of
 from zofx.tasks.data.order import balanced_indices, batch_indices
 from zofx.tasks.data.pool import Pool
@@ -131,7 +132,9 @@ def prepare(
     start, initial = _start(model, origin)
     if origin is not None and own is None and "task" not in given:
         given, own = {**_task_of(origin.run), **given}, origin.run.rows()
-    choice = _choice({"task": ROWS, **given} if own is not None else given)
+    choice = _choice(
+        {**given, "task": ROWS} if own is not None else given, given_rows=own is not None
+    )
     workload = open_workload(model, choice, own)
     workload.examples("train")
     _require_classes(workload, choice)
@@ -203,12 +206,13 @@ def _defaults(model: Model) -> Settings:
     return settings
 
 
-def _choice(given: Mapping[str, Any]) -> TaskChoice:
+def _choice(given: Mapping[str, Any], *, given_rows: bool) -> TaskChoice:
     """The examples that are asked for; paths as they are found from anywhere."""
     if "task" not in given:
         raise UsageError("name a task: `--task NAME` or `--task FILE` (`zofx list tasks`)")
     choice = with_options(TaskChoice(given["task"]), given)
-    name = str(Path(choice.name).resolve()) if is_path(choice.name) else choice.name
+    own = not given_rows and is_own(choice.name)
+    name = str(Path(choice.name).resolve()) if own else choice.name
     return replace(choice, name=name, data=choice.data and str(Path(choice.data).resolve()))
 
 

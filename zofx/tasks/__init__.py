@@ -43,6 +43,11 @@ TASKS: Table[Task] = Table(
 )
 
 
+def is_own(name: str) -> bool:
+    """Whether a task is a file or a folder of one's own; a task's own name comes first."""
+    return name not in TASKS and is_path(name)
+
+
 def find_task(name: str, reading: Reading = PLAIN) -> Task:
     """A task by its name, by the path of a file or a folder of one's own, or on the hub.
 
@@ -53,7 +58,7 @@ def find_task(name: str, reading: Reading = PLAIN) -> Task:
     Raises:
         UsageError: no such task (with near misses), or a bad file (with line and field).
     """
-    if name not in TASKS and is_path(name):
+    if is_own(name):
         return own_task(Path(name), reading)
     if name.startswith(HUB):
         return hub_task(name, reading)

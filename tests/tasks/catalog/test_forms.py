@@ -9,7 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from zofx.errors import UsageError
-from zofx.tasks import find_task
+from zofx.tasks import find_task, is_own
 from zofx.tasks.catalog.forms import FORMS
 from zofx.tasks.catalog.jsonl_task import own_task, row_task
 from zofx.tasks.catalog.reading import Reading
@@ -183,6 +183,18 @@ def test_a_folder_is_a_task(tmp_path: Path, suffix: str) -> None:
         WRITERS[suffix](tmp_path / f"{split}{suffix}", rows)
     splits = find_task(str(tmp_path), Reading.of(NAMED)).splits()
     assert [len(part) for part in (splits.train, splits.dev, splits.test)] == [2, 1, 1]
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task's own name comes first."""
+    for name in ("films", "trec", "rows"):
+        (tmp_path / name).mkdir()
+        as_csv(tmp_path / name / "train.csv", FILMS)
+    monkeypatch.chdir(tmp_path)
+    assert find_task("films", Reading.of(NAMED)).name == "films"
+    assert [is_own(name) for name in ("films", "trec", "rows", "nothing")] == [
+        True, False, True, False,
+    ]  # fmt: skip
 
 
 def labelled() -> Dataset:

@@ -40,9 +40,9 @@ PLAIN: Final = Reading()
 
 
 def is_path(name: str) -> bool:
-    """Whether a task's name is that of a file or a folder."""
+    """Whether a name that is no task's is that of a file or a folder."""
     path = Path(name)
-    return path.suffix in READERS or path.is_absolute() or (path.is_dir() and not name.isalnum())
+    return path.suffix in READERS or path.is_absolute() or path.is_dir()
 
 
 def own_task(path: Path, reading: Reading = PLAIN) -> Task:
