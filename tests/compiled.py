@@ -23,7 +23,7 @@ def run_zofx(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """`zofx …` as a process."""
     command = [sys.executable, "-m", "zofx", *map(str, words)]
     return subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=900
     )
 
 

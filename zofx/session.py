@@ -17,6 +17,9 @@ from zofx.zo.types import FloatArray, IntArray, Key, LossFn, Objective
 
 IGNORED = -100
 MULTIPLE = 8  # few lengths, so few shapes for an engine to plan for
+RESIDUAL_POSITIONS = 192
+"""Tokens and padding of the rows that are in a forward with residuals at a time, unless a row has
+more: this bounds the memory of exact gradients, whatever the batch."""
 
 
 @dataclass(frozen=True)

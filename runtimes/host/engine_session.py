@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,10 @@ from zofx.runtimes.host.gradient import Feeds, GradientEngine, Gradients, Map, g
 from zofx.runtimes.host.prefix import Compute, FrozenPrefix, processor
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
 from zofx.runtimes.host.vocabulary import BFLOAT16, BatchVocabulary, Vocabulary
-from zofx.session import Batch, Weigh, unperturbed
+from zofx.session import RESIDUAL_POSITIONS, Batch, Weigh, unperturbed
 from zofx.zo.types import FloatArray, IntArray, Key
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
-
-
-RESIDUAL_POSITIONS: Final = 192
-"""Of rows that are in one forward with residuals, unless a row is longer: this bounds memory."""
 
 
 class EngineSession(HostThetaSession):

@@ -155,7 +155,7 @@ def test_plans_are_held_against_runs(assets: Path, tmp_path: Path) -> None:
             "--sensitivity", str(scores), "--quant", "int4", "int8-row", "--cases", "ort:4:12",
             "--limit", "1e-9", "-o", str(out),
         ],
-        env=environment(), capture_output=True, text=True, timeout=120,
+        env=environment(), capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert done.stdout.count("OVER") == 2
@@ -176,7 +176,7 @@ def test_memory_over_the_bound_fails(tmp_path: Path) -> None:
             "--hidden", "128", "--vocabulary", "128", "--spare", "0.01",
             "-o", str(tmp_path / "result.json"), "--keep", str(tmp_path / "kept"),
         ],
-        env=environment(), capture_output=True, text=True, timeout=120,
+        env=environment(), capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "OVER" in done.stdout

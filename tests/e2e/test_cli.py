@@ -219,7 +219,7 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(
     )  # fmt: skip
     wait_for_records(tmp_path / "run" / "journal.bin", 5, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert f"to go on: zofx tune {artifact} --resume run" in out.decode()
     assert "finishing this step" in err.decode()

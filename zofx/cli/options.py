@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
@@ -155,3 +155,19 @@ def step_of(step: str) -> "StepSelector":
     if step.isdecimal():
         return int(step)
     raise UsageError(f"--step {step}: give best, last, or how many steps were made")
+
+
+UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10,
+                "MIB": 1 << 20, "GIB": 1 << 30}  # fmt: skip
+
+
+def parse_size(flag: str, text: str) -> int:
+    """Bytes: "500MB", "1.5 GiB", "200000".
+
+    Raises:
+        UsageError: no such size.
+    """
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if parts is None or parts[2].upper() not in UNITS:
+        raise UsageError(f"{flag} {text}: a size is a number and a unit, as 500MB, 2GB or 1.5GiB")
+    return round(float(parts[1]) * UNITS[parts[2].upper()])

@@ -68,6 +68,9 @@ def plan(  # noqa: PLR0913  a verb has many options
     from_layer: Annotated[
         int | None, typer.Option("--train-from-layer", metavar="K", help="As in `zofx compile`.")
     ] = None,
+    exact_layers: Annotated[
+        str | None, typer.Option("--exact-layers", metavar="K|all", help="As in `zofx compile`.")
+    ] = None,
     fraction: Annotated[
         float | None, typer.Option("--fraction", metavar="F", help="As in `zofx compile`.")
     ] = None,
@@ -106,6 +109,7 @@ def plan(  # noqa: PLR0913  a verb has many options
     _require_positive(rate)
     require_model(model)
     say("loading torch and transformers")
+    from zofx.compiler.exact import settings_for
     from zofx.compiler.forecast.forecast import forecast, require_known
     from zofx.compiler.forecast.machine_speed import measured
     from zofx.compiler.options import Options
@@ -113,13 +117,17 @@ def plan(  # noqa: PLR0913  a verb has many options
 
     require_known(runtime)
     options = Options(
-        quant, activations, train, fraction, tuple(settings or ()), from_layer=from_layer
-    )
+        quant, activations, train, fraction, tuple(settings or ()), from_layer=from_layer,
+        exact_layers=exact_layers,
+    )  # fmt: skip
     checkpoint = open_checkpoint(model)
-    program, assumed = _program(checkpoint, chosen, options, scores_file)
+    program, joint, assumed = _program(checkpoint, chosen, options, scores_file)
     predicted = forecast(
         program,
-        chosen.settings.with_given(batch_size=batch_size, queries=queries),
+        settings_for(chosen.settings, exact_layers).with_given(
+            batch_size=batch_size, queries=queries
+        ),
+        joint=joint,
         tokens=tokens,
         scored=scored,
         alternatives=alternatives,
@@ -149,8 +157,9 @@ def _require_positive(rate: float | None) -> None:
 
 def _program(
     checkpoint: "Checkpoint", method: "Method", options: "Options", scores_file: Path | None
-) -> "tuple[Program, str]":
-    """The program that would be compiled, and what was assumed to make it."""
+) -> "tuple[Program, Program | None, str]":
+    """The program that would be compiled, the joint one, and what was assumed to make them."""
+    from zofx.compiler.exact import rewrite
     from zofx.compiler.frontend import captured
     from zofx.compiler.options import pipeline_for, without_scores
     from zofx.compiler.sensitivity.scores import load_scores
@@ -160,9 +169,9 @@ def _program(
     if scores_file is not None:
         scores = load_scores(scores_file)
         scores.check_model(checkpoint)
-        return pipeline.run(program.choosing("scores", scores)), ""
+        return *rewrite(pipeline, program.choosing("scores", scores)), ""
     even = without_scores(pipeline)
-    return even.run(program), SPREAD if even != pipeline else ""
+    return *rewrite(even, program), SPREAD if even != pipeline else ""
 
 
 def _described(config: "PreTrainedConfig") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, is_only_an_artifact
-from zofx.compiler.exact import EXACT, joint_pipeline, settings_for
+from zofx.compiler.exact import rewrite, settings_for
 from zofx.compiler.frontend import captured
 from zofx.compiler.methods import Method
 from zofx.compiler.options import Options, pipeline_for
@@ -20,7 +20,7 @@ from zofx.compiler.write import Progress, _rows, no_progress, write_program
 from zofx.files.atomic import file_digest, new_folder
 from zofx.ir.directions import noise_of
 from zofx.ir.facts import CUT
-from zofx.ir.pipeline import After, Pass, Pipeline, Remark
+from zofx.ir.pipeline import After, Pass, Remark
 from zofx.ir.program import Loader, Program
 from zofx.ir.requirements import products_of, result_of
 from zofx.models.checkpoint import Checkpoint
@@ -97,7 +97,7 @@ def compile_model(
         ranks = scores() if callable(scores) else scores
         program = program.choosing("scores", ranks or {})
         progress("passes", 0, len(pipeline.passes))
-        program, joint = _run(pipeline, program, report.after(after))
+        program, joint = rewrite(pipeline, program, report.after(after))
         start = time.perf_counter()
         written = write_program(program, folder, progress, joint)
         (folder / layout.TOKENIZER).write_text(checkpoint.tokenizer.to_str(), encoding="utf-8")
@@ -120,19 +120,6 @@ def compile_model(
         (folder / layout.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         beside(folder)
     return manifest
-
-
-def _run(pipeline: Pipeline, program: Program, after: After) -> tuple[Program, Program | None]:
-    """The program, and the joint one of scores and gradients if some tensors have exact ones."""
-    joint, base = joint_pipeline(pipeline), program
-
-    def watch(item: Pass, before: Program, now: Program, *rest: Any) -> None:
-        nonlocal base
-        base = now if item.name == EXACT else base
-        after(item, before, now, *rest)
-
-    program = pipeline.run(program, watch)
-    return program, None if joint is None else joint.run(base, after)
 
 
 def _model_description(

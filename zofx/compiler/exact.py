@@ -9,11 +9,12 @@ K = all nothing is left for probes, and they are left out of the first one, too.
 """
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from zofx.errors import PipelineError
 from zofx.ir.facts import PARTED, PERTURBED, STACKED
-from zofx.ir.pipeline import Pass, Pipeline
+from zofx.ir.pipeline import After, Pass, Pipeline
+from zofx.ir.program import Program
 from zofx.ir.schema import Stage
 from zofx.passes import PASSES
 from zofx.zo.settings import Settings
@@ -58,6 +59,27 @@ def joint_pipeline(pipeline: Pipeline) -> Pipeline | None:
     if late:
         late.append(PASSES["quantize-cotangents"]())
     return Pipeline((*(p for p in rest if p.name != LATE), PASSES["reverse-mode"](), *late))
+
+
+def rewrite(
+    pipeline: Pipeline, program: Program, after: After = lambda *_: None
+) -> tuple[Program, Program | None]:
+    """The program, and the joint one of scores and gradients if some tensors have exact ones.
+
+    Args:
+        pipeline: `with_exact_layers`, or without.
+        program: as captured.
+        after: called after every pass of both.
+    """
+    joint, base = joint_pipeline(pipeline), program
+
+    def watch(item: Pass, before: Program, now: Program, *rest: Any) -> None:
+        nonlocal base
+        base = now if item.name == EXACT else base
+        after(item, before, now, *rest)
+
+    program = pipeline.run(program, watch)
+    return program, None if joint is None else joint.run(base, after)
 
 
 def _probes(item: Pass) -> bool:

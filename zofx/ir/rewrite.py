@@ -5,7 +5,8 @@ dead code, infers the shapes of new nodes and of everything downstream of a chan
 and drops tensors nobody reads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.fx.node import map_arg
 
 from zofx.ir.program import Loader, Program, TensorSpec, output_node, placeholders
 from zofx.ir.schema import Role
-from zofx.ir.symbols import expression, new_size
+from zofx.ir.symbols import enable_python_dispatcher, expression, new_size
 
 
 class Editor:
@@ -148,10 +149,22 @@ def _fake(graph: fx.Graph, shape: Sequence[Any], dtype: torch.dtype) -> torch.Te
         return torch.empty(tuple(shape), dtype=dtype)
 
 
+@contextmanager
+def _on_shapes(graph: fx.Graph) -> Iterator[None]:
+    """Calls compute shapes alone, and no size becomes the number that it was while tracing.
+
+    Some C++ kernels read a size as a number; torch's rules in Python, which the dispatcher prefers
+    here, do not.
+    """
+    mode = _mode(graph)
+    with enable_python_dispatcher(), mode, mode.shape_env.error_on_new_guards():
+        yield
+
+
 def infer_shapes(graph: fx.Graph, everything: bool = False) -> None:
     """Annotate nodes without a shape and those downstream of a change; all if `everything`."""
     changed: set[fx.Node] = set()
-    with _mode(graph):
+    with _on_shapes(graph):
         for node in graph.nodes:
             stale = (
                 everything
@@ -176,7 +189,7 @@ def run_node(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
 def value_of(node: fx.Node) -> Any:
     """A node's annotation, inferred now (and kept) where it or one before it has none."""
     if "val" not in node.meta:
-        with _mode(node.graph):
+        with _on_shapes(node.graph):
             for each in node.graph.nodes:
                 if each.op == "call_function" and "val" not in each.meta:
                     each.meta["val"] = run_node(each, lambda n: n.meta["val"])

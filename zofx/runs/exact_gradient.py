@@ -10,17 +10,14 @@ the same bits when it is computed again.
 
 from collections.abc import Iterator
 from functools import cached_property, partial
-from typing import Final, cast
+from typing import cast
 
 import numpy as np
 
-from zofx.session import ExactSession
+from zofx.session import RESIDUAL_POSITIONS, ExactSession
 from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import Loss, Objective, ScoreObjective
 from zofx.zo.types import FloatArray, Key, Losses
-
-POSITIONS: Final = 192
-"""Of the tokens and padding of a part, unless a single example has more."""
 
 
 class ExactGradient:
@@ -70,7 +67,8 @@ def parts(encoded: Encoded) -> Iterator[Encoded]:
     np.add.at(rows, encoded.row_example, 1)
     chosen: list[int] = []
     for example in np.argsort(longest, kind="stable").tolist():
-        if chosen and longest[example] * (rows[chosen].sum() + rows[example]) > POSITIONS:
+        positions = longest[example] * (rows[chosen].sum() + rows[example])
+        if chosen and positions > RESIDUAL_POSITIONS:
             yield encoded.take(chosen)
             chosen = []
         chosen.append(example)

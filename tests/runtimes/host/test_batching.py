@@ -279,7 +279,7 @@ def test_lanes_do_forwards_at_a_time(quant: str, tmp_path: Path, family: Family)
     folder = family.artifact(case) if quant == "int4" else rounded(family, case, tmp_path / "art")
     asked = Load("ragged", batch(9, 24, 1, 3, "right"), np.array([[0.02], [-0.02]], np.float32))
     wanted, bound = reference.evaluate(folder, asked.batch, asked.keys, asked.matrix)
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=600)
     with closing(ort.RUNTIME.load(folder, threads=2, rows=8)) as opened:
         forward, waited = opened._forward, []
 

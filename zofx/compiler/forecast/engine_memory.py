@@ -52,7 +52,8 @@ class Engine:
 ENGINES: Final = {
     "ort": Engine(
         90 * MIB, 1.7, 2.45, ort_scratch, Trait.FLAT,
-        frozenset({zofx_ops.linear_rounded.default}), fed=True,
+        frozenset({zofx_ops.linear_rounded.default, zofx_ops.linear_rounded_transpose.default}),
+        fed=True,
     ),
     "torch": Engine(330 * MIB, 1.5, 1.5, torch_scratch, Trait.VIEW, frozenset(), fed=False),
 }  # fmt: skip
@@ -110,9 +111,9 @@ class Footprint:
 
     @property
     def queries(self) -> int:
-        """Q."""
-        keys = next(n for n in placeholders(self.program.graph) if n.target == "keys")
-        return self.shapes.of(keys)[0]
+        """Q; 0 of a program without probes."""
+        keys = next((n for n in placeholders(self.program.graph) if n.target == "keys"), None)
+        return 0 if keys is None else self.shapes.of(keys)[0]
 
     def size(self, node: fx.Node) -> int:
         """Bytes of a result; what is fed is none."""

@@ -2,8 +2,9 @@
 
     memory   = what stays + the most that comes and goes
     stays    = process + tokenizer + weights + copies of them + θ + directions + rules' state
-    comes    = max(forward, update)
+    comes    = max(forward, gradient, update)
     forward  = order · peak of the graph, of the rows that share a forward   (`liveness`)
+    gradient = that of tensors with exact ones, of a part of the batch       (`exact_gradient`)
     update   = θ, and temporaries of the largest trainable, where a rule on tensors makes them
     time     = 2 · multiply-adds / rates + normals / rate + bytes moved / bandwidth
 
@@ -21,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from zofx.compiler.forecast.engine_memory import ENGINES, Footprint
+from zofx.compiler.forecast.exact_gradient import ExactGradientCost
 from zofx.compiler.forecast.machine_speed import Rates
 from zofx.compiler.forecast.op_costs import F32, Axes, Shapes
 from zofx.errors import UsageError
@@ -94,6 +96,7 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     program: Program,
     settings: Settings,
     *,
+    joint: Program | None = None,
     tokens: int,
     scored: int = 1,
     alternatives: int = 1,
@@ -105,8 +108,9 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     """Predict a step.
 
     Args:
-        program: compiled, with probes.
+        program: compiled, with probes, unless everything trains by exact gradients.
         settings: of the run; `batch_size` rows.
+        joint: scores and exact gradients, if some tensors have them (`reverse-mode`).
         tokens: T.
         scored: S.
         alternatives: C; where there are several, only their differences count.
@@ -122,6 +126,7 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     settings = settings.fitted(noise_of(program))
     recipe = settings.recipe()
     probes, directions = recipe.estimator.probes(0, 0).matrix.shape
+    probed = bool(program.trainables)
     batch = settings.batch_size
     prefix, remainder = split(program)  # a frozen prefix is computed once, before the first step
     cut = prefix is not None
@@ -144,16 +149,38 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     whole = Footprint(program, shapes, runtime)
     cost = Footprint(remainder, shapes, runtime)
     work = Footprint(remainder, Shapes(program, replace(axes, rows=batch)), runtime)
+    exact = joint and ExactGradientCost(joint, replace(axes, rows=batch), runtime)
     state = _state_bytes(recipe, program)
     evaluations = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
-    return Forecast(
-        batch,
-        axes,
-        tuple(_stays(whole, vocabulary, moving, trained, state)),
-        tuple(_comes(cost, recipe, moving, trained, state)),
-        tuple(_step(work, rates, evaluations, len(groups), trained)),
-        round(2 * evaluations * work.multiply_adds),
-    )
+    stays = list(_stays(whole, vocabulary, moving, trained, state))
+    comes: list[Part] = []
+    step: list[Part] = []
+    flops = 0.0
+    if probed:
+        comes += _comes(cost, recipe, moving, trained, state)
+        step += _step(work, rates, evaluations, len(groups), trained)
+        flops += 2 * evaluations * work.multiply_adds
+    if exact:
+        stays += _stays_for_gradient(exact, probed)
+        comes.append(Part("gradient", exact.passing(), f"{exact.rows} rows at a time"))
+        step += _gradient(exact, rates)
+        flops += 2 * exact.multiply_adds
+    return Forecast(batch, axes, tuple(stays), tuple(comes), tuple(step), round(flops))
+
+
+def _stays_for_gradient(exact: ExactGradientCost, probed: bool) -> Iterator[Part]:
+    """What exact gradients hold from step to step."""
+    yield Part("weights of the gradient", exact.weights(probed), "of its graphs, packed")
+    yield Part("gradients", 2 * exact.trained, "of a part, and their sum")
+    yield Part("moments", 2 * exact.trained, "of Adam, the rule on exact gradients")
+
+
+def _gradient(exact: ExactGradientCost, rates: Rates) -> Iterator[Part]:
+    """Seconds of the exact gradients of a step."""
+    floats = exact.multiply_adds - exact.integer
+    yield Part("gradient, products", 2 * floats / rates.flops, "of matrices of floats")
+    yield Part("gradient, integers", 2 * exact.integer / rates.integers, "forward and backward")
+    yield Part("gradient, values", exact.moved / rates.bandwidth, "read and written by other ops")
 
 
 def require_known(runtime: str) -> None:

@@ -29,6 +29,11 @@ aten = torch.ops.aten
 F32 = 4
 ATTENTION = aten.scaled_dot_product_attention.default
 SPARSE = zofx_ops.sparse_linear.default
+TRANSPOSES = frozenset(
+    getattr(zofx_ops, f"linear_{form}_transpose").default
+    for form in ("nf4", "int", "int8", "codebook", "rounded")
+)
+"""Products of cotangents with stored matrices: [..., out] → [..., in]."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,10 @@ def _symbols(program: Program, axes: Axes) -> dict[Any, int]:
 
 def products(node: fx.Node, shapes: Shapes) -> int:
     """Multiply-adds of an op; 0 for one that multiplies no matrices."""
-    if has(node, Trait.WEIGHT_PRODUCT) or has(node, Trait.MATMUL):
+    if node.target is zofx_ops.product.default:
+        turned: Any = node.args[2]
+        return prod(shapes.of(node)) * shapes.of(node.args[0])[-2 if turned else -1]
+    if node.target in TRANSPOSES or has(node, Trait.WEIGHT_PRODUCT) or has(node, Trait.MATMUL):
         return prod(shapes.of(node)) * shapes.of(node.args[0])[-1]
     if node.target is ATTENTION:
         return 2 * prod(shapes.of(node.args[0])) * shapes.of(node.args[1])[-2]
