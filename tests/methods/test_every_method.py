@@ -90,24 +90,24 @@ def test_what_each_makes_of_an_opt(root: Path) -> None:
     assert_golden(
         summaries(checkpoint(root, "opt")),
         """\
-senszoq             slice:12(819) | 365 nodes | left_over*2 linear_rounded*23 minus_base*7 perturb*24 plus_base*9 round_rows*17 row_scales*15 sparse_linear*24
-mezo                slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-zo-sgd-sign         slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-zo-sgd-momentum     slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-zo-adam             slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-zo-sgd-conservative slice:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-forward-grad        slice:36(25152) | 546 nodes | combine*36
-zo-blockwise        slice:36(25152) | 300 nodes | mask_turn*36 perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-zo-sparse-grad      slice:36(25152) | 300 nodes | mask_random*36 perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-zo-hybrid           slice:18(16544) exact:18(8608) | 204 nodes | perturb*18 probe_embedding*2 probe_linear*7 probe_rows*10
-sparse-mezo         slice:36(25152) | 278 nodes | mask_small*14 perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-lozo                slice:36(2164) state:28(25408) | 339 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-lozo-momentum       slice:36(2164) state:28(25408) | 339 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-lora-fa             slice:4(1024) | 162 nodes | perturb*4 probe_linear*4
-qzo                 slice:12(512) | 198 nodes | dequantize_int*12 perturb*12 probe_linear*12
-subzero             slice:36(824) state:42(26804) | 385 nodes | perturb*36 probe_linear*15 probe_rows*22
-hizoo               slice:36(25152) state:36(25152) | 336 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
-fzoo                slice:36(25152) | 263 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+senszoq             trainable:12(819) | 365 nodes | left_over*2 linear_rounded*23 minus_base*7 perturb*24 plus_base*9 round_rows*17 row_scales*15 sparse_linear*24
+mezo                trainable:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-sgd-sign         trainable:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-sgd-momentum     trainable:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-adam             trainable:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-sgd-conservative trainable:36(25152) | 264 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+forward-grad        trainable:36(25152) | 546 nodes | combine*36
+zo-blockwise        trainable:36(25152) | 300 nodes | mask_turn*36 perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-sparse-grad      trainable:36(25152) | 300 nodes | mask_random*36 perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+zo-hybrid           trainable:18(16544) exact:18(8608) | 204 nodes | perturb*18 probe_embedding*2 probe_linear*7 probe_rows*10
+sparse-mezo         trainable:36(25152) | 278 nodes | mask_small*14 perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+lozo                trainable:36(2164) state:28(25408) | 339 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+lozo-momentum       trainable:36(2164) state:28(25408) | 339 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+lora-fa             trainable:4(1024) | 162 nodes | perturb*4 probe_linear*4
+qzo                 trainable:12(512) | 198 nodes | dequantize_int*12 perturb*12 probe_linear*12
+subzero             trainable:36(824) state:42(26804) | 385 nodes | perturb*36 probe_linear*15 probe_rows*22
+hizoo               trainable:36(25152) state:36(25152) | 336 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
+fzoo                trainable:36(25152) | 263 nodes | perturb*36 probe_embedding*2 probe_linear*13 probe_rows*22
 """,
     )
 
@@ -117,24 +117,24 @@ def test_what_each_makes_of_a_llama(root: Path) -> None:
     assert_golden(
         summaries(checkpoint(root, "llama")),
         """\
-senszoq             slice:15(1242) | 519 nodes | left_over*2 linear_rounded*29 minus_base*8 perturb*30 plus_base*12 round_rows*19 row_scales*17 sparse_linear*30
-mezo                slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-zo-sgd-sign         slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-zo-sgd-momentum     slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-zo-adam             slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-zo-sgd-conservative slice:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-forward-grad        slice:21(31392) | 529 nodes | combine*21
-zo-blockwise        slice:21(31392) | 264 nodes | mask_turn*21 perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-zo-sparse-grad      slice:21(31392) | 264 nodes | mask_random*21 perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-zo-hybrid           slice:10(15680) exact:11(15712) | 215 nodes | perturb*10 probe_embedding*1 probe_linear*7 probe_rows*2
-sparse-mezo         slice:21(31392) | 259 nodes | mask_small*16 perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-lozo                slice:21(1984) state:32(32384) | 324 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-lozo-momentum       slice:21(1984) state:32(32384) | 324 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-lora-fa             slice:4(768) | 228 nodes | perturb*4 probe_linear*4
-qzo                 slice:15(776) | 267 nodes | dequantize_int*15 perturb*15 probe_linear*15
-subzero             slice:21(224) state:48(34208) | 373 nodes | perturb*21 probe_linear*16 probe_rows*5
-hizoo               slice:21(31392) state:21(31392) | 285 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
-fzoo                slice:21(31392) | 242 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+senszoq             trainable:15(1242) | 519 nodes | left_over*2 linear_rounded*29 minus_base*8 perturb*30 plus_base*12 round_rows*19 row_scales*17 sparse_linear*30
+mezo                trainable:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-sgd-sign         trainable:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-sgd-momentum     trainable:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-adam             trainable:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-sgd-conservative trainable:21(31392) | 243 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+forward-grad        trainable:21(31392) | 529 nodes | combine*21
+zo-blockwise        trainable:21(31392) | 264 nodes | mask_turn*21 perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-sparse-grad      trainable:21(31392) | 264 nodes | mask_random*21 perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+zo-hybrid           trainable:10(15680) exact:11(15712) | 215 nodes | perturb*10 probe_embedding*1 probe_linear*7 probe_rows*2
+sparse-mezo         trainable:21(31392) | 259 nodes | mask_small*16 perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+lozo                trainable:21(1984) state:32(32384) | 324 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+lozo-momentum       trainable:21(1984) state:32(32384) | 324 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+lora-fa             trainable:4(768) | 228 nodes | perturb*4 probe_linear*4
+qzo                 trainable:15(776) | 267 nodes | dequantize_int*15 perturb*15 probe_linear*15
+subzero             trainable:21(224) state:48(34208) | 373 nodes | perturb*21 probe_linear*16 probe_rows*5
+hizoo               trainable:21(31392) state:21(31392) | 285 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
+fzoo                trainable:21(31392) | 242 nodes | perturb*21 probe_embedding*1 probe_linear*15 probe_rows*5
 """,
     )
 
@@ -144,24 +144,24 @@ def test_what_each_makes_of_a_roberta(root: Path) -> None:
     assert_golden(
         summaries(checkpoint(root, "roberta")),
         """\
-senszoq             slice:13(870) | 397 nodes | left_over*2 linear_rounded*25 minus_base*8 perturb*26 plus_base*10 round_rows*19 row_scales*17 sparse_linear*26
-mezo                slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-zo-sgd-sign         slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-zo-sgd-momentum     slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-zo-adam             slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-zo-sgd-conservative slice:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-forward-grad        slice:42(26504) | 622 nodes | combine*42
-zo-blockwise        slice:42(26504) | 346 nodes | mask_turn*42 perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-zo-sparse-grad      slice:42(26504) | 346 nodes | mask_random*42 perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-zo-hybrid           slice:21(16640) exact:21(9864) | 234 nodes | perturb*21 probe_embedding*3 probe_linear*7 probe_rows*12
-sparse-mezo         slice:42(26504) | 320 nodes | mask_small*16 perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-lozo                slice:42(2556) state:30(26496) | 384 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-lozo-momentum       slice:42(2556) state:30(26496) | 384 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-lora-fa             slice:4(1024) | 177 nodes | perturb*4 probe_linear*4
-qzo                 slice:13(544) | 218 nodes | dequantize_int*13 perturb*13 probe_linear*13
-subzero             slice:42(1156) state:45(27956) | 433 nodes | perturb*42 probe_embedding*1 probe_linear*16 probe_rows*26
-hizoo               slice:42(26504) state:42(26504) | 388 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
-fzoo                slice:42(26504) | 303 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+senszoq             trainable:13(870) | 397 nodes | left_over*2 linear_rounded*25 minus_base*8 perturb*26 plus_base*10 round_rows*19 row_scales*17 sparse_linear*26
+mezo                trainable:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-sgd-sign         trainable:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-sgd-momentum     trainable:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-adam             trainable:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-sgd-conservative trainable:42(26504) | 304 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+forward-grad        trainable:42(26504) | 622 nodes | combine*42
+zo-blockwise        trainable:42(26504) | 346 nodes | mask_turn*42 perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-sparse-grad      trainable:42(26504) | 346 nodes | mask_random*42 perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+zo-hybrid           trainable:21(16640) exact:21(9864) | 234 nodes | perturb*21 probe_embedding*3 probe_linear*7 probe_rows*12
+sparse-mezo         trainable:42(26504) | 320 nodes | mask_small*16 perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+lozo                trainable:42(2556) state:30(26496) | 384 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+lozo-momentum       trainable:42(2556) state:30(26496) | 384 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+lora-fa             trainable:4(1024) | 177 nodes | perturb*4 probe_linear*4
+qzo                 trainable:13(544) | 218 nodes | dequantize_int*13 perturb*13 probe_linear*13
+subzero             trainable:42(1156) state:45(27956) | 433 nodes | perturb*42 probe_embedding*1 probe_linear*16 probe_rows*26
+hizoo               trainable:42(26504) state:42(26504) | 388 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
+fzoo                trainable:42(26504) | 303 nodes | perturb*42 probe_embedding*3 probe_linear*14 probe_rows*26
 """,
     )
 

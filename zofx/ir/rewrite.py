@@ -151,13 +151,12 @@ def _fake(graph: fx.Graph, shape: Sequence[Any], dtype: torch.dtype) -> torch.Te
 
 @contextmanager
 def _on_shapes(graph: fx.Graph) -> Iterator[None]:
-    """Calls compute shapes alone, and no size becomes the number that it was while tracing.
+    """Calls compute shapes alone, by torch's rules in Python where there are some.
 
-    Some C++ kernels read a size as a number; torch's rules in Python, which the dispatcher prefers
-    here, do not.
+    A kernel in C++ may read a size as the number that it was while tracing (`constant_pad_nd`
+    does), and the size is that number from then on, in the whole program.
     """
-    mode = _mode(graph)
-    with enable_python_dispatcher(), mode, mode.shape_env.error_on_new_guards():
+    with enable_python_dispatcher(), _mode(graph):
         yield
 
 
