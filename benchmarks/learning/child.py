@@ -89,6 +89,7 @@ def _zofx(prepared: Prepared, row: Zofx, marks: Sequence[float], limit: int | No
         clock = Clock(marks, _judge(prepared, session, limit))
         watch = Watch(clock, row.forwards * BATCH)
         train(run, session, [watch], stop=lambda: clock.done, **_cache(prepared, Path(folder)))
+        clock.finish()
 
 
 def _cache(prepared: Prepared, folder: Path) -> dict[str, Any]:
@@ -115,15 +116,16 @@ def _first_order(
     torch.set_num_threads(prepared.config.engine.threads or 2)
     torch.manual_seed(prepared.config.task.seed)  # noqa: TID251  of PEFT's own start values
     make = {"lora": peer.lora, "last-block": peer.last_block}[row.kind]
-    model = make(weights, lr, row.bfloat16)
+    model = make(weights, lr, row.steps, row.bfloat16)
     objective = prepared.workload.objective(prepared.config.objective)
     assert isinstance(objective, ScoreObjective)
     clock = Clock(marks, _judge(prepared, model, limit))
     for step in itertools.count():
-        if clock.done:
+        if clock.done or step == row.steps:
             break
         model.step(prepared.batch(step * BATCH), objective)
         clock.tick(step + 1, (step + 1) * BATCH * row.forwards)
+    clock.finish()
 
 
 if __name__ == "__main__":

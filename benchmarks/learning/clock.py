@@ -31,6 +31,7 @@ class Clock:
     _since: float = field(default_factory=time.perf_counter)
     _next: int = 0
     _peak: float | None = None
+    _last: tuple[int, int] | None = None
 
     @property
     def seconds(self) -> float:
@@ -44,8 +45,18 @@ class Clock:
 
     def tick(self, step: int, row_forwards: int) -> None:
         """Call after every step: judges the contestant if a mark is due, off the clock."""
-        if self.done or self.seconds < self.marks[self._next]:
-            return
+        self._last = (step, row_forwards)
+        if not self.done and self.seconds >= self.marks[self._next]:
+            self._judge()
+
+    def finish(self) -> None:
+        """Call after the last step: judges it, unless a mark was due there."""
+        if self._last is not None:
+            self._judge()
+
+    def _judge(self) -> None:
+        assert self._last is not None
+        (step, row_forwards), self._last = self._last, None
         self._spent = self.seconds
         # Judging may take more memory than training: the peak is read before it.
         self._peak = self._peak or peak_memory()

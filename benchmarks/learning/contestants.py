@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 BATCH: Final = 16
+PEER_RATE: Final = 4e-3
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,15 @@ class FirstOrder:
     Attributes:
         label: in tables and plots.
         kind: "lora" or "last-block".
-        lr: of AdamW.
+        lr: of AdamW, at the first step.
+        steps: over which it falls to zero, as zofx's own does.
         bfloat16: whether products are computed in it.
     """
 
     label: str
     kind: str
     lr: float
+    steps: int
     bfloat16: bool = True
     forwards: int = 3
 
@@ -53,30 +56,39 @@ class FirstOrder:
 Contestant: TypeAlias = Zofx | FirstOrder
 
 CONTESTANTS: Final[Mapping[str, Contestant]] = {
-    "senszoq": Zofx("SensZOQ int8", "senszoq", tuned={"steps": 2000}),
+    "senszoq": Zofx("SensZOQ, two probes, int8", "senszoq", tuned={"steps": 500}),
     "senszoq-cut": Zofx(
-        "SensZOQ int8, last block, prefix cached",
+        "SensZOQ of the last block, frozen prefix kept, int8",
         "senszoq",
         {"from_layer": 29, "fraction": 0.01},
-        {"steps": 8000, "lr": 7e-4},
+        {"steps": 6000, "lr": 7e-4},
     ),
     "mezo": Zofx("MeZO", "mezo", tuned={"steps": 1000}),
     "lozo": Zofx("LOZO", "lozo", tuned={"steps": 1000}),
     "fzoo": Zofx("FZOO", "fzoo", tuned={"steps": 1000}, forwards=9),
     "exact-lora": Zofx(
-        "zofx LoRA, exact gradients, int8",
+        "LoRA, exact gradients on ONNX Runtime, int8",
         "senszoq",
         {"train": "lora", "exact_layers": "all"},
-        {"steps": 400, "lr": 1e-3},
+        {"steps": 200},
+        forwards=3,
+    ),
+    "exact-lora-half": Zofx(
+        "LoRA of layers 15 to 29, the same, frozen prefix kept",
+        "senszoq",
+        {"train": "lora", "exact_layers": "all", "from_layer": 15},
+        {"steps": 300},
         forwards=3,
     ),
     "exact-lora-last": Zofx(
-        "zofx LoRA of the last 4 blocks, prefix cached, int8",
+        "LoRA of layers 26 to 29, the same, frozen prefix kept",
         "senszoq",
         {"train": "lora", "exact_layers": "all", "from_layer": 26},
-        {"steps": 2000, "lr": 1e-3},
+        {"steps": 800},
         forwards=3,
     ),
-    "peft-lora": FirstOrder("PEFT LoRA + AdamW, bf16", "lora", 1e-3),
-    "last-block": FirstOrder("torch, whole last block + AdamW, bf16", "last-block", 1e-4),
+    "peft-lora": FirstOrder("PEFT LoRA + AdamW on PyTorch, bf16", "lora", PEER_RATE, steps=100),
+    "last-block": FirstOrder(
+        "torch, whole last block + AdamW, bf16", "last-block", 1e-4, steps=400
+    ),
 }

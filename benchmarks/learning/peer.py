@@ -29,14 +29,16 @@ class Peer:
 
     Args:
         model: some of whose parameters ask for gradients.
-        lr: of AdamW.
+        lr: of AdamW, at the first step.
+        steps: over which it falls to zero, linearly.
         bfloat16: whether products are computed in bfloat16.
     """
 
-    def __init__(self, model: nn.Module, lr: float, bfloat16: bool) -> None:
+    def __init__(self, model: nn.Module, lr: float, steps: int, bfloat16: bool) -> None:
         self.model = model.eval()  # no dropout: the loss is that of the others
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=lr)
+        self._schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 0.0, steps)
         self._bfloat16 = bfloat16
 
     def evaluate(self, batch: Batch, keys: Sequence[Key], coefficients: FloatArray) -> FloatArray:
@@ -51,6 +53,7 @@ class Peer:
         weights = objective.weigh(scores.detach().float().numpy(), encoded)
         torch.autograd.backward((scores * torch.from_numpy(weights.astype(np.float32))).sum())
         self.optimizer.step()
+        self._schedule.step()
         self.optimizer.zero_grad()
 
     def _scores(self, batch: Batch) -> Tensor:
@@ -72,21 +75,21 @@ class Peer:
         return mean
 
 
-def lora(folder: Path, lr: float, bfloat16: bool, rank: int = 8) -> Peer:
+def lora(folder: Path, lr: float, steps: int, bfloat16: bool, rank: int = 8) -> Peer:
     """PEFT's adapters on the query and value projections."""
     import peft
 
     config = peft.LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
     )
-    return Peer(peft.get_peft_model(_loaded(folder), config), lr, bfloat16)
+    return Peer(peft.get_peft_model(_loaded(folder), config), lr, steps, bfloat16)
 
 
-def last_block(folder: Path, lr: float, bfloat16: bool) -> Peer:
+def last_block(folder: Path, lr: float, steps: int, bfloat16: bool) -> Peer:
     """Full fine-tuning of the last block; autograd stops below it."""
     model = _loaded(folder).requires_grad_(False)
     model.model.layers[-1].requires_grad_(True)
-    return Peer(model, lr, bfloat16)
+    return Peer(model, lr, steps, bfloat16)
 
 
 def _loaded(folder: Path) -> Any:

@@ -124,7 +124,7 @@ def plan(  # noqa: PLR0913  a verb has many options
     program, joint, assumed = _program(checkpoint, chosen, options, scores_file)
     predicted = forecast(
         program,
-        settings_for(chosen.settings, exact_layers).with_given(
+        settings_for(chosen.settings, exact_layers, train).with_given(
             batch_size=batch_size, queries=queries
         ),
         joint=joint,

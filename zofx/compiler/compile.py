@@ -105,7 +105,7 @@ def compile_model(
         manifest = Manifest(
             method=method.name,
             pipeline=", ".join(program.history),
-            recipe=asdict(settings_for(method.settings, options.exact_layers)),
+            recipe=asdict(settings_for(method.settings, options.exact_layers, options.train)),
             model=_model_description(checkpoint, options, positions),
             config=checkpoint.config.to_dict(),
             noise=noise_of(program),

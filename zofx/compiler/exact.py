@@ -21,12 +21,16 @@ from zofx.zo.settings import Settings
 
 EXACT: Final = "hybrid-first-order"
 ALL: Final = "all"
+LORA: Final = "lora"
 PROBED: Final = {PERTURBED, STACKED, PARTED}
 LATE: Final = "quantize-activations"
 """Rewrites products that `reverse-mode` has to see as they were."""
 
 UNABLE: Final = ("forward-mode", "insert-low-rank", "expose-scales")
 RATE: Final = 1e-3
+ADAPTER_RATE: Final = 4e-3
+"""Of LoRA: the best of 1e-3, 2e-3 and 4e-3 on dev (benchmarks/README.md, Learning)."""
+STEPS: Final = 300
 RULE: Final = "adam()"
 
 
@@ -87,15 +91,22 @@ def _probes(item: Pass) -> bool:
     return not PROBED.isdisjoint((*item.requires, *item.establishes))
 
 
-def settings_for(settings: Settings, asked: str | None) -> Settings:
-    """A method's settings of a run, where --exact-layers changes what it trains by."""
+def settings_for(settings: Settings, asked: str | None, train: str | None = None) -> Settings:
+    """A method's settings of a run, where --exact-layers changes what it trains by.
+
+    Args:
+        settings: of the method.
+        asked: as `--exact-layers` takes it.
+        train: as `--train` takes it: adapters start at zero, and take a higher rate than weights.
+    """
     if asked is None:
         return settings
+    rate = ADAPTER_RATE if train == LORA else RATE
     if asked == ALL:
         return replace(
             settings, estimator="exact", queries=0, tensors="", rays="", trial=False,
-            lr=RATE, exact_rule=RULE,
+            lr=rate, steps=STEPS, exact_rule=RULE,
         )  # fmt: skip
     if settings.exact_lr:
         return settings
-    return replace(settings, exact_lr=RATE, exact_rule=RULE)
+    return replace(settings, exact_lr=rate, exact_rule=RULE)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from zofx.compiler.exact import with_exact_layers
+from zofx.compiler.exact import LORA, with_exact_layers
 from zofx.compiler.methods import Method
 from zofx.errors import PipelineError
 from zofx.ir.facts import COORDINATES_SELECTED, HAS_TRAINABLES, ROW_SCALED, TRAINING
@@ -35,7 +35,6 @@ EVENLY: Final = "select-evenly"
 CUT: Final = ("freeze-layers", "cut-frozen-prefix")
 
 NONE: Final = "none"
-LORA: Final = "lora"
 INT4: Final = "int4"
 INT8: Final = "int8"
 INT8_ROW: Final = "int8-row"

@@ -123,10 +123,13 @@ class Footprint:
         """Bytes taken within an op."""
         return self.engine.scratch(node, self.shapes)
 
+    def peak(self) -> int:
+        """The most that is alive at once, in the graph's own order."""
+        return peak(self.program, self.size, self.scratch, self.engine.views)
+
     def forward(self) -> int:
         """The most that a forward takes."""
-        most = peak(self.program, self.size, self.scratch, self.engine.views)
-        return round(self.order * most)
+        return round(self.order * self.peak())
 
     def moved(self) -> int:
         """Bytes that ops other than products read and write, beside tensors of the table."""

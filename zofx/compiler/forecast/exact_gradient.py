@@ -2,7 +2,7 @@
 
     joint ─partition─▶ forward, backward          rows of a part = positions of a part / T
     stays    = weights of the backward graph (and of the forward graph, beside probes)
-    comes    = max(forward with its residuals, residuals + backward)
+    comes    = RESIDUE · residuals + order · max(peak of the forward without them, of the backward)
     time     = products of both graphs over the whole batch
 
 A batch goes through in parts (`zofx.runs.exact_gradient`), so memory does not grow with its rows.
@@ -10,6 +10,7 @@ On PyTorch both graphs read the same weights; an engine holds each graph's own, 
 """
 
 from dataclasses import replace
+from typing import Final
 
 from zofx.compiler.forecast.engine_memory import Footprint
 from zofx.compiler.forecast.op_costs import Axes, Shapes
@@ -18,6 +19,11 @@ from zofx.ir.program import Program, results_of
 from zofx.ir.residuals import partition
 from zofx.ir.schema import FROZEN_ROLES, Role
 from zofx.session import RESIDUAL_POSITIONS
+
+RESIDUE: Final = 1.5
+"""Bytes held per byte of residuals: blocks of an engine's arena have other sizes. Measured: ONNX
+Runtime, SmolLM2-135M, LoRA from layers 0, 15 and 26, parts of 24 and 192 positions: then the whole
+resident set is within 5 % of the forecast."""
 
 
 class ExactGradientCost:
@@ -62,4 +68,6 @@ class ExactGradientCost:
 
     def passing(self) -> int:
         """The most bytes that a part takes."""
-        return max(self.forward.forward(), self.residuals + self.backward.forward())
+        beside = self.forward.peak() - self.residuals
+        order = self.forward.order
+        return round(RESIDUE * self.residuals + order * max(beside, self.backward.peak()))

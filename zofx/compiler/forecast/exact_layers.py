@@ -80,7 +80,7 @@ def most_exact_layers(
     """
     program = captured(checkpoint, options)
     vocabulary = checkpoint.tokenizer.get_vocab_size() if checkpoint.tokenization else 0
-    settings = settings_for(method.settings, options.exact_layers)
+    settings = settings_for(method.settings, options.exact_layers, options.train)
     settings = settings.with_given(batch_size=budget.batch_size)
 
     def with_first(layer: int) -> Options:
