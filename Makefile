@@ -33,7 +33,7 @@ demo: $(READY)
 	$(ZOFX) eval demo/smollm2 --task trec --runtime ort
 	$(ZOFX) tune demo/smollm2 --task trec --runtime ort --steps 350 --schedule cosine --eval-every 350 --eval-size 100 -o demo/run
 	$(ZOFX) eval demo/smollm2 --run demo/run --runtime ort
-	$(ZOFX) compile $(MODEL) --train lora --exact-layers auto --memory 450MB --tokens 32 -o demo/lora
+	$(ZOFX) compile $(MODEL) --train lora --exact-layers all --train-from-layer 15 -o demo/lora
 	$(ZOFX) tune demo/lora --task trec --runtime ort --steps 150 --eval-every 150 --eval-size 100 -o demo/lora-run
 	$(ZOFX) eval demo/lora --run demo/lora-run --runtime ort
 

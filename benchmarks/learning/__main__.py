@@ -28,6 +28,7 @@ from zofx.compiler.sensitivity.scores import load_scores
 from zofx.errors import ZofxError
 from zofx.models.checkpoint import open_checkpoint
 
+MIB = 1 << 20
 MARKS = [5, 10, 20, 30, 45, 60, 90, 120]
 
 
@@ -124,15 +125,15 @@ def table(results: dict[str, Any]) -> str:
         seeds = sorted({p["seed"] for p in own})
         for points in zip(*([p for p in own if p["seed"] == s] for s in seeds), strict=False):
             each = ", ".join(
-                f"{p['accuracy']:.3f} [{p['interval'][0]:.3f}, {p['interval'][1]:.3f}]"
+                f"{p['accuracy']:.3f} [{p['interval95'][0]:.3f}, {p['interval95'][1]:.3f}]"
                 for p in points
             )
             mean = sum(p["accuracy"] for p in points) / len(points)
-            first, peak = points[0], max(p["peak_bytes"] or 0 for p in points) / 1e6
+            first, peak = points[0], max(p["peak_mib"] or 0 for p in points) * MIB / 1e6
             lines.append(
                 f"| {CONTESTANTS[name].label} | {first['seconds']:.1f} | {first['step']} "
                 f"| {first['row_forwards']} | {peak:.0f} | **{mean:.3f}**: {each} "
-                f"| {first.get('majority', '')} |"
+                f"| {first['majority']['share']:.3f} |"
             )
     return "\n".join(lines)
 

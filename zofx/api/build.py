@@ -57,6 +57,7 @@ def compile(  # noqa: PLR0913  a verb has many options
     sensitivity: str | PathLike[str] | None = None,
     memory: int | None = None,
     tokens: int = MemoryBudget.tokens,
+    alternatives: int = MemoryBudget.alternatives,
     after: After = lambda *_: None,
     callbacks: Sequence[Callback] = (),
     **options: Any,
@@ -72,6 +73,7 @@ def compile(  # noqa: PLR0913  a verb has many options
         sensitivity: a file of ranks made before, instead.
         memory: bytes that a step may take; exact_layers="auto" takes as many as fit.
         tokens: of the longest row, for that.
+        alternatives: candidates scored in one row, for that.
         after: called after every pass with (pass, program before, program now, remarks, seconds).
         callbacks: get progress by `on_message` and `on_progress`.
         options: quant, activations, train, fraction, from_layer, exact_layers, settings (a list
@@ -89,7 +91,7 @@ def compile(  # noqa: PLR0913  a verb has many options
         out=None if out is None else Path(out),
         calibration=calibration,
         sensitivity=None if sensitivity is None else Path(sensitivity),
-        budget=None if memory is None else MemoryBudget(memory, tokens),
+        budget=None if memory is None else MemoryBudget(memory, tokens, alternatives),
         after=after, listeners=Callbacks(callbacks),
     )  # fmt: skip
     return load(built.folder)

@@ -125,6 +125,12 @@ def compile_(  # noqa: PLR0913  a verb has many options
     tokens: Annotated[
         int, typer.Option("--tokens", min=1, metavar="T", help="Of the longest row, for --memory.")
     ] = 128,
+    alternatives: Annotated[
+        int,
+        typer.Option(
+            "--alternatives", min=1, metavar="C", help="Candidates in one row, for --memory."
+        ),
+    ] = 1,
     fraction: Annotated[
         float | None,
         typer.Option("--fraction", metavar="F", help="Share of the weights that trains."),
@@ -192,7 +198,9 @@ def compile_(  # noqa: PLR0913  a verb has many options
     options = Options(
         quant, activations, train, fraction, tuple(settings or ()), force, from_layer, exact_layers
     )
-    budget = MemoryBudget(parse_size("--memory", memory), tokens) if memory else None
+    budget = None
+    if memory:
+        budget = MemoryBudget(parse_size("--memory", memory), tokens, alternatives)
     shown = replace(options, exact_layers=ALL) if exact_layers == AUTO else options
     _require_printable(print_after, pipeline_for(chosen, shown))
     watch = Watch(print_after, save_stages)

@@ -33,11 +33,14 @@ class MemoryBudget:
     Attributes:
         limit: bytes of the largest resident set.
         tokens: T, of the longest row.
+        alternatives: C, candidates scored in one row: of several, only differences count, and the
+            head needs their rows alone.
         batch_size: rows of a step; None takes the method's.
     """
 
     limit: int
     tokens: int = 128
+    alternatives: int = 1
     batch_size: int | None = None
 
 
@@ -92,8 +95,9 @@ def most_exact_layers(
 
     def memory(made: Program, joint: Program | None) -> int:
         return forecast(
-            made, settings, joint=joint, tokens=budget.tokens, vocabulary=vocabulary, rates=UNTIMED
-        ).memory
+            made, settings, joint=joint, tokens=budget.tokens, alternatives=budget.alternatives,
+            vocabulary=vocabulary, rates=UNTIMED,
+        ).memory  # fmt: skip
 
     whole = compiled(0)
     layers = _last_block(whole[0]) + 1
@@ -113,7 +117,8 @@ def most_exact_layers(
         raise UsageError(
             f"--memory: exact gradients of the last layer alone take {needed[low] / 1e6:.0f} MB "
             f"with rows of {budget.tokens} tokens, and {budget.limit / 1e6:.0f} MB are allowed; "
-            "allow more, or say shorter rows (--tokens)"
+            "allow more, or say shorter rows (--tokens), or that candidates share one "
+            "(--alternatives)"
         )
     message(
         f"exact gradients for {layers - low} of {layers} layers: "

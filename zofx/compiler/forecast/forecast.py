@@ -153,6 +153,8 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     state = _state_bytes(recipe, program)
     evaluations = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
     stays = list(_stays(whole, vocabulary, moving, trained, state))
+    if prefix is not None and on_cpu:
+        stays.append(Part("tables of the prefix", _tables(prefix), "mapped whole, read by rows"))
     comes: list[Part] = []
     step: list[Part] = []
     flops = 0.0
@@ -166,6 +168,11 @@ def forecast(  # noqa: PLR0913  a step has many conditions
         step += _gradient(exact, rates)
         flops += 2 * exact.multiply_adds
     return Forecast(batch, axes, tuple(stays), tuple(comes), tuple(step), round(flops))
+
+
+def _tables(program: Program) -> int:
+    """Bytes of the tables that a program reads."""
+    return sum(spec.nbytes for spec in program.tensors.values() if spec.role in VOCABULARY)
 
 
 def _stays_for_gradient(exact: ExactGradientCost, probed: bool) -> Iterator[Part]:
