@@ -31,8 +31,8 @@ from zofx.models.checkpoint import open_checkpoint
 from zofx.runs.compiled_model import open_model, open_session
 from zofx.runs.task_data import open_workload
 from zofx.session import Session
-from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import Objective
+from zofx.tasks.rows import Encoded
 from zofx.tasks.selection import TaskChoice
 from zofx.zo.types import Key
 

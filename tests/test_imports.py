@@ -173,15 +173,15 @@ WRONG = [
 @pytest.mark.parametrize("words", WRONG)
 def test_what_needs_no_engine_to_be_wrong_loads_none(words: str) -> None:
     """A name that is not there is told in a second: torch alone takes five."""
-    held = modules_after(
+    loaded = modules_after(
         "import contextlib, io, sys\n"
         "from zofx.cli import main\n"
         f"sys.argv = ['zofx', *{words.split()}]\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
         "    main()"
     )
-    assert "zofx.errors" in held
-    assert not held & HEAVY
+    assert "zofx.errors" in loaded
+    assert not loaded & HEAVY
 
 
 def test_imports_keep_their_direction() -> None:

@@ -27,8 +27,9 @@ from zofx.compiler.methods import METHODS
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runtimes import RUNTIMES
 from zofx.session import Batch, Session
-from zofx.tasks.encode import Encoded, Encoder
+from zofx.tasks.encode import Encoder
 from zofx.tasks.objectives import OBJECTIVES
+from zofx.tasks.rows import Encoded
 from zofx.tasks.types import Example
 from zofx.zo.driver import Driver
 from zofx.zo.random.direction_spec import Basis

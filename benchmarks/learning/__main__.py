@@ -28,7 +28,6 @@ from zofx.compiler.sensitivity.scores import load_scores
 from zofx.errors import ZofxError
 from zofx.models.checkpoint import open_checkpoint
 
-MIB = 1 << 20
 MARKS = [5, 10, 20, 30, 45, 60, 90, 120]
 
 
@@ -129,7 +128,7 @@ def table(results: dict[str, Any]) -> str:
                 for p in points
             )
             mean = sum(p["accuracy"] for p in points) / len(points)
-            first, peak = points[0], max(p["peak_mib"] or 0 for p in points) * MIB / 1e6
+            first, peak = points[0], max(p["peak_bytes"] for p in points) / 1e6
             lines.append(
                 f"| {CONTESTANTS[name].label} | {first['seconds']:.1f} | {first['step']} "
                 f"| {first['row_forwards']} | {peak:.0f} | **{mean:.3f}**: {each} "

@@ -10,9 +10,9 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from benchmarks.step.turns import peak_bytes
 from zofx.runs.evaluation import Evaluation
 
 
@@ -30,7 +30,7 @@ class Clock:
     _spent: float = 0.0
     _since: float = field(default_factory=time.perf_counter)
     _next: int = 0
-    _peak: float | None = None
+    _peak: int | None = None
     _last: tuple[int, int] | None = None
 
     @property
@@ -59,26 +59,16 @@ class Clock:
         (step, row_forwards), self._last = self._last, None
         self._spent = self.seconds
         # Judging may take more memory than training: the peak is read before it.
-        self._peak = self._peak or peak_mib()
+        self._peak = self._peak or peak_bytes()
         while not self.done and self.marks[self._next] <= self._spent:
             self._next += 1
         judged = self.judge(step).to_dict()
         point = judged | {
             "step": step, "seconds": self._spent, "row_forwards": row_forwards,
-            "peak_mib": self._peak, "judging_seconds": judged.get("seconds"),
+            "peak_bytes": self._peak, "judging_seconds": judged.get("seconds"),
         }  # fmt: skip
         print(json.dumps(point), flush=True)
         self._since = time.perf_counter()
-
-
-def peak_mib() -> float:
-    """The largest resident set of this program, MiB: what its parent held before it does not count.
-
-    Linux alone tells it; `ru_maxrss` begins with the parent's.
-    """
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return round(int(kib) / 1024, 1)
 
 
 def last_point(lines: str) -> list[dict[str, Any]]:

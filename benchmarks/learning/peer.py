@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from zofx.session import IGNORED, Batch
-from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import ScoreObjective
+from zofx.tasks.rows import Encoded
 from zofx.zo.types import FloatArray, Key
 
 

@@ -21,7 +21,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         own = [p for p in results["points"] if p["contestant"] == name]
         if not own:
             continue
-        peak = max(p["peak_mib"] or 0 for p in own) * (1 << 20) / 1e6
+        peak = max(p["peak_bytes"] for p in own) / 1e6
         for seed in sorted({p["seed"] for p in own}):
             points = [p for p in own if p["seed"] == seed]
             label = f"{row.label} ({peak:.0f} MB)" if seed == own[0]["seed"] else None

@@ -78,7 +78,7 @@ def test_any_value_in_the_header(
 
 
 def inside(path: Path, data: bytes) -> None:
-    """Every tensor that is found begins within the file."""
+    """Every tensor that a header lists begins within the file."""
     for span in attempted(path, data).values():
         assert 0 <= span.offset <= len(data)
         assert all(size >= 0 for size in span.shape)

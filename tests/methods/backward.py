@@ -35,7 +35,7 @@ from tests.runtimes.reference import ARITHMETIC, FUNCTION, UNIT, Rounding
 from zofx.artifact import layout
 from zofx.ir.graph_json import load_graph
 from zofx.ir.symbols import TorchDispatchMode
-from zofx.tasks.encode import Encoded
+from zofx.tasks.rows import Encoded
 from zofx.zo.types import FloatArray, Key, key_words
 
 aten = torch.ops.aten

@@ -30,8 +30,9 @@ from zofx.compiler.methods import METHODS
 from zofx.compiler.options import pipeline_for
 from zofx.models.checkpoint import open_checkpoint
 from zofx.session import Batch, ExactSession, Session, Weigh
-from zofx.tasks.encode import Encoded, Encoder
+from zofx.tasks.encode import Encoder
 from zofx.tasks.objectives import OBJECTIVES
+from zofx.tasks.rows import Encoded
 from zofx.tasks.types import Example
 from zofx.zo.driver import Driver
 from zofx.zo.settings import Settings

@@ -25,7 +25,7 @@ from torch import Tensor
 from tests.methods.reference import Loss, Method, Tensors
 from tests.runtimes import reference
 from zofx.session import Batch
-from zofx.tasks.encode import Encoded
+from zofx.tasks.rows import Encoded
 from zofx.zo.types import FloatArray, Key
 
 UNIT = reference.UNIT

@@ -16,8 +16,8 @@ from tests.methods.free_run import FreeRun
 from tests.methods.model import MASK, Model
 from tests.methods.reference import Mezo, Tensors
 from zofx.session import Batch
-from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import OBJECTIVES
+from zofx.tasks.rows import Encoded
 
 LR, EPS = 0.01, 0.3
 DELTA = torch.tensor([3e-6, 1e-6], dtype=torch.float64)

@@ -55,7 +55,7 @@ def test_a_conversation_is_what_transformers_writes(template: str) -> None:
 
 
 def test_the_assistants_tokens_alone_are_scored() -> None:
-    """Every turn of it, with the mark that ends it; nothing that a user said."""
+    """Every turn of it, with the mark that ends it; no turn of a user."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit

@@ -14,7 +14,6 @@ from tests.scripted import scripted
 from tests.tasks.test_decode import decoder, says
 from zofx.errors import UsageError
 from zofx.session import Batch, Session
-from zofx.tasks.encode import Encoded
 from zofx.tasks.metrics import (
     Accuracy,
     TextMatch,
@@ -26,6 +25,7 @@ from zofx.tasks.metrics import (
     wilson,
 )
 from zofx.tasks.objectives import OBJECTIVES, TextObjective, objective_for, predictions
+from zofx.tasks.rows import Encoded
 from zofx.tasks.types import Example
 from zofx.zo.types import FloatArray, Key
 

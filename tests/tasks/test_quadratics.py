@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.tasks.test_objectives import encoded
-from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import OBJECTIVES
 from zofx.tasks.quadratics import derivatives, of_examples
+from zofx.tasks.rows import Encoded
 from zofx.zo.types import FloatArray
 
 STEP = 2.0**-10

@@ -4,7 +4,7 @@ model ──open──▶ Checkpoint ──trace──▶ Program ──rank, wh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -13,12 +13,11 @@ from zofx.api.artifact import Artifact, load
 from zofx.api.callbacks import Callback, Callbacks
 from zofx.artifact.manifest import Manifest
 from zofx.compiler.compile import Beside, Ranks, compile_model, nothing_beside
-from zofx.compiler.exact import ALL
 from zofx.compiler.forecast.exact_layers import (
-    AUTO,
     MemoryBudget,
     most_exact_layers,
     require_budget,
+    whole,
 )
 from zofx.compiler.inputs import require_place, require_sources
 from zofx.compiler.methods import METHODS
@@ -113,14 +112,13 @@ def build(  # noqa: PLR0913  as `compile`
     """What `compile` does; see there. `beside` puts more into the folder, see `compile_model`."""
     chosen = METHODS[method]
     require_budget(options, budget)
-    automatic = options.exact_layers == AUTO
-    options = replace(options, exact_layers=ALL) if automatic else options
+    options = whole(options)
     pipeline = pipeline_for(chosen, options)
     require_sources(model, calibration, sensitivity)
     folder = out or Path("artifacts") / f"{_short(model)}-{method}-{_quant(pipeline)}"
     require_place(folder, options.force)
     checkpoint = open_checkpoint(model)
-    if automatic and budget:
+    if budget:
         options = most_exact_layers(checkpoint, chosen, options, budget, listeners.message)
     scores = _scores(checkpoint, pipeline, calibration, sensitivity, listeners)
     manifest = compile_model(

@@ -1,6 +1,6 @@
 """What a task may be: a name, a file, or rows in memory.
 
-"trec" · "films.csv" · Path                      found by name
+"trec" · "films.csv" · Path                      looked up by name
 [{"prompt": …, "completion": …}, …]              rows, each as a record of a file
 datasets.Dataset                                 rows; a field that is None is left out
 {"train": rows, "dev": rows, "test": rows}       rows by split; DatasetDict's "validation" is dev

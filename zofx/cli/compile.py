@@ -1,7 +1,6 @@
 """zofx compile: a checkpoint goes in, an artifact comes out."""
 
 from collections import Counter
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -191,8 +190,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
     say("loading torch, transformers and onnx")
     from zofx.api.build import build
     from zofx.api.callbacks import Callbacks
-    from zofx.compiler.exact import ALL
-    from zofx.compiler.forecast.exact_layers import AUTO, MemoryBudget
+    from zofx.compiler.forecast.exact_layers import MemoryBudget, whole
     from zofx.compiler.options import Options, pipeline_for
 
     options = Options(
@@ -201,8 +199,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
     budget = None
     if memory:
         budget = MemoryBudget(parse_size("--memory", memory), tokens, alternatives)
-    shown = replace(options, exact_layers=ALL) if exact_layers == AUTO else options
-    _require_printable(print_after, pipeline_for(chosen, shown))
+    _require_printable(print_after, pipeline_for(chosen, whole(options)))
     watch = Watch(print_after, save_stages)
     with Progress("compile") as bar:
         built = build(

@@ -33,8 +33,8 @@ from zofx.tasks.class_report import classes_of
 from zofx.tasks.data.order import balanced_indices, batch_indices
 from zofx.tasks.data.pool import Pool
 from zofx.tasks.data_report import DataReport
-from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import ScoreObjective
+from zofx.tasks.rows import Encoded
 from zofx.tasks.selection import TaskChoice
 from zofx.tasks.types import Record
 from zofx.zo.journal.format import Journal

@@ -33,8 +33,8 @@ from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
 from zofx.session import ExactSession, Session
 from zofx.tasks.catalog.jsonl_task import ROWS
-from zofx.tasks.encode import Encoded
 from zofx.tasks.objectives import measurement
+from zofx.tasks.rows import Encoded
 from zofx.zo.driver import Driver, StepLog
 from zofx.zo.journal.format import Journal
 from zofx.zo.journal.writer import JournalWriter

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from zofx.tasks.encode import Encoder, Row
+from zofx.tasks.encode import Encoder
+from zofx.tasks.rows import Row
 from zofx.tasks.types import NO_LIMIT, Example
 
 OUTLIER: Final = 4

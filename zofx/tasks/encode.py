@@ -1,4 +1,4 @@
-"""Examples → rows of a batch, and scores back to examples.
+"""Examples → rows of tokens, as a model of their kind reads and scores them.
 
     causal    full = [bos] tok(prompt) · option
               option = what tok(prompt + candidate) has after tok(prompt), where it begins so;
@@ -6,7 +6,6 @@
               option token i is scored at position i − 1, whose output predicts it
               row = full without its last token: nothing scored depends on that one
     masked    row = tok(prompt with one mask); the candidates' single tokens, scored at the mask
-    scores    logprob[P, N, C] → f32[P, B, M]; −inf where an example has fewer than M candidates
 
 Candidates of one token after the same tokens share a row (C alternatives, S = 1); others take a
 row each (C = 1, S option tokens). Both give the mean log-probability of the option's tokens, so
@@ -22,18 +21,15 @@ The stripping of spaces and the truncation are MeZO's (Malladi et al. 2023, larg
 so is the option where nothing merges.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from zofx.errors import UsageError
-from zofx.session import IGNORED, Batch
+from zofx.tasks.rows import Encoded, Row, collate, merged_row
 from zofx.tasks.types import MASK, NO_LIMIT, Example, Markup, Task
-from zofx.zo.types import FloatArray, IntArray
 
 SHORTEST = 4
 
@@ -43,80 +39,6 @@ MOST_CHARACTERS: Final = 1 << 24
 ANCHORS: Final = ("\n", ".", "0", "a")
 """Texts to put before a candidate, so that it is not the beginning of one; the first that does not
 merge with it is taken."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row before padding.
-
-    Attributes:
-        example: index of its example in the batch.
-        candidates: which candidates its C alternatives are.
-        tokens: input ids.
-        positions: where to score, S indices.
-        targets: S × C token ids.
-        cut: how many tokens of the prompt were left out, because the row would be too long.
-        merged: whether the tokenizer merges the end of the prompt with the candidate.
-    """
-
-    example: int
-    candidates: tuple[int, ...]
-    tokens: tuple[int, ...]
-    positions: tuple[int, ...]
-    targets: tuple[tuple[int, ...], ...]
-    cut: int = 0
-    merged: bool = False
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A batch and how its rows belong to its B examples.
-
-    Attributes:
-        batch: what a session evaluates.
-        row_example: i64[N], the example of each row.
-        row_candidate: i64[N, C], the candidate of each alternative; -1 marks padding.
-        gold: i64[B], the gold candidate.
-        counts: i64[B, M], scored tokens per candidate; 0 where there is none.
-        examples: the B examples, for objectives that read text.
-    """
-
-    batch: Batch
-    row_example: IntArray
-    row_candidate: IntArray
-    gold: IntArray
-    counts: IntArray
-    examples: tuple[Example, ...] = ()
-
-    def scores(self, logprob: FloatArray) -> FloatArray:
-        """Mean log-probability of each candidate, f32[P, B, M], from a session's f32[P, N, C]."""
-        rows, columns = np.nonzero(self.row_candidate >= 0)
-        scores = np.full((len(logprob), *self.counts.shape), -np.inf, dtype=np.float32)
-        scores[:, self.row_example[rows], self.row_candidate[rows, columns]] = logprob[
-            :, rows, columns
-        ]
-        return scores
-
-    def spread(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Weights of candidates f64[B, M] as weights of what a session returns, f64[N, C]."""
-        rows, columns = np.nonzero(self.row_candidate >= 0)
-        places = np.zeros(self.row_candidate.shape, dtype=np.float64)
-        places[rows, columns] = weights[self.row_example[rows], self.row_candidate[rows, columns]]
-        return places
-
-    def take(self, chosen: Sequence[int]) -> "Encoded":
-        """Some of its examples, with their rows, as a batch of its own."""
-        places = np.full(len(self.gold), -1, np.int64)
-        places[list(chosen)] = np.arange(len(chosen))
-        rows = np.flatnonzero(places[self.row_example] >= 0)
-        return Encoded(
-            self.batch.rows(rows),
-            places[self.row_example[rows]],
-            self.row_candidate[rows],
-            self.gold[list(chosen)],
-            self.counts[list(chosen)],
-            tuple(self.examples[n] for n in chosen) if self.examples else (),
-        )
 
 
 @dataclass(frozen=True)
@@ -173,7 +95,7 @@ class Encoder:
         chosen = [_gold(example) if gold_only else example for example in examples]
         rows = [row for index, example in enumerate(chosen) for row in self.rows(example, index)]
         length = self._padded(max(len(row.tokens) for row in rows))
-        encoded = _collate(chosen, rows, length, self.pad_id)
+        encoded = collate(chosen, rows, length, self.pad_id)
         batch = replace(encoded.batch, relative=relative and len(rows) == len(chosen))
         return replace(encoded, batch=batch, examples=tuple(examples))
 
@@ -214,7 +136,7 @@ class Encoder:
         rows = [self._option_row(index, c, example, prompt) for c in range(len(example.candidates))]
         self._require_different(example, [row.targets for row in rows])
         shared = len({(row.tokens, row.positions) for row in rows}) == 1
-        return [_merged(rows)] if shared and len(rows[0].positions) == 1 else rows
+        return [merged_row(rows)] if shared and len(rows[0].positions) == 1 else rows
 
     @property
     def _bos(self) -> tuple[int, ...]:
@@ -388,48 +310,6 @@ def _gold(example: Example) -> Example:
     """The example with its gold candidate only."""
     gold = example.candidates[example.answer]
     return Example(example.prompt, (gold,), id=example.id, turns=example.turns)
-
-
-def _merged(rows: Sequence[Row]) -> Row:
-    """Single-token candidates after the same tokens: one row with an alternative for each."""
-    candidates = tuple(c for row in rows for c in row.candidates)
-    targets = tuple(row.targets[0][0] for row in rows)
-    return replace(rows[0], candidates=candidates, targets=(targets,))
-
-
-def _collate(examples: Sequence[Example], rows: Sequence[Row], length: int, pad_id: int) -> Encoded:
-    """Pad rows to common N × T, S and C."""
-    N, S = len(rows), max(len(row.positions) for row in rows)
-    C = max(len(row.candidates) for row in rows)
-    counts = np.zeros((len(examples), max(len(e.candidates) for e in examples)), dtype=np.int64)
-    for row in rows:
-        counts[row.example, list(row.candidates)] = len(row.positions)
-    return Encoded(
-        Batch(
-            input_ids=_stack((row.tokens for row in rows), (N, length), pad_id),
-            attention_mask=_stack(((1,) * len(row.tokens) for row in rows), (N, length), 0),
-            positions=_stack((row.positions for row in rows), (N, S), 0),
-            targets=_stack_targets(rows, (N, S, C)),
-        ),
-        row_example=np.array([row.example for row in rows], dtype=np.int64),
-        row_candidate=_stack((row.candidates for row in rows), (N, C), -1),
-        gold=np.array([example.answer for example in examples], dtype=np.int64),
-        counts=counts,
-    )
-
-
-def _stack(rows: Iterable[Sequence[int]], shape: tuple[int, int], fill: int) -> IntArray:
-    array = np.full(shape, fill, dtype=np.int64)
-    for line, row in zip(array, rows, strict=True):
-        line[: len(row)] = row
-    return array
-
-
-def _stack_targets(rows: Sequence[Row], shape: tuple[int, int, int]) -> IntArray:
-    array = np.full(shape, IGNORED, dtype=np.int64)
-    for line, row in zip(array, rows, strict=True):
-        line[: len(row.positions), : len(row.candidates)] = row.targets
-    return array
 
 
 def encoder_for(

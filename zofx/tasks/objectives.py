@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from zofx.errors import UsageError
 from zofx.session import Session
 from zofx.tasks.decode import Decoder
-from zofx.tasks.encode import Encoded
 from zofx.tasks.quadratics import (
     cross_entropy_model,
     derivatives,
     likelihood_model,
     of_examples,
 )
+from zofx.tasks.rows import Encoded
 from zofx.tasks.types import Example, Kind
 from zofx.zo.gauss_newton import Quadratics
 from zofx.zo.types import FloatArray, Key

@@ -17,7 +17,7 @@ Method, arXiv 1412.1193, §5 and §11 (the empirical Fisher).
 import numpy as np
 from numpy.typing import NDArray
 
-from zofx.tasks.encode import Encoded
+from zofx.tasks.rows import Encoded
 from zofx.zo.gauss_newton import Quadratics
 from zofx.zo.types import FloatArray
 

@@ -91,7 +91,7 @@ def open_task(
     Args:
         choice: which examples.
         masked: whether the model is a masked one.
-        own: the rows, where these are the task; else it is found by its name.
+        own: the rows, where these are the task; else a task of that name is opened.
         markup: what the model has written around its texts.
 
     Raises:

@@ -41,8 +41,8 @@ class Example:
         accepted: indices that also count as right in the accuracy (ReCoRD lists several).
         references: gold answers as text, for EM and F1 of generated text.
         id: where the example comes from, for messages.
-        turns: places in the prompt that are scored like the candidate: what the assistant of a
-            conversation said before; pairs of first character and the one behind the last.
+        turns: places in the prompt that are scored like the candidate: earlier turns of the
+            assistant of a conversation; pairs of first character and the one after the last.
     """
 
     prompt: str

@@ -1,6 +1,7 @@
 """What exact gradients take, against what a session really keeps between its two graphs."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,17 @@ def test_memory_does_not_grow_with_the_batch(llama: Path) -> None:
 
 
 def test_parts_of_a_forecast(llama: Path) -> None:
-    """Weights are held a second time, by the backward graph; there is no probe to pay for."""
+    """The backward graph has weights of its own; there is no probe to pay for."""
     program, joint = programs(llama, options())
     settings = settings_for(METHOD.settings, "all")
     parts = forecast(program, settings, joint=joint, tokens=TOKENS, rates=RATES)
     stays = {part.name: part.amount for part in parts.stays}
     trained = sum(spec.nbytes for spec in joint.tensors.values() if spec.role == "exact")
-    assert stays["gradients"] == stays["moments"] == 2 * trained
+    assert stays["gradients"] == 2 * trained
+    assert stays["state of their rule"] == 2 * trained  # Adam's moments
+    plain = replace(settings, exact_rule="")
+    without = forecast(program, plain, joint=joint, tokens=TOKENS, rates=RATES)
+    assert {part.name: part.amount for part in without.stays}["state of their rule"] == 0
     assert 0 < stays["weights of the gradient"] <= stays["frozen weights"] + stays["tables"]
     assert [part.name for part in parts.comes] == ["gradient"]
     assert parts.flops > 0

@@ -21,8 +21,8 @@ from zofx.ir.schema import FROZEN_ROLES, Role
 from zofx.session import RESIDUAL_POSITIONS
 
 RESIDUE: Final = 1.5
-"""Bytes held per byte of residuals: blocks of an engine's arena have other sizes. Measured: ONNX
-Runtime, SmolLM2-135M, LoRA from layers 0, 15 and 26, one step of 24 and of 192 positions."""
+"""Bytes resident per byte of residuals: blocks of an engine's arena have other sizes. Measured on
+ONNX Runtime: SmolLM2-135M, LoRA from layers 0, 15 and 26, one step of 24 and of 192 positions."""
 
 
 class ExactGradientCost:

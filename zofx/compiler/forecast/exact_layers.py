@@ -1,16 +1,19 @@
 """How many of the last layers can train by exact gradients within some memory.
 
-    smallest L with   memory(layers L … n−1 exact, those below kept as they are) ≤ budget
+    smallest L with   memory(layers L … n−1 exact, those before frozen) ≤ budget
 
-By bisection: memory falls with L. What is below L is computed once per example and kept on disk, so
-it has no residuals and no backward graph. Every L that is looked at is compiled on shapes.
+By bisection: memory falls as L grows. Layers before L are a frozen prefix, computed once per
+example and kept on disk: they have no residuals and no backward graph. Every L that is tried is
+compiled on shapes.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
-from zofx.compiler.exact import rewrite, settings_for
+from zofx.compiler.exact import ALL, rewrite, settings_for
 from zofx.compiler.forecast.forecast import forecast
 from zofx.compiler.forecast.machine_speed import Rates
 from zofx.compiler.frontend import captured
@@ -93,38 +96,49 @@ def most_exact_layers(
         message(f"predicting the memory of training from layer {first} on")
         return rewrite(without_scores(pipeline_for(method, with_first(first))), program)
 
-    def memory(made: Program, joint: Program | None) -> int:
+    @cache
+    def memory(first: int) -> int:
+        made, joint = compiled(first) if first else everything
         return forecast(
             made, settings, joint=joint, tokens=budget.tokens, alternatives=budget.alternatives,
             vocabulary=vocabulary, rates=UNTIMED,
         ).memory  # fmt: skip
 
-    whole = compiled(0)
-    layers = _last_block(whole[0]) + 1
-    needed = {0: memory(*whole)}
-    low, high = 0, layers - 1  # the smallest first layer that fits is in low … high, if any does
-    while low < high:
-        middle = (low + high) // 2
-        if middle not in needed:
-            needed[middle] = memory(*compiled(middle))
-        if needed[middle] <= budget.limit:
-            high = middle
-        else:
-            low = middle + 1
-    if low not in needed:
-        needed[low] = memory(*compiled(low))
-    if needed[low] > budget.limit:
+    everything = compiled(0)
+    layers = _last_block(everything[0]) + 1
+    first = first_that_fits(layers, memory, budget.limit)
+    if first is None:
         raise UsageError(
-            f"--memory: exact gradients of the last layer alone take {needed[low] / 1e6:.0f} MB "
-            f"with rows of {budget.tokens} tokens, and {budget.limit / 1e6:.0f} MB are allowed; "
-            "allow more, or say shorter rows (--tokens), or that candidates share one "
-            "(--alternatives)"
+            "--memory: exact gradients of the last layer alone take "
+            f"{memory(layers - 1) / 1e6:.0f} MB with rows of {budget.tokens} tokens, and "
+            f"{budget.limit / 1e6:.0f} MB are allowed; allow more, or say shorter rows (--tokens), "
+            "or that candidates share one (--alternatives)"
         )
     message(
-        f"exact gradients for {layers - low} of {layers} layers: "
-        f"{needed[low] / 1e6:.0f} MB predicted, {budget.limit / 1e6:.0f} MB allowed"
+        f"exact gradients for {layers - first} of {layers} layers: "
+        f"{memory(first) / 1e6:.0f} MB predicted, {budget.limit / 1e6:.0f} MB allowed"
     )
-    return with_first(low)
+    return with_first(first)
+
+
+def first_that_fits(layers: int, memory: Callable[[int], int], limit: int) -> int | None:
+    """The smallest L in 0 … layers − 1 with memory(L) ≤ limit; None if there is none.
+
+    Args:
+        layers: at least one.
+        memory: bytes by L, which do not grow with it.
+        limit: bytes.
+    """
+    if memory(0) <= limit:
+        return 0
+    if memory(layers - 1) > limit:
+        return None
+    return bisect_left(range(layers), True, lo=1, key=lambda first: memory(first) <= limit)
+
+
+def whole(options: Options) -> Options:
+    """The options with everything exact, where a budget is yet to decide."""
+    return replace(options, exact_layers=ALL) if options.exact_layers == AUTO else options
 
 
 def _last_block(program: Program) -> int:

@@ -34,7 +34,7 @@ from zofx.ir.schema import FROZEN_ROLES, UPDATED_ROLES, VOCABULARY, Role
 from zofx.runtimes.host.batching import BatchingPolicy, cpu_batching_policy, cuts
 from zofx.runtimes.host.theta import keeps
 from zofx.zo.recipe import Recipe
-from zofx.zo.rules.gradient_rules import Gradient
+from zofx.zo.rules.gradient_rules import Gradient, TensorRule
 from zofx.zo.settings import Settings
 from zofx.zo.types import Key, Ray
 
@@ -149,7 +149,6 @@ def forecast(  # noqa: PLR0913  a step has many conditions
     whole = Footprint(program, shapes, runtime)
     cost = Footprint(remainder, shapes, runtime)
     work = Footprint(remainder, Shapes(program, replace(axes, rows=batch)), runtime)
-    exact = joint and ExactGradientCost(joint, replace(axes, rows=batch), runtime)
     state = _state_bytes(recipe, program)
     evaluations = 1 + (len(recipe.trial.multipliers) / probes if recipe.trial else 0)
     stays = list(_stays(whole, vocabulary, moving, trained, state))
@@ -162,8 +161,9 @@ def forecast(  # noqa: PLR0913  a step has many conditions
         comes += _comes(cost, recipe, moving, trained, state)
         step += _step(work, rates, evaluations, len(groups), trained)
         flops += 2 * evaluations * work.multiply_adds
-    if exact:
-        stays += _stays_for_gradient(exact, probed)
+    if joint is not None:
+        exact = ExactGradientCost(joint, replace(axes, rows=batch), runtime)
+        stays += _stays_for_gradient(exact, probed, _exact_state_bytes(recipe, joint))
         comes.append(Part("gradient", exact.passing(), f"{exact.rows} rows at a time"))
         step += _gradient(exact, rates)
         flops += 2 * exact.multiply_adds
@@ -175,11 +175,11 @@ def _tables(program: Program) -> int:
     return sum(spec.nbytes for spec in program.tensors.values() if spec.role in VOCABULARY)
 
 
-def _stays_for_gradient(exact: ExactGradientCost, probed: bool) -> Iterator[Part]:
-    """What exact gradients hold from step to step."""
+def _stays_for_gradient(exact: ExactGradientCost, probed: bool, state: int) -> Iterator[Part]:
+    """What exact gradients keep from step to step."""
     yield Part("weights of the gradient", exact.weights(probed), "of its graphs, packed")
     yield Part("gradients", 2 * exact.trained, "of a part, and their sum")
-    yield Part("moments", 2 * exact.trained, "of Adam, the rule on exact gradients")
+    yield Part("state of their rule", state)
 
 
 def _gradient(exact: ExactGradientCost, rates: Rates) -> Iterator[Part]:
@@ -235,15 +235,26 @@ def _held_directions(cost: Footprint, trained: int) -> int:
 
 
 def _state_bytes(recipe: Recipe, program: Program) -> int:
-    """What a rule on tensors keeps after a step: asked of the rule, on tensors of one element."""
-    if recipe.tensors is None:
+    """What the rule on tensors keeps of what probes train."""
+    ones = {spec.name: np.ones(1, np.float32) for spec in program.trainables}
+    rays = (Ray(Key(0, 0), 1.0),) * recipe.estimator.rays
+    return _kept_by(recipe.tensors, program, Gradient(rays, (), lambda key: ones))
+
+
+def _exact_state_bytes(recipe: Recipe, joint: Program) -> int:
+    """What the rule on exact gradients keeps."""
+    exact = [spec.name for spec in joint.tensors.values() if spec.role is Role.EXACT]
+    ones = {name: np.ones(1, np.float32) for name in exact}
+    return _kept_by(recipe.exact_rule, joint, Gradient((), (), lambda key: {}, ones))
+
+
+def _kept_by(rule: TensorRule[Any] | None, program: Program, gradient: Gradient) -> int:
+    """Bytes of a rule's state after a step: asked of the rule, on tensors of one element."""
+    if rule is None:
         return 0
     sizes = {s.name: s.nbytes for s in program.tensors.values() if s.role in UPDATED_ROLES}
     theta = {name: np.ones(1, np.float32) for name in sizes}
-    trainables = {spec.name: theta[spec.name] for spec in program.trainables}
-    rays = (Ray(Key(0, 0), 1.0),) * recipe.estimator.rays
-    gradient = Gradient(rays, (), lambda key: trainables)
-    _, state = recipe.tensors.update(gradient, theta, recipe.tensors.init(theta))
+    _, state = rule.update(gradient, theta, rule.init(theta))
     return sum(sizes[name] for name in _names(state))
 
 

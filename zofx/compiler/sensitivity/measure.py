@@ -26,8 +26,9 @@ from zofx.compiler.sensitivity.scores import Provenance, Scores, load_scores
 from zofx.errors import UsageError
 from zofx.ir import ops
 from zofx.models.checkpoint import Checkpoint
-from zofx.tasks.encode import Encoded, Encoder
+from zofx.tasks.encode import Encoder
 from zofx.tasks.objectives import ScoreObjective
+from zofx.tasks.rows import Encoded
 from zofx.tasks.types import Example
 
 __all__ = ["Scores", "load_scores", "sensitivity", "task_sensitivity"]
