@@ -255,7 +255,7 @@ def test_a_run_is_exported(tuned: zofx.Run, tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(out).config.hidden_size == 32
     with pytest.raises(UsageError, match="exists already"):
         tuned.export("hf", out)
-    with pytest.raises(UsageError, match="there is no such format"):
+    with pytest.raises(UsageError, match="there is no export format 'ggml'"):
         tuned.export("ggml", tmp_path / "other")
 
 

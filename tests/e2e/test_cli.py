@@ -263,7 +263,7 @@ WRONG: list[tuple[Sequence[str], int, str]] = [
     (["eval", "ART"], 2, "name a task"),
     (["eval", "ART", "--task", "mood.jsonl", "--split", "valid"], 2, "there are train, dev, test"),
     (["eval", "ART", "--task", "mood.jsonl", "--run", "nowhere"], 2, "is not a run folder"),
-    (["export", "ART", "--to", "gguf", "-o", "x"], 2, "there is no such format"),
+    (["export", "ART", "--to", "gguff", "-o", "x"], 2, "there is no export format"),
     (["export", "nowhere", "-o", "x"], 2, "is not a compiled artifact"),
     (["inspect", "nowhere"], 2, "is not a compiled artifact"),
     (["inspect", "ART", "--after", "split"], 2, "this artifact's passes are"),

@@ -24,7 +24,7 @@ from transformers import (
 
 from zofx.errors import ArtifactError, UsageError
 from zofx.models.checkpoint import build_on_meta, open_checkpoint
-from zofx.models.hf_export import export_hf
+from zofx.models.hf_export import Beside, export_hf
 from zofx.models.tokenizer import SpecialTokens
 
 SIZES: dict[str, Any] = {
@@ -117,6 +117,37 @@ def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (62, 63, 63)
     assert open_checkpoint(str(out)).special == special
     assert AutoModelForCausalLM.from_pretrained(out).generation_config.eos_token_id == 63
+
+
+def test_how_it_writes_comes_along(tmp_path: Path) -> None:
+    """Chat template, every special token, the settings of generation and a card, kept as given."""
+    vocab = {"<s>": 0, "</s>": 1, "<unk>": 2, "hello": 3}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    model = auto("llama").from_config(CONFIGS["llama"])
+    beside = Beside(
+        chat_template="{% for m in messages %}{{ m['content'] }} {% endfor %}",
+        special_tokens={"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        generation={"temperature": 0.5, "top_p": 0.9, "do_sample": True, "max_new_tokens": 7},
+        max_length=32,
+        texts={"README.md": "# A card\n"},
+    )
+    out = tmp_path / "out"
+    export_hf(
+        model.config.to_dict(), tokenizer.to_str().encode(), parameters(model), out,
+        SpecialTokens(bos_id=0, eos_id=1, pad_id=1), beside=beside,
+    )  # fmt: skip
+    theirs = AutoTokenizer.from_pretrained(out)
+    talk = [{"role": "user", "content": "hello"}]
+    assert theirs.apply_chat_template(talk, tokenize=False) == "hello "
+    assert (theirs.unk_token, theirs.model_max_length) == ("<unk>", 32)
+    again = open_checkpoint(str(out)).description
+    assert again["chat_template"] == beside.chat_template
+    assert again["special_tokens"].items() >= beside.special_tokens.items()
+    assert again["generation"].items() >= beside.generation.items()
+    generation = AutoModelForCausalLM.from_pretrained(out).generation_config
+    assert (generation.temperature, generation.eos_token_id) == (0.5, 1)
+    assert (out / "README.md").read_text() == "# A card\n"
 
 
 def bad_tensors(case: str, model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

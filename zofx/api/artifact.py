@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from zofx.api.callbacks import Callback
-from zofx.api.export import export, require_format
+from zofx.api.export import ExportOptions, export, require_format
 from zofx.api.inference import Question, Source, changed, continued, judge
 from zofx.api.sources import TaskSource, named_task
 from zofx.api.training import Procedure, trained
 from zofx.artifact.manifest import Manifest
+from zofx.export.merged_artifact import merge
+from zofx.export.subject import Subject
 from zofx.files.atomic import require_free
 from zofx.options import checked, options_of, with_options
 from zofx.runs.compiled_model import Model, open_model
@@ -245,27 +247,43 @@ class Artifact:
         *,
         run: RunLike | None = None,
         step: StepSelector = "best",
-        dtype: str = "float32",
+        **options: Any,
     ) -> Path:
-        """Write a merged checkpoint; returns its folder.
+        """Write what other tools load; returns its folder.
 
         Args:
-            to: "hf", a folder that transformers loads.
+            to: "hf", a merged checkpoint for transformers, or "peft", a LoRA adapter.
             out: the folder to make.
-            run: whose trainables are merged; None takes the model as compiled.
+            run: whose trainables are written; None takes the model as compiled.
             step: as in `evaluate`.
-            dtype: "float32", "bfloat16" or "float16".
+            options: dtype="float32", "bfloat16" or "float16" of "hf"; base and rank of "peft", see
+                `zofx.api.export.ExportOptions`.
 
         Raises:
-            UsageError: no such format, or the folder is taken.
-            UnsupportedError: what trains is in no weight of the checkpoint.
+            UsageError: no such format or option, or the folder is taken.
+            UnsupportedError: the format cannot hold what trained.
         """
-        require_format(to)
+        asked = ExportOptions.of(options)
+        require_format(to, asked)
         require_free(Path(out))
-        folder = self._run(run)
-        theta = None if folder is None else folder.theta(self.path, self.manifest, step)[1]
-        export(self.path, self.manifest, theta, to, Path(out), dtype=dtype)
+        export(Subject.of(self.path, self._run(run), step), to, Path(out), asked)
         return Path(out)
+
+    def merge(
+        self, run: RunLike, out: str | PathLike[str], *, step: StepSelector = "best"
+    ) -> "Artifact":
+        """An artifact that begins where a run of this one ended, bit by bit.
+
+        Args:
+            run: one of its runs, or its folder.
+            out: the folder to make.
+            step: as in `evaluate`.
+
+        Raises:
+            UsageError: the folder is taken, or the run is of another artifact.
+        """
+        merge(Subject.of(self.path, self._run(run), step), Path(out))
+        return load(out)
 
     def _run(self, run: RunLike | None) -> RunFolder | None:
         from zofx.api.run import Run

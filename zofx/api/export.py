@@ -1,71 +1,147 @@
-"""An artifact, or a run of it, as a checkpoint for other tools.
+"""An artifact, or a run of it, as what other tools load.
 
-artifact + θ ──merge──▶ tensors of the checkpoint ──▶ a folder that transformers loads
+    Subject ──merge──▶ tensors of the checkpoint ──▶ hf     a folder that transformers loads
+    Subject ──▶ LoRA factors                     ──▶ peft   an adapter that PEFT loads
+
+What an export can't say in its files it says in its model card, and in the note that comes back.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from zofx.artifact import layout
-from zofx.artifact.manifest import Manifest
 from zofx.errors import UsageError
+from zofx.export.subject import Subject
+from zofx.options import require_known
 from zofx.runs.evaluate import Progress, no_progress
-from zofx.zo.types import FloatArray
 
 T = TypeVar("T")
-FORMATS: Final = ("hf",)
 
 
-def require_format(to: str) -> None:
-    """Check the name of a format.
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to write; what a format does not take has its default.
+
+    Attributes:
+        dtype: hf: float32, bfloat16 or float16.
+        base: peft: the model that the adapter names; None for the one that was compiled.
+        rank: peft: of a LoRA that approximates what is none; None refuses.
+    """
+
+    dtype: str = "float32"
+    base: str | None = None
+    rank: int | None = None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """From options by name.
+
+        Raises:
+            UsageError: there is no such option.
+        """
+        for name in given:
+            require_known(name, vars(DEFAULTS), "option of export")
+        return cls(**given)
+
+
+Writer = Callable[[Subject, Path, ExportOptions, Progress], str | None]
+DEFAULTS: Final = ExportOptions()
+TAKES: Final[Mapping[str, tuple[str, ...]]] = {"hf": ("dtype",), "peft": ("base", "rank")}
+"""Format → the options it takes."""
+
+
+def require_format(to: str, options: ExportOptions = DEFAULTS) -> None:
+    """Check the name of a format and what is asked of it.
 
     Raises:
-        UsageError: there is no such format.
+        UsageError: there is no such format, or it does not take an option.
     """
-    if to not in FORMATS:
-        raise UsageError(f"--to {to}: there is no such format; there is: {', '.join(FORMATS)}")
+    require_known(to, TAKES, "export format")
+    for name in vars(DEFAULTS):
+        if name not in TAKES[to] and getattr(options, name) != getattr(DEFAULTS, name):
+            takers = ", ".join(f for f, names in TAKES.items() if name in names)
+            raise UsageError(f"--{name} is of --to {takers}, not of --to {to}; drop it")
+    if options.rank is not None and options.rank < 1:
+        raise UsageError(f"--rank {options.rank}: must be at least 1")
 
 
 def export(
-    artifact: Path,
-    manifest: Manifest,
-    theta: Mapping[str, FloatArray] | None,
+    subject: Subject,
     to: str,
     out: Path,
+    options: ExportOptions = DEFAULTS,
     *,
-    dtype: str = "float32",
     progress: Progress = no_progress,
-) -> None:
-    """Write a merged checkpoint.
+) -> str | None:
+    """Write one.
 
     Args:
-        artifact: the folder.
-        manifest: of it.
-        theta: trainables after a run; None takes their initial values.
-        to: a format's name: "hf".
+        subject: an artifact at some θ.
+        to: a format's name: "hf" or "peft".
         out: the folder to make.
-        dtype: float32, bfloat16 or float16.
+        options: of the format.
         progress: called after every tensor.
 
+    Returns:
+        What is to be known before it is used, if anything.
+
     Raises:
-        UsageError: no such format, or the folder is taken.
-        UnsupportedError: what trains is in no weight of the checkpoint.
+        UsageError: no such format or option, or the folder is taken.
+        UnsupportedError: the format cannot hold what trained.
     """
+    require_format(to, options)
+    return WRITERS[to](subject, out, options, progress)
+
+
+def _hf(subject: Subject, out: Path, options: ExportOptions, progress: Progress) -> str | None:
     from zofx.artifact.merge import merged_tensors
-    from zofx.models.hf_export import export_hf
+    from zofx.export.card import INTEGERS, card
+    from zofx.models.hf_export import Beside, export_hf
     from zofx.models.tokenizer import SpecialTokens
 
-    require_format(to)
+    manifest = subject.manifest
+    model = manifest.model
     weights = len({row.origin or row.name for row in manifest.tensors})
+    beside = Beside(
+        chat_template=model.get("chat_template"),
+        special_tokens=model.get("special_tokens", {}),
+        generation=model.get("generation", {}),
+        max_length=model["max_positions"],
+        texts={"README.md": card(subject, WHAT, library_name="transformers")},
+    )
     export_hf(
         manifest.config,
-        (artifact / layout.TOKENIZER).read_bytes(),
-        _counted(merged_tensors(artifact, theta), weights, progress),
+        (subject.folder / layout.TOKENIZER).read_bytes(),
+        _counted(merged_tensors(subject.folder, subject.theta), weights, progress),
         out,
-        SpecialTokens(**manifest.model["special"]),
-        dtype=dtype,
+        SpecialTokens(**model["special"]),
+        dtype=options.dtype,
+        beside=beside,
     )
+    return INTEGERS if subject.rounds_activations else None
+
+
+WHAT: Final = (
+    "A merged checkpoint for transformers: what was trained is added into the weights it was cut "
+    "from, and what was quantized is written as what it stands for."
+)
+
+
+def _peft(subject: Subject, out: Path, options: ExportOptions, progress: Progress) -> str | None:
+    from zofx.export.peft import base_note, export_peft
+
+    written = export_peft(subject, out, base=options.base, rank=options.rank)
+    lost = (
+        f"it leaves out a relative error of {written.error:.4f} of what {written.matrices} "
+        f"matrices learnt (Frobenius, rank {written.rank})"
+    )
+    notes = [lost if written.error else None, base_note(subject)]
+    return "\n".join(note for note in notes if note) or None
+
+
+WRITERS: Final[Mapping[str, Writer]] = {"hf": _hf, "peft": _peft}
 
 
 def _counted(items: Iterable[T], total: int, progress: Progress) -> Iterator[T]:

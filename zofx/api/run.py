@@ -127,10 +127,14 @@ class Run:
         out: str | PathLike[str],
         *,
         step: StepSelector = "best",
-        dtype: str = "float32",
+        **options: Any,
     ) -> Path:
         """`Artifact.export` of this run."""
-        return self.artifact.export(to, out, run=self, step=step, dtype=dtype)
+        return self.artifact.export(to, out, run=self, step=step, **options)
+
+    def merge(self, out: str | PathLike[str], *, step: StepSelector = "best") -> Artifact:
+        """`Artifact.merge` of this run."""
+        return self.artifact.merge(self, out, step=step)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, steps={self.steps}, best_step={self.best_step})"

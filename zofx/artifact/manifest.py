@@ -203,6 +203,8 @@ def _require_types(manifest: Manifest) -> None:
     wrong += [f"model.{k}" for k in MODEL_TEXTS if not isinstance(model[k], str)]
     chat = model.get("chat_template")
     wrong += ["model.chat_template"] if not isinstance(chat, (str, NoneType)) else []
+    tables = ("special_tokens", "generation")
+    wrong += [f"model.{k}" for k in tables if not isinstance(model.get(k, {}), dict)]
     positions = model["max_positions"]
     wrong += ["model.max_positions"] if positions is not None and not _counts(positions) else []
     ids = ends if isinstance(ends, list) else [ends]

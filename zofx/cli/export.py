@@ -1,60 +1,123 @@
-"""zofx export: a merged checkpoint that transformers loads."""
+"""zofx export, zofx merge: what other tools load, and an artifact that begins where a run ended."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from zofx.cli.console import Progress, say
-from zofx.cli.options import (
-    Artifact,
-    add_command,
-    step_of,
-)
+from zofx.cli.options import Artifact, Json, add_command, step_of
+
+Step = Annotated[str, typer.Option("--step", metavar="best|last|N", help="Which θ of the run.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the verbs of this file."""
     add_command(app, "export", export)
+    add_command(app, "merge", merge)
 
 
-def export(
+def export(  # noqa: PLR0913  a verb has many options
     artifact: Artifact,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The folder to make.")],
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="RUN", help="Merge this run's trainables.")
+        Path | None, typer.Option("--run", metavar="RUN", help="Write this run's trainables.")
     ] = None,
-    step: Annotated[
-        str, typer.Option("--step", metavar="best|last|N", help="Which θ of the run.")
-    ] = "best",
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="hf: Hugging Face.")] = "hf",
+    step: Step = "best",
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="FORMAT", help="hf: a merged checkpoint; peft: a LoRA adapter."
+        ),
+    ] = "hf",
     dtype: Annotated[
-        str, typer.Option("--dtype", help="float32, bfloat16 or float16.")
+        str, typer.Option("--dtype", help="hf: float32, bfloat16 or float16.")
     ] = "float32",
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            help="peft: the model that the adapter names; the one compiled, if absent.",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            "--rank", metavar="R", help="peft: approximate what is no LoRA by one of this rank."
+        ),
+    ] = None,
+    json_: Json = False,
 ) -> None:
-    """Write a merged checkpoint that transformers loads.
+    """Write an artifact, or a run of it, as other tools load it, with a model card.
 
-    The trainables are added into the weights they were cut from, and what was quantized is written
-    as what it stands for, so the exported model answers as the artifact does.
+    hf: the trainables are added into the weights they were cut from, and what was quantized is
+    written as what it stands for. The exported model answers as the artifact does, to rounding;
+    where the artifact multiplies activations of 8 bits (`senszoq` does), the export multiplies
+    floats, and answers whose candidates are close may differ.
 
-    Example:
+    peft: LoRA that was trained as such is written exactly, without torch. It belongs on the model
+    that it was trained beside: where that is stored in 8 or 4 bits, on `zofx export DIR --to hf`.
+    Other methods change matrices by no low rank: --rank R writes the nearest LoRA and states its
+    error, or they are refused with the reason.
+
+    Examples:
         zofx export art --run run --to hf -o tuned
         python -c "from transformers import pipeline; pipeline('text-generation', 'tuned')"
+        zofx export lora-art --run run --to peft --base ./model -o adapter
     """
+    from zofx.api.export import ExportOptions, require_format
     from zofx.api.export import export as export_
-    from zofx.api.export import require_format
-    from zofx.artifact.manifest import read_manifest
+    from zofx.export.subject import Subject
     from zofx.files.atomic import require_free
     from zofx.runs.run_folder import RunFolder
 
-    require_format(to)
+    options = ExportOptions(dtype, base, rank)
+    require_format(to, options)
     require_free(out)
-    manifest = read_manifest(artifact)
-    theta = None
-    if run is not None:
-        taken, theta = RunFolder.open(run).theta(artifact, manifest, step_of(step))
-    say("loading torch and transformers")
+    subject = Subject.of(artifact, None if run is None else RunFolder.open(run), step_of(step))
+    if to == "hf":
+        say("loading torch and transformers")
     with Progress("export") as bar:
-        export_(artifact, manifest, theta, to, out, dtype=dtype, progress=bar)
-    whose = f"step {taken} of {run}" if theta is not None else "the model as compiled"
-    print(f"{out}: {whose}, merged, {dtype}")
+        note = export_(subject, to, out, options, progress=bar)
+    if json_:
+        about = {"out": str(out), "to": to, **subject.to_dict(), "note": note}
+        print(json.dumps(about, ensure_ascii=False))
+    else:
+        print(f"{out}: {subject}, as {to}" + (f"\nnote: {note}" if note else ""))
+
+
+def merge(
+    artifact: Artifact,
+    run: Annotated[Path, typer.Option("--run", metavar="RUN", help="Whose trainables it gets.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The folder to make.")],
+    step: Step = "best",
+    json_: Json = False,
+) -> None:
+    """Write an artifact that begins where a run of another one ended, bit by bit.
+
+    Graphs and frozen weights are the same; what trains starts from the run's values. It needs the
+    run no longer, evaluates as the run did, and trains on: another task, other settings. Where
+    another method or format is to follow, export --to hf and compile that instead.
+
+    Directions follow from --seed, step and name: give the next run another seed than the first
+    one's, or it goes along the same directions again.
+
+    Examples:
+        zofx merge art --run run -o art2
+        zofx tune art2 --task other.jsonl --seed 1
+    """
+    from zofx.export.merged_artifact import merge as merge_
+    from zofx.export.subject import Subject
+    from zofx.files.atomic import require_free
+    from zofx.runs.run_folder import RunFolder
+
+    require_free(out)
+    subject = Subject.of(artifact, RunFolder.open(run), step_of(step))
+    manifest = merge_(subject, out)
+    if json_:
+        about = {"out": str(out), **subject.to_dict(), "hash": manifest.hash}
+        print(json.dumps(about, ensure_ascii=False))
+    else:
+        print(f"{out}: {artifact} at {subject}, artifact {manifest.hash[:12]}")

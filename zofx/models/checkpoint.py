@@ -101,12 +101,18 @@ class Checkpoint:
             "architecture": self.architecture,
             "max_positions": self.max_positions,
             "special": asdict(self.special),
-            **self._chat_template(),
+            **self._writing(),
         }
 
-    def _chat_template(self) -> dict[str, str]:
-        template = self._tokenization().chat_template
-        return {} if template is None else {"chat_template": template}
+    def _writing(self) -> dict[str, Any]:
+        """How text is written and drawn, where the checkpoint says: an export says it again."""
+        tokenization = self._tokenization()
+        fields = {
+            "chat_template": tokenization.chat_template,
+            "special_tokens": dict(tokenization.special_texts),
+            "generation": dict(tokenization.generation),
+        }
+        return {name: value for name, value in fields.items() if value}
 
     def _tokenization(self) -> Tokenization:
         if self.tokenization is None:

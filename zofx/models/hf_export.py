@@ -9,6 +9,7 @@ the first to come is written, and the others must be equal. Nothing is at OUT be
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,29 @@ from zofx.models.tokenizer import SpecialTokens
 SHARD_BYTES = 2_000_000_000
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NOT_EXPORTED = ("quantization_config", "_name_or_path")
+CHAT_TEMPLATE = "chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What stands in the folder beside weights and tokenizer.json.
+
+    Attributes:
+        chat_template: how the model writes conversations, as a Jinja program.
+        special_tokens: names of special tokens, as in tokenizer_config.json → their texts.
+        generation: of generation_config.json.
+        max_length: the longest input of the tokenizer, in tokens.
+        texts: names of other files → their text, such as README.md.
+    """
+
+    chat_template: str | None = None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+NOTHING = Beside()
 
 
 def export_hf(
@@ -37,6 +61,7 @@ def export_hf(
     special: SpecialTokens | None,
     dtype: str = "float32",
     shard_bytes: int = SHARD_BYTES,
+    beside: Beside = NOTHING,
 ) -> None:
     """Write config.json, weights, tokenizer and, for a causal model, generation_config.json.
 
@@ -49,6 +74,7 @@ def export_hf(
         special: ids to name in the tokenizer and generation configurations.
         dtype: of the floating-point weights: float32, bfloat16 or float16.
         shard_bytes: the most a weights file may hold, unless one tensor is larger.
+        beside: what else is in the folder.
 
     Raises:
         UsageError: out is there already, or dtype is none of the three.
@@ -65,9 +91,11 @@ def export_hf(
         _write_weights(_checked(model, tensors, FLOATS[dtype]), folder, shard_bytes)
         model_config.save_pretrained(folder)
         if architecture == "causal-lm":
-            _generation(model_config, special).save_pretrained(folder)
+            _generation(model_config, special, beside).save_pretrained(folder)
         if tokenizer_json is not None:
-            _write_tokenizer(tokenizer_json, special, folder)
+            _write_tokenizer(tokenizer_json, special, beside, folder)
+        for name, text in beside.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def _model_config(config: Mapping[str, Any], dtype: str) -> PreTrainedConfig:
@@ -151,8 +179,13 @@ def _write_weights(tensors: Iterable[tuple[str, Tensor]], folder: Path, limit: i
     _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _generation(config: PreTrainedConfig, special: SpecialTokens | None) -> GenerationConfig:
-    generation = GenerationConfig.from_model_config(config)
+def _generation(
+    config: PreTrainedConfig, special: SpecialTokens | None, beside: Beside
+) -> GenerationConfig:
+    if beside.generation:
+        generation = GenerationConfig.from_dict(dict(beside.generation))
+    else:
+        generation = GenerationConfig.from_model_config(config)
     if special is not None:
         generation.bos_token_id = special.bos_id
         more = list(special.end_ids)
@@ -161,7 +194,9 @@ def _generation(config: PreTrainedConfig, special: SpecialTokens | None) -> Gene
     return generation
 
 
-def _write_tokenizer(tokenizer_json: bytes, special: SpecialTokens | None, folder: Path) -> None:
+def _write_tokenizer(
+    tokenizer_json: bytes, special: SpecialTokens | None, beside: Beside, folder: Path
+) -> None:
     (folder / "tokenizer.json").write_bytes(tokenizer_json)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -176,7 +211,11 @@ def _write_tokenizer(tokenizer_json: bytes, special: SpecialTokens | None, folde
             "mask_token": special.mask_id,
         }
         settings |= {key: tokenizer.id_to_token(i) for key, i in ids.items() if i is not None}
-    _write_json(folder / "tokenizer_config.json", settings)
+    if beside.max_length is not None:
+        settings["model_max_length"] = beside.max_length
+    _write_json(folder / "tokenizer_config.json", {**settings, **beside.special_tokens})
+    if beside.chat_template is not None:
+        (folder / CHAT_TEMPLATE).write_text(beside.chat_template, encoding="utf-8")
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

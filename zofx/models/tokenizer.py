@@ -6,9 +6,8 @@
 It encodes as the checkpoint's own tokenizer does, special tokens included, or is refused.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer
 
 from zofx.errors import UnsupportedError, UsageError
+from zofx.files.strict_json import parse_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -27,6 +27,8 @@ TOKENIZER_FILES = (
 )
 PROBE = "The year is 1984; don't ask."
 CANNOT_REBUILD = "this GGUF file's tokenizer cannot be rebuilt; use the model's Hugging Face folder"
+WRITTEN_ANEW = ("transformers_version", "_from_model_config")
+"""Of generation_config.json: about the file, not about text."""
 UNLIMITED = 1 << 30  # transformers writes 1e30 for "no limit"
 
 # token types of GGUF
@@ -68,12 +70,16 @@ class Tokenization:
         special: its special ids.
         max_length: the longest input it was made for, in tokens; None if it does not say.
         chat_template: how it writes conversations, as a Jinja program.
+        special_texts: names of special tokens, as in tokenizer_config.json → their texts.
+        generation: generation_config.json, where there is one.
     """
 
     tokenizer: Tokenizer
     special: SpecialTokens
     max_length: int | None = None
     chat_template: str | None = None
+    special_texts: Mapping[str, str] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def from_folder(folder: Path) -> Tokenization | None:
@@ -106,6 +112,7 @@ def from_folder(folder: Path) -> Tokenization | None:
             f"the tokenizer in {folder} cannot be saved as tokenizer.json",
             [f"{type(hf).__name__} changes what its tokenizer.json encodes"],
         )
+    generation = _generation(folder / "generation_config.json")
     special = SpecialTokens(
         bos_id=hf.bos_token_id,
         eos_id=hf.eos_token_id,
@@ -113,11 +120,14 @@ def from_folder(folder: Path) -> Tokenization | None:
         mask_id=hf.mask_token_id,
         mask_token=hf.mask_token,
         adds_bos=hf.bos_token_id is not None and ids[0] == hf.bos_token_id,
-        end_ids=_more_ends(folder / "generation_config.json", hf.eos_token_id),
+        end_ids=_more_ends(generation, hf.eos_token_id, folder),
     )
     limit = hf.model_max_length
     longest = limit if limit < UNLIMITED else None
-    return Tokenization(tokenizer, special, longest, _chat_template(hf.chat_template))
+    texts = {name: str(text) for name, text in hf.special_tokens_map.items() if _is_text(text)}
+    return Tokenization(
+        tokenizer, special, longest, _chat_template(hf.chat_template), texts, generation
+    )
 
 
 def reason(error: Exception) -> str:
@@ -127,22 +137,43 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
-def _more_ends(path: Path, eos_id: int | None) -> tuple[int, ...]:
-    """The ends of a text, besides EOS, that a generation_config.json names, where there is one.
+def _generation(path: Path) -> Mapping[str, Any]:
+    """How a generation_config.json says that text is drawn; nothing where there is none.
 
     Raises:
         UsageError: it is damaged.
     """
     if not path.is_file():
-        return ()
+        return {}
     try:
-        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        listed = named if isinstance(named, list) else [named]
+        fields = parse_json(path.read_bytes())
+        return {name: value for name, value in fields.items() if name not in WRITTEN_ANEW}
+    except (ValueError, AttributeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _more_ends(generation: Mapping[str, Any], eos_id: int | None, folder: Path) -> tuple[int, ...]:
+    """The ends of a text, besides EOS, that a generation configuration names.
+
+    Raises:
+        UsageError: they are no ids.
+    """
+    named = generation.get("eos_token_id")
+    listed = named if isinstance(named, list) else [named]
+    try:
         return tuple(int(index) for index in listed if index not in (None, eos_id))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path} cannot be read ({error}); copy it from where the model came from again"
-        ) from error
+    except (ValueError, TypeError) as error:
+        raise _unreadable(folder / "generation_config.json", error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"{path} cannot be read ({error}); copy it from where the model came from again"
+    )
+
+
+def _is_text(token: Any) -> bool:
+    return isinstance(token, (str, AddedToken))
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenization:
