@@ -20,6 +20,7 @@ import numpy as np
 from zofx.errors import DivergenceError
 from zofx.runs import jsonl
 from zofx.runs.prepare import Prepared
+from zofx.runs.run_config import RunConfig
 from zofx.session import Session
 from zofx.tasks.objectives import TextObjective
 from zofx.zo.preflight import STEPS, Preflight, nothing, preflight
@@ -75,9 +76,14 @@ def measure(
 
 def recall(prepared: Prepared) -> Preflight | None:
     """What was measured before for a run like this one."""
-    key = _key(prepared)
+    return recorded(prepared.model.folder, prepared.config)
+
+
+def recorded(folder: Path, config: RunConfig) -> Preflight | None:
+    """What was measured of an artifact for such a run."""
+    key = _key(config)
     with suppress(OSError, UnicodeDecodeError):
-        for line in _file(prepared).read_text(encoding="utf-8").splitlines():
+        for line in _file(folder).read_text(encoding="utf-8").splitlines():
             with suppress(ValueError, TypeError, AttributeError):
                 fields = json.loads(line)
                 if fields.pop("key") == key:
@@ -88,17 +94,17 @@ def recall(prepared: Prepared) -> Preflight | None:
 def remember(prepared: Prepared, measured: Preflight) -> None:
     """Keep it, where the folder can be written to."""
     with suppress(OSError):
-        jsonl.append(_file(prepared), {"key": _key(prepared), **asdict(measured)})
+        file = _file(prepared.model.folder)
+        jsonl.append(file, {"key": _key(prepared.config), **asdict(measured)})
 
 
-def _file(prepared: Prepared) -> Path:
-    folder = prepared.model.folder.resolve()
-    return folder.with_name(folder.name + ".preflight.jsonl")
+def _file(folder: Path) -> Path:
+    whole = folder.resolve()
+    return whole.with_name(whole.name + ".preflight.jsonl")
 
 
-def _key(prepared: Prepared) -> str:
+def _key(config: RunConfig) -> str:
     """Everything that what is measured depends on."""
-    config = prepared.config
     settings, engine = config.settings, config.engine
     parts = (
         config.artifact, config.task.seed, config.examples, config.objective, config.task.balance,

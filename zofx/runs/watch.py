@@ -3,20 +3,48 @@
 step, evaluation ──▶ Guard ──▶ findings ──▶ report; a fatal one ──on_collapse──▶ CollapseError
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
 
 from zofx.errors import DivergenceError, UsageError
 from zofx.runs.evaluation import Evaluation
-from zofx.runs.guard import Finding, Guard, Limits, step_record
+from zofx.runs.guard import Finding, Guard, Limits, StepRecord, step_record
 from zofx.zo.driver import StepLog
 from zofx.zo.journal.format import Journal
 from zofx.zo.settings import Settings
 
 ON_COLLAPSE: Final = ("go", "stop", "rewind")
 """What a run does when it has collapsed or diverges: report it, end, or end at its best step."""
+
+
+def step_records(settings: Settings, journal: Journal) -> Iterator[StepRecord]:
+    """The numbers of every step of a journal."""
+    estimator = settings.recipe().estimator
+    for record in journal:
+        keys = estimator.probes(journal.header.seed, record.step).keys
+        loss = estimator.estimate(keys, record.losses[: estimator.evaluations], None).loss
+        yield step_record(settings, record.step, loss, record.losses, record.coefficients)
+
+
+def looked_back(
+    guard: Guard, records: Iterable[StepRecord], evaluations: Mapping[int, Evaluation]
+) -> tuple[Guard, list[Finding]]:
+    """A guard after these steps and the evaluations between them, and what it found on the way."""
+    findings: list[Finding] = []
+    made = 0
+    for record in records:
+        if record.step in evaluations:
+            guard, found = guard.after_evaluation(record.step, evaluations[record.step])
+            findings += found
+        guard, found = guard.after_step(record)
+        findings += found
+        made = record.step + 1
+    if made in evaluations:
+        guard, found = guard.after_evaluation(made, evaluations[made])
+        findings += found
+    return guard, findings
 
 
 class CollapseError(DivergenceError):
@@ -53,20 +81,8 @@ class Watch:
 
     def look_back(self, journal: Journal, evaluations: Mapping[int, Evaluation]) -> None:
         """Bring the guard to where a journal ends; what it found was reported then."""
-        estimator = self._settings.recipe().estimator
-        for record in journal:
-            self._evaluated_before(record.step, evaluations)
-            keys = estimator.probes(journal.header.seed, record.step).keys
-            losses = record.losses[: estimator.evaluations]
-            loss = estimator.estimate(keys, losses, None).loss
-            moved = record.coefficients
-            step = step_record(self._settings, record.step, loss, record.losses, moved)
-            self._guard, _ = self._guard.after_step(step)
-        self._evaluated_before(journal.next_step, evaluations)
-
-    def _evaluated_before(self, step: int, evaluations: Mapping[int, Evaluation]) -> None:
-        if step in evaluations:
-            self._guard, _ = self._guard.after_evaluation(step, evaluations[step])
+        records = step_records(self._settings, journal)
+        self._guard, _ = looked_back(self._guard, records, evaluations)
 
     def after_step(self, step: int, log: StepLog) -> None:
         """Take in a step.
