@@ -6,11 +6,9 @@ Every run has one colour in all of them. More than MOST points of a line are mea
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
-import plotly.graph_objects as go
-
 from zofx.report.history import History
 from zofx.runs.evaluation import Evaluation
 from zofx.tasks.metrics import wilson
@@ -26,6 +24,10 @@ COLOURS: Final = (
 
 INK: Final = "#7a7a7a"
 """Of text and axes: it reads on white and on black."""
+
+
+Plot: TypeAlias = Any
+"""A `plotly.graph_objects.Figure`; the library is imported where one is made."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,11 @@ def confusion(run: History, evaluation: Evaluation) -> Figure | None:
         return None
     labels = [repr(label) for label in evaluation.classes.labels]
     counts = evaluation.classes.matrix
-    figure = go.Figure(
-        go.Heatmap(
-            z=counts.tolist(), x=labels, y=labels, text=counts.tolist(), texttemplate="%{text}",
-            colorscale="Blues", showscale=False,
-            hovertemplate="gold %{y}, answered %{x}: %{z}<extra></extra>",
-        )
+    figure = _empty()
+    figure.add_heatmap(
+        z=counts.tolist(), x=labels, y=labels, text=counts.tolist(), texttemplate="%{text}",
+        colorscale="Blues", showscale=False,
+        hovertemplate="gold %{y}, answered %{x}: %{z}<extra></extra>",
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", title="gold")
     figure.update_xaxes(title="answer")
@@ -70,7 +71,7 @@ def confusion(run: History, evaluation: Evaluation) -> Figure | None:
 
 
 def _loss(runs: Sequence[History]) -> Figure | None:
-    figure = go.Figure()
+    figure = _empty()
     for run, colour in zip(runs, _colours(runs), strict=True):
         steps = [record.step for record in run.steps]
         losses = [record.loss for record in run.steps]
@@ -96,7 +97,7 @@ def _loss(runs: Sequence[History]) -> Figure | None:
 
 
 def _metric(runs: Sequence[History]) -> Figure | None:
-    figure, names = go.Figure(), set()
+    figure, names = _empty(), set()
     for run, colour in zip(runs, _colours(runs), strict=True):
         rows = [(s, *m) for s, e in sorted(run.evaluations.items()) if (m := _measured(e))]
         if not rows:
@@ -128,7 +129,7 @@ def _metric(runs: Sequence[History]) -> Figure | None:
 
 def _gaps(runs: Sequence[History]) -> Figure | None:
     """Signal and noise of the differences that steps follow."""
-    figure = go.Figure()
+    figure = _empty()
     for run, colour in zip(runs, _colours(runs), strict=True):
         rows = [(record.step, record.gap) for record in run.steps if record.gap]
         if not rows:
@@ -154,7 +155,7 @@ def _gaps(runs: Sequence[History]) -> Figure | None:
 
 
 def _memory(runs: Sequence[History]) -> Figure | None:
-    figure = go.Figure()
+    figure = _empty()
     names = [run.name for run in runs]
     parts = {name: [run.sizes.get(name) for run in runs] for name in runs[0].sizes}
     for name, values in {"process, at its largest": [r.peak_mib for r in runs], **parts}.items():
@@ -174,6 +175,12 @@ def _memory(runs: Sequence[History]) -> Figure | None:
         "that it reads.",
         _html(figure, 130 + 80 * len(runs)),
     )
+
+
+def _empty() -> Plot:
+    from plotly.graph_objects import Figure as Empty
+
+    return Empty()
 
 
 def _measured(evaluation: Evaluation) -> tuple[str, float, float, float, float | None] | None:
@@ -214,7 +221,7 @@ def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[
 
 
 def _line(
-    figure: go.Figure, points: tuple[Sequence[float], Sequence[float]], name: str, colour: str,
+    figure: Plot, points: tuple[Sequence[float], Sequence[float]], name: str, colour: str,
     *, group: str | None = None, faint: bool = False, **style: Any,
 ) -> None:  # fmt: skip
     figure.add_scatter(
@@ -224,12 +231,12 @@ def _line(
     )  # fmt: skip
 
 
-def _axes(figure: go.Figure, x: str, y: str) -> None:
+def _axes(figure: Plot, x: str, y: str) -> None:
     figure.update_xaxes(title=x)
     figure.update_yaxes(title=y)
 
 
-def _html(figure: go.Figure, height: int = 380) -> str:
+def _html(figure: Plot, height: int = 380) -> str:
     grid = {"gridcolor": "rgba(127,127,127,0.25)", "zerolinecolor": "rgba(127,127,127,0.4)"}
     figure.update_xaxes(**grid)
     figure.update_yaxes(**grid)

@@ -164,7 +164,8 @@ def _passes(run: History) -> list[dict[str, Any]]:
 def _diff(before: str, after: str) -> list[tuple[str, str]]:
     """(kind of line, line): "+", "-", "@" or " "; lines that only count values anew are equal."""
     old, new = before.splitlines(), after.splitlines()
-    alike = SequenceMatcher(None, *([NUMBER.sub("%", line) for line in t] for t in (old, new)))
+    one, other = ([NUMBER.sub("%", line) for line in text] for text in (old, new))
+    alike = SequenceMatcher(None, one, other)
     rows: list[tuple[str, str]] = []
     for group in alike.get_grouped_opcodes(1):
         rows.append(("@", f"@@ line {group[0][3] + 1} @@"))
