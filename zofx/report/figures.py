@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+
 from zofx.report.history import History
 from zofx.runs.evaluation import Evaluation
 from zofx.tasks.metrics import wilson
