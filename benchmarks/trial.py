@@ -25,12 +25,13 @@ from zofx.errors import ArtifactError, UsageError
 from zofx.runs import jsonl
 from zofx.runs.compiled_model import open_session
 from zofx.runs.evaluate import evaluate
-from zofx.runs.prepare import Prepared, prepare, prepare_resumed
+from zofx.runs.prepare import Prepared, prepare
+from zofx.runs.resume import prepare_resumed
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.task_data import Workload
 from zofx.runs.tune import start, train
 from zofx.session import Batch, Session, unperturbed
-from zofx.tasks.objectives import predictions
+from zofx.tasks.losses import predictions
 from zofx.tasks.types import Example
 from zofx.zo.journal.replay import replay
 from zofx.zo.types import FloatArray, IntArray

@@ -28,7 +28,7 @@ from zofx.ir.patterns import row_by_row
 from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Loader, Program, TensorSpec, is_call, shape_of
 from zofx.ir.rewrite import Editor, run_node, same_type
-from zofx.ir.schema import Form, Stage
+from zofx.ir.schema import Form, Stage, transposed
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
@@ -150,7 +150,7 @@ def _is_matrix(program: Program, node: Any) -> bool:
 
 def _transposed(edit: Editor, program: Program, weight: fx.Node, remark: Remarker) -> fx.Node:
     origin = program.tensors[str(weight.target)]
-    name = f"{origin.name}.T"
+    name = transposed(origin.name)
     if edit.has_tensor(name):
         return edit.placeholder(name)
     spec = TensorSpec(

@@ -20,7 +20,7 @@ from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, TensorSpec
 from zofx.ir.rewrite import Editor
 from zofx.ir.schema import Form, Role, Stage
-from zofx.zo.random.direction_spec import SCALE
+from zofx.zo.random.direction_spec import scale_name
 
 aten = torch.ops.aten
 
@@ -39,7 +39,7 @@ class ScaleDirections(Pass):
         for name, direction in list(directions_of(edit.graph)):
             shape = program.tensors[name].shape
             spec = TensorSpec(
-                f"{name}{SCALE}", Role.STATE, shape, torch.float32, name, form=Form.COMPUTED
+                scale_name(name), Role.STATE, shape, torch.float32, name, form=Form.COMPUTED
             )
             scale = edit.add_tensor(spec, _ones(shape))
             edit.replace(direction, edit.call(direction.next, aten.mul.Tensor, direction, scale))

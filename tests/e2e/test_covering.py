@@ -21,7 +21,7 @@ from zofx.cli import main
 from zofx.compiler.sensitivity.mask_coverage import read_mask
 from zofx.compiler.sensitivity.scores import Scores, load_scores
 from zofx.models.checkpoint import open_checkpoint
-from zofx.tasks.encode import encoder_for
+from zofx.tasks.conventions import encoder_for
 from zofx.tasks.selection import TaskChoice, open_task
 
 COVERAGE = ("coverage", "art", "--sensitivity", "mood.st")

@@ -23,7 +23,8 @@ from zofx.ir.program import Program
 from zofx.ir.schema import UPDATED_ROLES
 from zofx.models.checkpoint import open_checkpoint
 from zofx.passes import PASSES
-from zofx.runs.prepare import Prepared, prepare, prepare_resumed
+from zofx.runs.prepare import Prepared, prepare
+from zofx.runs.resume import prepare_resumed
 from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.host.activation_cache import ActivationCache

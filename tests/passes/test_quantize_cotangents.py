@@ -12,7 +12,7 @@ from zofx.ir.program import Program
 from zofx.ir.schema import COTANGENT
 from zofx.passes import PASSES
 
-zofx = torch.ops.zofx
+ops = torch.ops.zofx
 TEXT = (
     "split-sparse, quantize-frozen{format=int8-row}, hybrid-first-order{layers=all}, reverse-mode"
 )
@@ -32,11 +32,9 @@ def test_every_product_is_within_the_bound() -> None:
     inputs = {**batch(), COTANGENT: torch.randn(3, 4, generator=torch.Generator().manual_seed(0))}
     own, plain = values(after, inputs), values(before, inputs)
     (rounded,) = after.graph.find_nodes(
-        op="call_function", target=zofx.linear_rounded_transpose.default
+        op="call_function", target=ops.linear_rounded_transpose.default
     )
-    (exact,) = before.graph.find_nodes(
-        op="call_function", target=zofx.linear_int8_transpose.default
-    )
+    (exact,) = before.graph.find_nodes(op="call_function", target=ops.linear_int8_transpose.default)
     assert str(remarks[-1]) == "applied  products   1 of cotangents, as integers"
     _, steps, codes = (own[node] for node in rounded.args)
     size = plain[exact.args[0]].abs() @ frozen_rows(before, "head.weight").abs()
@@ -44,7 +42,7 @@ def test_every_product_is_within_the_bound() -> None:
     error = (own[rounded] - plain[exact]).abs()
     assert error.max() > 0
     assert (error <= bound).all()
-    scores = zofx.score_targets.default
+    scores = ops.score_targets.default
     (of_own,) = after.graph.find_nodes(op="call_function", target=scores)
     (of_plain,) = before.graph.find_nodes(op="call_function", target=scores)
     assert torch.equal(own[of_own], plain[of_plain])

@@ -12,7 +12,8 @@ from zofx.api.training import origin_of
 from zofx.errors import ArtifactError, UsageError
 from zofx.runs.comparison import Parting, compare
 from zofx.runs.listing import runs_in
-from zofx.runs.prepare import Origin, prepare, prepare_resumed
+from zofx.runs.prepare import Origin, prepare
+from zofx.runs.resume import prepare_resumed
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.tune import start, train
 

@@ -29,7 +29,8 @@ from zofx.compiler.options import Options
 from zofx.ir.graph_json import load_graph
 from zofx.ir.schema import HIDDEN
 from zofx.models.checkpoint import open_checkpoint
-from zofx.runs.prepare import prepare, prepare_resumed
+from zofx.runs.prepare import prepare
+from zofx.runs.resume import prepare_resumed
 from zofx.runs.tune import start, train
 from zofx.runtimes import RUNTIMES
 from zofx.zo.types import FloatArray

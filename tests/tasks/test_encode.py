@@ -12,7 +12,8 @@ from tokenizers.processors import TemplateProcessing
 
 from zofx.errors import UsageError
 from zofx.session import IGNORED, Batch
-from zofx.tasks.encode import Encoder, encoder_for
+from zofx.tasks.conventions import encoder_for
+from zofx.tasks.encode import Encoder
 from zofx.tasks.rows import Encoded
 from zofx.tasks.types import Example
 from zofx.zo.types import FloatArray, IntArray

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.tasks.test_objectives import encoded
+from tests.tasks.scored import encoded
 from zofx.tasks.objectives import OBJECTIVES
 from zofx.tasks.quadratics import derivatives, of_examples
 from zofx.tasks.rows import Encoded

@@ -17,7 +17,8 @@ from zofx.api.callbacks import Callback, Callbacks
 from zofx.errors import UsageError
 from zofx.runs.metrics_log import Observer, TensorBoardLog, require_tensorboard
 from zofx.runs.preflight import measure, recall, remember
-from zofx.runs.prepare import Origin, Prepared, prepare, prepare_resumed
+from zofx.runs.prepare import Origin, Prepared, prepare
+from zofx.runs.resume import prepare_resumed
 from zofx.runs.run_folder import (
     ACTIVATIONS,
     TENSORBOARD,

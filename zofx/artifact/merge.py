@@ -19,7 +19,7 @@ from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_trainables
 from zofx.errors import UnsupportedError
 from zofx.ir.formats import FORMATS
-from zofx.ir.schema import Form
+from zofx.ir.schema import Form, checkpoint_name
 from zofx.zo.random.direction_spec import Basis, Noise
 from zofx.zo.types import FloatArray
 
@@ -94,8 +94,8 @@ def _restored(
     if Form.LOW_RANK in by_form:
         thin = by_form[Form.LOW_RANK].name
         weight = weight + _product(load(thin), noise.bases[thin], load)
-    # canonicalize's suffix for a weight it keeps as [out, in]
-    return (name.removesuffix(".T"), weight.t()) if name.endswith(".T") else (name, weight)
+    stored = checkpoint_name(name)
+    return stored, weight if stored == name else weight.t()
 
 
 def _product(thin: Tensor, basis: Basis, load: Callable[[str], Tensor]) -> Tensor:

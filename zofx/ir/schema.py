@@ -52,6 +52,19 @@ class Form(StrEnum):
     RIGHT = "right"
 
 
+_TRANSPOSED: Final = ".T"
+
+
+def transposed(name: str) -> str:
+    """The name of a matrix that is kept as the transpose of the checkpoint's."""
+    return f"{name}{_TRANSPOSED}"
+
+
+def checkpoint_name(name: str) -> str:
+    """The name in the checkpoint of a matrix that may be kept as its transpose."""
+    return name.removesuffix(_TRANSPOSED)
+
+
 class Result(StrEnum):
     """What a program computes of a batch."""
 

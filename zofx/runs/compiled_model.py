@@ -18,8 +18,9 @@ from zofx.errors import ArtifactError, UnsupportedError, UsageError
 from zofx.files.atomic import file_digest
 from zofx.runtimes import RUNTIMES
 from zofx.session import Session
+from zofx.tasks.conventions import encoder_for, is_masked, markup_of
 from zofx.tasks.decode import NEW_TOKENS, Decoder
-from zofx.tasks.encode import Encoder, encoder_for, is_masked, markup_of
+from zofx.tasks.encode import Encoder
 from zofx.tasks.types import Markup, Task
 
 

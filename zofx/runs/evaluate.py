@@ -23,9 +23,10 @@ from zofx.session import Session, unperturbed
 from zofx.tasks.class_report import ClassReport, class_report, classes_of
 from zofx.tasks.decode import Decoder
 from zofx.tasks.encode import Encoder
+from zofx.tasks.losses import Loss
+from zofx.tasks.losses import predictions as best_candidates
 from zofx.tasks.metrics import Accuracy, TextMatch, accuracy, text_match
-from zofx.tasks.objectives import Loss, Objective, TextObjective
-from zofx.tasks.objectives import predictions as best_candidates
+from zofx.tasks.objectives import Objective, TextObjective
 from zofx.tasks.rows import Encoded
 from zofx.tasks.types import Example, Task, references
 

@@ -15,7 +15,8 @@ from typing import cast
 import numpy as np
 
 from zofx.session import RESIDUAL_POSITIONS, ExactSession
-from zofx.tasks.objectives import Loss, Objective, ScoreObjective
+from zofx.tasks.losses import Loss
+from zofx.tasks.objectives import Objective, ScoreObjective
 from zofx.tasks.rows import Encoded
 from zofx.zo.types import FloatArray, Key, Losses
 

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zofx.tasks.objectives import predictions
+from zofx.tasks.losses import predictions
 from zofx.tasks.types import Example, references
 from zofx.zo.types import FloatArray
 

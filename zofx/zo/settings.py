@@ -29,6 +29,8 @@ ESTIMATORS: Final = (
 )  # fmt: skip
 FORWARD_MODE_ESTIMATORS: Final = ("forward-gradient", "forward-gauss-newton")
 """Those that take exact derivatives, from a program in forward mode."""
+GAUSS_NEWTON_ESTIMATORS: Final = ("gauss-newton", "forward-gauss-newton")
+"""Those that solve for the coefficients of all directions at once."""
 SCORE_ESTIMATORS: Final = (*FORWARD_MODE_ESTIMATORS, "gauss-newton")
 """Those that read every score, and the derivatives of the objective by them."""
 
@@ -109,7 +111,7 @@ class Settings:
             raise UsageError(
                 f"there is no estimator '{self.estimator}'; there are: {', '.join(ESTIMATORS)}"
             )
-        if self.estimator.endswith("gauss-newton") and self.batch_size < 2:
+        if self.estimator in GAUSS_NEWTON_ESTIMATORS and self.batch_size < 2:
             raise UsageError(
                 f"batch_size={self.batch_size}: a Gauss–Newton step chooses its damping by leaving "
                 "one example of the batch out, which takes at least two"

@@ -21,7 +21,8 @@ from zofx.compiler.sensitivity.scores import Provenance, Scores
 from zofx.errors import UsageError
 from zofx.models.checkpoint import Checkpoint, open_checkpoint
 from zofx.runs.compiled_model import open_model
-from zofx.tasks.encode import Encoder, encoder_for
+from zofx.tasks.conventions import encoder_for
+from zofx.tasks.encode import Encoder
 from zofx.tasks.objectives import OBJECTIVES, objective_for
 from zofx.tasks.selection import TaskChoice, open_task
 from zofx.tasks.types import Example

@@ -100,7 +100,7 @@ class Footprint:
             spec = self.program.tensors.get(str(node.target))
             if spec is None or spec.role in UPDATED_ROLES:
                 continue
-            if spec.name.endswith(".codes") and any(map(self._expands, node.users)):
+            if any(self._expands(user) and user.args[1] is node for user in node.users):
                 total += F32 * prod(spec.origin_shape or ()) - spec.nbytes
         return total
 

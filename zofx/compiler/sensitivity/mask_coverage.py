@@ -22,7 +22,7 @@ from safetensors import safe_open
 from zofx.artifact.layout import WEIGHTS
 from zofx.artifact.manifest import Manifest
 from zofx.errors import UsageError
-from zofx.ir.schema import Form
+from zofx.ir.schema import Form, checkpoint_name
 from zofx.zo.types import FloatArray
 
 Positions: TypeAlias = NDArray[np.int32]  # flat, as `split-sparse` stores them
@@ -149,7 +149,7 @@ def _names(
             f"{absent[0]}; make scores of the whole model with `zofx sensitivity`"
         )
     stored = set(scores)
-    return {name if name in stored else name.removesuffix(".T"): name for name in mask}
+    return {name if name in stored else checkpoint_name(name): name for name in mask}
 
 
 def _share(name: str, values: FloatArray, positions: Positions) -> Share:

@@ -5,8 +5,8 @@ from zofx.compiler.sensitivity.measure import sensitivity, task_sensitivity
 from zofx.compiler.sensitivity.scores import Scores
 from zofx.errors import UsageError
 from zofx.models.checkpoint import Checkpoint
+from zofx.tasks.conventions import encoder_for, is_masked, markup_of
 from zofx.tasks.data.calibration import calibration_texts
-from zofx.tasks.encode import encoder_for, is_masked, markup_of
 from zofx.tasks.objectives import objective_for
 from zofx.tasks.selection import TaskChoice, open_task
 

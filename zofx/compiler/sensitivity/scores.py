@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from zofx.errors import ArtifactError, UsageError
 from zofx.files.atomic import new_file
+from zofx.ir.schema import checkpoint_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ class Scores(Mapping[str, "Loader"]):
     about: Provenance
 
     def __getitem__(self, name: str) -> "Loader":
-        stored = name.removesuffix(".T")
+        stored = checkpoint_name(name)
         if name in self.recipes or stored == name:
             return self.recipes[name]
         recipe = self.recipes[stored]

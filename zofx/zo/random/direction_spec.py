@@ -25,8 +25,10 @@ from zofx.zo.types import FloatArray, Key
 KEEP_BITS: Final = 16
 KEEP_ALL: Final = 1 << KEEP_BITS
 
-SCALE: Final = ".scale"
-"""What the name of a tensor that scales a trainable's directions ends in."""
+
+def scale_name(trainable: str) -> str:
+    """The name of the tensor that scales a trainable's directions."""
+    return f"{trainable}.scale"
 
 
 @dataclass(frozen=True)

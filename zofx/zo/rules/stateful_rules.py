@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zofx.errors import UsageError
-from zofx.zo.random.direction_spec import SCALE, Noise
+from zofx.zo.random.direction_spec import Noise, scale_name
 from zofx.zo.random.low_rank_bases import carried
 from zofx.zo.rules.gradient_rules import Gradient, TensorRule, Tensors
 from zofx.zo.types import FloatArray
@@ -163,13 +163,13 @@ def diagonal_hessian(smooth: float = 1e-6) -> TensorRule[Tensors]:
         return along, hessian
 
     def init(theta: Tensors) -> Tensors:
-        scales = {name: values for name, values in theta.items() if name.endswith(SCALE)}
+        scales = {name: theta[scale_name(name)] for name in theta if scale_name(name) in theta}
         if not scales:
             raise UsageError(
                 "diagonal_hessian() sets the scales of directions, and this artifact's have none: "
                 "compile with a method that does, such as hizoo (the pass scale-directions)"
             )
-        return {name.removesuffix(SCALE): np.ones_like(values) for name, values in scales.items()}
+        return {name: np.ones_like(values) for name, values in scales.items()}
 
     return TensorRule(
         f"diagonal_hessian({smooth})",
@@ -177,7 +177,7 @@ def diagonal_hessian(smooth: float = 1e-6) -> TensorRule[Tensors]:
         update,
         curved=True,
         exposes=lambda state: {
-            f"{name}{SCALE}": np.divide(one, np.sqrt(h)) for name, h in state.items()
+            scale_name(name): np.divide(one, np.sqrt(h)) for name, h in state.items()
         },
     )
 
