@@ -23,7 +23,7 @@ from zofx.export.card import card
 from zofx.export.lora import Factors, factors_of
 from zofx.export.subject import Subject
 from zofx.files.atomic import new_folder, require_free
-from zofx.tasks.encode import is_masked
+from zofx.tasks.conventions import is_masked
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
