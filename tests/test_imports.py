@@ -30,7 +30,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 SHIPPED = {n: needs for n, needs in EXTRAS.items() if n not in ("bench", "dev", "ort-gpu")}
 DISTRIBUTIONS = {"google": "protobuf"}
 """Packages whose distribution has another name."""
-ON_DEMAND = ("ort", "hub", "tensorboard")
+ON_DEMAND = ("ort", "hub", "tensorboard", "trackio", "wandb")
 """Extras that only the functions using them import."""
 
 

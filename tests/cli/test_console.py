@@ -1,6 +1,7 @@
 """What is shown while something runs: nothing at first, then a bar or now and then a line."""
 
 import io
+import re
 import signal
 import sys
 from typing import cast
@@ -28,6 +29,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(console, "time", made)
+    monkeypatch.setattr(console, "stamp", lambda: "NOW")
     return made
 
 
@@ -47,7 +49,9 @@ def test_plain_lines_come_after_two_seconds_and_then_every_ten(
             clock.now += 1.0
             bar(step, 20, f"loss {step}")
     output = capsys.readouterr()
-    assert output.err == "tune 2/20  loss 2\ntune 12/20  loss 12\n"
+    assert output.err == (
+        "NOW  tune 2/20  0:00:18 left  loss 2\nNOW  tune 12/20  0:00:08 left  loss 12\n"
+    )
     assert output.out == ""
 
 
@@ -76,9 +80,41 @@ def test_a_run_is_followed(capsys: pytest.CaptureFixture[str], clock: Clock) -> 
     follow.on_step(StepMetrics(50, 0.5, 1e-3, 0.5, 1000, 2000.0, None))
     follow.on_end()
     assert capsys.readouterr().err.splitlines() == [
-        "step  50  dev accuracy 0.700 [0.397, 0.892] (7/10), cross-entropy 0.2500",
-        "tune 51/200  loss 0.5000, 2,000 tokens/s",
+        "NOW  step  50  dev accuracy 0.700 [0.397, 0.892] (7/10), cross-entropy 0.2500",
+        "NOW  tune 51/200  loss 0.5000, 2,000 tokens/s",
     ]
+
+
+def test_the_time_left_is_that_of_this_process(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that goes on at step 900 has made none of them in no time; renaming begins anew."""
+    with console.Progress("tune") as bar:
+        bar(901, 1000)
+        clock.now += 5.0
+        bar(902, 1000)
+        clock.now += 10.0
+        bar(1, 4, what="eval")
+        clock.now += 10.0
+        bar(2, 4)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "NOW  tune 902/1000  0:08:10 left",
+        "NOW  eval 1/4",
+        "NOW  eval 2/4  0:00:20 left",
+    ]
+
+
+def test_a_line_in_a_log_has_the_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal it has none."""
+    console.say("loading")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  loading\n", capsys.readouterr().err)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    console.say("loading")
+    assert terminal.getvalue() == "loading\n"
 
 
 def test_the_first_ctrl_c_asks_and_the_second_insists(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,7 +248,7 @@ WRONG: list[tuple[Sequence[str], int, str]] = [
     (["tune", "ART", "--task", "mood.jsonl", "--runtime", "orc"], 2, "did you mean torch or ort"),
     (["tune", "ART", "--task", "mood.jsonl", "--device", "tpu"], 1, "there is no device 'tpu'"),
     (["tune", "ART", "--task", "mood.jsonl", "--eps", "1e30"], 1, "lower --eps"),
-    (["tune", "ART", "--task", "mood.jsonl", "--tensorboard"], 2, "zofx[tensorboard]"),
+    (["tune", "ART", "--task", "mood.jsonl", "--report-to", "wandb"], 2, "zofx[wandb]"),
     (["tune", "ART", "--task", "mood.jsonl", "-o", "text.txt"], 2, "choose another folder"),
     (["tune", "ART", "--task", "nowhere.jsonl"], 2, "there is no such file"),
     (["tune", "ART", "--task", "fields.jsonl"], 2, "fields.jsonl:2: field 'answer' is missing"),
@@ -398,6 +399,35 @@ def test_a_model_that_cannot_be_compiled_says_why(
     assert exit_code == code, printed
     assert message in " ".join(printed.split()), printed
     assert not (inside / "new").exists()
+
+
+def test_what_was_made_can_be_read_by_programs(
+    inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """compile and explain with --json: one object on stdout, that agrees with the artifact."""
+    words = ("compile", "llama", "--train", "lora", "--quant", "none", "-o", "made", "--json")
+    code, printed = printed_by(*words, capsys=capsys)
+    assert code == 0
+    made = json.loads(printed)
+    manifest = read_manifest(inside / "made")
+    assert (made["hash"], made["pipeline"]) == (manifest.hash, manifest.pipeline)
+    assert made["trained_weights"] == sum(np.prod(s) for s in manifest.trainables.values())
+    code, printed = printed_by("explain", "insert-lora", "--json", capsys=capsys)
+    assert (code, json.loads(printed)["kind"]) == (0, "passes")
+    words = (*words[:-3], "-o", "other", "--json", "--print-after", "all")
+    exit_code, refused = run_inside(*words, capsys=capsys)
+    assert exit_code == 2
+    assert "give one of the two" in refused
+    shutil.rmtree(inside / "made")
+
+
+def printed_by(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code and stdout of a command."""
+    capsys.readouterr()
+    sys.argv = ["zofx", *words]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0), capsys.readouterr().out
 
 
 def test_ranks_are_made_once_and_read_by_compile(

@@ -1,11 +1,9 @@
 """The run folder: whole or not there, one writer, and every copy of θ checked before it is used."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from zofx.errors import ArtifactError, UsageError
 from zofx.runs import jsonl
 from zofx.runs.compiled_model import open_model
 from zofx.runs.evaluation import Evaluation
-from zofx.runs.metrics_log import JsonlLog, StepMetrics, TensorBoardLog
+from zofx.runs.metrics_log import JsonlLog, StepMetrics
 from zofx.runs.prepare import prepare
 from zofx.runs.run_config import RunConfig
 from zofx.runs.run_folder import RunFolder
@@ -225,38 +223,6 @@ def test_metrics_are_lines_of_json(tmp_path: Path) -> None:
             "step": 3, "loss": 0.5, "learning_rate": 1e-3, "seconds": 0.25, "tokens": 64,
             "tokens_per_second": 256.0, "memory_mib": 99.5,
         }
-    ]  # fmt: skip
-
-
-def test_tensorboard_is_asked_for_or_absent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without tensorboardX the error has the pip command; with it, every scalar is written."""
-    written: list[tuple[str, float, int]] = []
-
-    class Writer:
-        def __init__(self, folder: str) -> None:
-            assert folder == str(tmp_path)
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            written.append((name, value, step))
-
-        def close(self) -> None:
-            written.append(("closed", 0, 0))
-
-    monkeypatch.setattr("zofx.runs.metrics_log.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"zofx\[tensorboard\]"):
-        TensorBoardLog(tmp_path)
-    monkeypatch.setattr("zofx.runs.metrics_log.find_spec", lambda name: name)
-    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
-    log = TensorBoardLog(tmp_path)
-    log.step(StepMetrics(3, 0.5, 1e-3, 0.25, 64, 256.0, None))
-    log.evaluation(4, judged(5, 0.75))
-    log.close()
-    assert written == [
-        ("train/loss", 0.5, 3), ("train/learning_rate", 1e-3, 3), ("train/seconds", 0.25, 3),
-        ("train/tokens", 64, 3), ("train/tokens_per_second", 256.0, 3),
-        ("dev/loss", 0.75, 4), ("dev/accuracy", 0.5, 4), ("closed", 0, 0),
     ]  # fmt: skip
 
 

@@ -75,7 +75,7 @@ class Artifact:
         on_collapse: str = "go",
         activation_cache: str | PathLike[str] | None = None,
         activation_limit: float = 16.0,
-        tensorboard: bool = False,
+        report_to: Sequence[str] = (),
         **options: Any,
     ) -> "Run":
         """Train on a task, with forward passes only.
@@ -96,7 +96,7 @@ class Artifact:
             activation_cache: where layers below the first that trains leave their results; "none"
                 keeps none, None keeps them in the run's folder.
             activation_limit: of that folder, GB.
-            tensorboard: write event files, too.
+            report_to: trackers that follow the run: "csv", "tensorboard", "trackio", "wandb".
             options: of a run, as `zofx tune` has them: steps, batch_size, lr, eps, queries, seed,
                 runtime, threads, objective, … (`help(Artifact.tune)` lists them).
 
@@ -116,7 +116,7 @@ class Artifact:
             on_collapse=on_collapse,
             activations=None if activation_cache is None else str(activation_cache),
             activation_limit=activation_limit,
-            tensorboard=tensorboard,
+            report_to=tuple(report_to),
             origin=None if origin is None else Origin(origin, start_step),
             patience=patience,
         )

@@ -85,7 +85,7 @@ class Run:
         on_collapse: str = "go",
         activation_cache: str | PathLike[str] | None = None,
         activation_limit: float = 16.0,
-        tensorboard: bool = False,
+        report_to: Sequence[str] = (),
         **options: Any,
     ) -> "Run":
         """Go on from where the journal ends; the same bits as if it had never stopped.
@@ -95,7 +95,7 @@ class Run:
             on_collapse: as in `Artifact.tune`.
             activation_cache: as in `Artifact.tune`.
             activation_limit: as in `Artifact.tune`.
-            tensorboard: as in `Artifact.tune`.
+            report_to: as in `Artifact.tune`.
             options: steps, runtime, device and threads may differ from the run's; others must not.
 
         Raises:
@@ -108,7 +108,7 @@ class Run:
             on_collapse=on_collapse,
             activations=None if activation_cache is None else str(activation_cache),
             activation_limit=activation_limit,
-            tensorboard=tensorboard,
+            report_to=tuple(report_to),
         )
         outcome = trained(self.artifact.path, options, procedure, callbacks)
         return Run(self.artifact, outcome.run)

@@ -15,17 +15,17 @@ from typing import Any
 
 from zofx.api.callbacks import Callback, Callbacks
 from zofx.errors import UsageError
-from zofx.runs.metrics_log import Observer, TensorBoardLog, require_tensorboard
+from zofx.runs.metrics_log import Observer
 from zofx.runs.preflight import measure, recall, remember
 from zofx.runs.prepare import Origin, Prepared, prepare
 from zofx.runs.resume import prepare_resumed
 from zofx.runs.run_folder import (
     ACTIVATIONS,
-    TENSORBOARD,
     RunFolder,
     StepSelector,
     require_free,
 )
+from zofx.runs.trackers import TRACKERS, require_trackers
 from zofx.runs.tune import Outcome, Stop, start, train
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.session import Session
@@ -50,7 +50,7 @@ class Procedure:
         activations: where layers below the first that trains leave their results; None is a folder
             of the run, "none" nowhere.
         activation_limit: of that folder, GB.
-        tensorboard: whether event files are written.
+        report_to: names of trackers that follow the run, see `zofx.runs.trackers`.
         origin: another run, whose θ a new one starts from; None starts from the artifact's.
         patience: evaluations on dev in a row without a better one that end the run; None for any.
     """
@@ -62,7 +62,7 @@ class Procedure:
     on_collapse: str = "go"
     activations: str | None = None
     activation_limit: float = 16.0
-    tensorboard: bool = False
+    report_to: tuple[str, ...] = ()
     origin: Origin | None = None
     patience: int | None = None
 
@@ -104,8 +104,7 @@ def trained(
         ZofxError: the first thing that is wrong, with what to do; or the run diverges.
     """
     listeners = Callbacks(callbacks)
-    if procedure.tensorboard:
-        require_tensorboard()
+    require_trackers(procedure.report_to)
     prepared, procedure = _prepared(artifact, options, procedure, own)
     cache = _cache(procedure.activations, procedure.activation_limit, prepared)
     listeners.start(prepared.config, prepared.steps)
@@ -169,9 +168,11 @@ def _cache(folder: str | None, gigabytes: float, prepared: Prepared) -> Activati
 
 
 def _observers(prepared: Prepared, procedure: Procedure, listeners: Callbacks) -> list[Observer]:
-    if not procedure.tensorboard or prepared.run is None:
-        return [listeners]
-    return [listeners, TensorBoardLog(prepared.run.path / TENSORBOARD)]
+    run = prepared.run
+    assert run is not None  # `start` made it
+    made = run.journal().next_step if procedure.report_to else 0
+    trackers = [TRACKERS[name](run.path, run.config, made) for name in procedure.report_to]
+    return [listeners, *trackers]
 
 
 def _either(stop: Stop, listeners: Callbacks) -> Callable[[], bool]:

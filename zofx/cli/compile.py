@@ -1,16 +1,18 @@
 """zofx compile: a checkpoint goes in, an artifact comes out."""
 
+import json
 from collections import Counter
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zofx.artifact.layout import STAGES
+from zofx.cli.completion import names_of
 from zofx.cli.console import Progress, RunProgress, columns, say, size
-from zofx.cli.options import ModelName, add_command, parse_size
-from zofx.errors import PipelineError
+from zofx.cli.options import Json, ModelName, add_command, parse_size
+from zofx.errors import PipelineError, UsageError
 from zofx.ir.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -69,7 +71,14 @@ class Watch:
 def compile_(  # noqa: PLR0913  a verb has many options
     model: ModelName,
     method: Annotated[
-        str, typer.Option("--method", "-m", metavar="NAME", help="See `zofx list methods`.")
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME",
+            help="See `zofx list methods`.",
+            autocompletion=names_of("method"),
+        ),
     ] = "senszoq",
     out: Annotated[
         Path | None,
@@ -163,6 +172,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
         bool, typer.Option("--time-passes", help="Print how long each took.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every remark.")] = False,
+    json_: Json = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an artifact that is there.")
     ] = False,
@@ -184,6 +194,8 @@ def compile_(  # noqa: PLR0913  a verb has many options
     from zofx.compiler.methods import METHODS
 
     chosen = METHODS[method]
+    if json_ and print_after:
+        raise UsageError("--json and --print-after both print to stdout: give one of the two")
     require_sources(model, calibration, scores_file)
     if out is not None:
         require_place(out, force)
@@ -208,6 +220,9 @@ def compile_(  # noqa: PLR0913  a verb has many options
             beside=watch.write_stages,
         )  # fmt: skip
     target, manifest = built.folder, built.manifest
+    if json_:
+        print(json.dumps(_fields(built.checkpoint, target, manifest, watch.remarks)))
+        return
     if time_passes:
         times = {name: f"{seconds:.2f} s" for name, seconds in manifest.report["seconds"].items()}
         print(columns([*times.items()]))
@@ -221,6 +236,29 @@ def _require_printable(name: str | None, pipeline: "Pipeline") -> None:
             f"--print-after {name}: the pipeline has no such pass; it has "
             f"{', '.join(there)}, or all"
         )
+
+
+def _fields(
+    checkpoint: "Checkpoint",
+    folder: Path,
+    manifest: "Manifest",
+    remarks: "list[tuple[str, Remark]]",
+) -> dict[str, Any]:
+    """What was made, for programs."""
+    moving = [row for row in manifest.tensors if row.role in ("trainable", "exact")]
+    return {
+        "artifact": str(folder),
+        "hash": manifest.hash,
+        "model": checkpoint.source,
+        "method": manifest.method,
+        "pipeline": manifest.pipeline,
+        "trained_weights": sum(prod(row.shape) for row in moving),
+        "exact_weights": sum(prod(row.shape) for row in moving if row.role == "exact"),
+        "weights": sum(prod(stored.shape) for stored in checkpoint.tensors.values()),
+        "bytes": sum((folder / name).stat().st_size for name in manifest.files),
+        "seconds": dict(manifest.report["seconds"]),
+        "skipped": [f"{name}: {remark}" for name, remark in remarks if remark.verdict == "skipped"],
+    }
 
 
 def _summary(

@@ -1,7 +1,7 @@
 """What a person at the command line sees while something runs.
 
     results            stdout    text or JSON, nothing else
-    progress, errors   stderr    a bar on a terminal, a line now and then elsewhere
+    progress, errors   stderr    a bar on a terminal; elsewhere, lines with the time of day
 
 Nothing is shown for what takes less than two seconds.
 """
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -30,8 +31,13 @@ EVERY: Final = 10.0
 
 
 def say(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
+    """A line of progress; where it goes to a log, with the time."""
+    print(text if sys.stderr.isatty() else f"{stamp()}  {text}", file=sys.stderr, flush=True)
+
+
+def stamp() -> str:
+    """Now, as a log has it."""
+    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 class Progress:
@@ -45,10 +51,13 @@ class Progress:
         self._what = what
         self._bar: Any = None
         self._next = time.monotonic() + QUIET
+        self._pace: tuple[str, int, float] = ("", 0, 0.0)
 
     def __call__(self, done: int, total: int, note: str = "", what: str | None = None) -> None:
         """So much is done; `what` renames the thing."""
         self._what = what or self._what
+        if self._pace[0] != self._what or done < self._pace[1]:
+            self._pace = (self._what, done, time.monotonic())
         if self._bar is not None:
             progress = {"description": self._what, "completed": done, "total": total}
             self._bar.update(self._bar.task_ids[0], **progress, note=note)
@@ -58,7 +67,16 @@ class Progress:
                 self(done, total, note)
             else:
                 self._next = time.monotonic() + EVERY
-                say(f"{self._what} {done}/{total}  {note}".rstrip())
+                left = self._left(done, total)
+                say(f"{self._what} {done}/{total}  {left}{note}".rstrip())
+
+    def _left(self, done: int, total: int) -> str:
+        """The time that is left at the pace since the first call: a resumed run begins late."""
+        _, first, began = self._pace
+        if not first < done < total:
+            return ""
+        seconds = (time.monotonic() - began) * (total - done) / (done - first)
+        return f"{timedelta(seconds=round(seconds))} left  "
 
     def _open(self) -> None:
         from rich.console import Console

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from zofx.cli.completion import names_of
 from zofx.cli.console import columns
 from zofx.cli.options import Json, add_command
 from zofx.errors import UsageError
@@ -20,8 +21,12 @@ def register(app: typer.Typer) -> None:
     add_command(app, "list", list_)
 
 
+def _kinds(incomplete: str) -> list[str]:
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS))],
+    kind: Annotated[str, typer.Argument(metavar="|".join(KINDS), autocompletion=_kinds)],
     json_: Json = False,
 ) -> None:
     """List what there is of a kind, with a line about each.
@@ -39,7 +44,10 @@ def list_(
 
 
 def explain(
-    name: Annotated[str, typer.Argument(metavar="METHOD|PASS")],
+    name: Annotated[
+        str, typer.Argument(metavar="METHOD|PASS", autocompletion=names_of("method", "pass"))
+    ],
+    json_: Json = False,
 ) -> None:
     """Explain a method or a pass: what it does, its options and defaults, where it comes from.
 
@@ -51,12 +59,17 @@ def explain(
     from zofx.passes import PASSES
 
     if name in METHODS:
-        print(_method(METHODS[name]))
+        kind, text = "methods", _method(METHODS[name])
     elif name in PASSES:
-        print(_pass(PASSES[name]))
+        kind, text = "passes", _pass(PASSES[name])
     else:
         there = f"methods: {', '.join(METHODS)}; passes: {', '.join(PASSES)}"
         raise UsageError(f"there is no method and no pass '{name}'; there are {there}")
+    if json_:
+        row = next(row for row in _rows(kind) if row["name"] == name)
+        print(json.dumps({"kind": kind, **row, "text": text}, ensure_ascii=False))
+    else:
+        print(text)
 
 
 def _rows(kind: str) -> list[dict[str, Any]]:

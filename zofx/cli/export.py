@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from zofx.cli.completion import names_of
 from zofx.cli.console import Progress, say
 from zofx.cli.options import Artifact, Json, add_command, step_of
 
@@ -28,7 +29,10 @@ def export(  # noqa: PLR0913  a verb has many options
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="FORMAT", help="hf: a merged checkpoint; peft: a LoRA adapter."
+            "--to",
+            metavar="FORMAT",
+            help="hf: a merged checkpoint; peft: a LoRA adapter.",
+            autocompletion=names_of("export"),
         ),
     ] = "hf",
     dtype: Annotated[

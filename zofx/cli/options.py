@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
+from zofx.cli.completion import completer
 from zofx.cli.config_file import keys_of, printed_config, reader
+from zofx.cli.help import GroupedCommand
 from zofx.errors import UsageError
 from zofx.options import Option
 from zofx.runs.run_config import OPTIONS
@@ -34,8 +36,9 @@ def parameter(option: Option) -> Any:
     """What typer takes an option of a run for."""
     names = (option.flag, option.short) if option.short else (option.flag,)
     return typer.Option(
-        *names, metavar=option.metavar, min=option.minimum, max=option.maximum, help=option.help
-    )
+        *names, metavar=option.metavar, min=option.minimum, max=option.maximum, help=option.help,
+        autocompletion=completer(option.name),
+    )  # fmt: skip
 
 
 Data: TypeAlias = Annotated[str | None, parameter(OPTIONS["data"])]
@@ -55,7 +58,8 @@ INDENTED = re.compile(r"\n+((?: {4}.*\n?)+)")
 
 def add_command(app: typer.Typer, name: str, verb: Callable[..., None]) -> None:
     """Add a verb; its docstring is its help, where indented blocks keep their lines."""
-    app.command(name, help=unwrapped(inspect.getdoc(verb) or ""))(configurable(verb))
+    help_ = unwrapped(inspect.getdoc(verb) or "")
+    app.command(name, help=help_, cls=GroupedCommand)(configurable(verb))
 
 
 def configurable(verb: Callable[..., None]) -> Callable[..., None]:

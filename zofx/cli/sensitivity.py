@@ -1,12 +1,14 @@
 """zofx sensitivity: rank a model's weights once, on a text; or measure what a task asks of them."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zofx.cli.console import Progress, say, size
-from zofx.cli.options import Data, ModelName, Seed, Truncate, add_command
+from zofx.cli.options import Data, Json, ModelName, Seed, Truncate, add_command
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
         typer.Option("--batches", min=1, metavar="N", help="Gradients to square and add; 32."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    json_: Json = False,
 ) -> None:
     """Rank a model's weights by squared gradients on a text, or on a task's examples.
 
@@ -115,6 +118,10 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
         following = f"zofx coverage DIR --sensitivity {out}"
     made.save(out, replace=force)
     about = made.about
+    if json_:
+        fields = {"out": str(out), "matrices": len(made), **asdict(about)}
+        print(json.dumps(fields, ensure_ascii=False))
+        return
     print(
         f"{out}: scores of {len(made)} matrices from {about.tokens:,} tokens of {about.text} "
         f"({size(out.stat().st_size)})\nnext: {following}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zofx.cli.completion import names_of
 from zofx.cli.console import Progress, RunProgress, interruptible
 from zofx.cli.options import Artifact, Json, add_command, takes
 from zofx.runs.run_config import OPTIONS
@@ -72,9 +73,15 @@ def tune(  # noqa: PLR0913  a verb has many options
     limit: Annotated[
         float, typer.Option("--activation-limit", min=0, metavar="GB", help="Of that folder.")
     ] = 16,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too.")
-    ] = False,
+    report_to: Annotated[
+        str | None,
+        typer.Option(
+            "--report-to",
+            metavar="NAME,…",
+            help="Trackers that follow the run: csv, tensorboard, trackio, wandb.",
+            autocompletion=names_of("tracker"),
+        ),
+    ] = None,
     json_: Json = False,
     **options: Any,
 ) -> None:
@@ -102,7 +109,8 @@ def tune(  # noqa: PLR0913  a verb has many options
     from zofx.api.training import Procedure, origin_of, trained
 
     procedure = Procedure(
-        out, resume, preflight, strict, on_collapse, cache, limit, tensorboard,
+        out, resume, preflight, strict, on_collapse, cache, limit,
+        tuple((report_to or '').replace(',', ' ').split()),
         None if from_ is None else origin_of(from_), patience,
     )  # fmt: skip
     with interruptible() as stop, Progress("tune") as bar:

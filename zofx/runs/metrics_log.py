@@ -1,7 +1,7 @@
 """The records of a run: every step and every evaluation, to any number of observers.
 
-    metrics.jsonl    one line per step                       always
-    TensorBoard      the same scalars as event files         where asked, through tensorboardX
+    metrics.jsonl    one line per step        always
+    trackers         the same scalars         where asked (`zofx.runs.trackers`)
 
 Observers see a step after it counts; a run does not depend on what they do.
 """
@@ -9,11 +9,9 @@ Observers see a step after it counts; a run does not depend on what they do.
 import importlib
 import sys
 from dataclasses import asdict, dataclass, fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from zofx.errors import UsageError
 from zofx.runs import jsonl
 from zofx.runs.evaluation import Evaluation
 from zofx.zo.driver import StepLog
@@ -77,46 +75,6 @@ class JsonlLog:
 
     def close(self) -> None:
         """No file is open."""
-
-
-class TensorBoardLog:
-    """TensorBoard event files, written without TensorFlow and without torch.
-
-    Args:
-        folder: where they go.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        require_tensorboard()
-        self._writer: Any = importlib.import_module("tensorboardX").SummaryWriter(str(folder))
-
-    def step(self, metrics: StepMetrics) -> None:
-        """Every scalar of the step."""
-        for name, value in asdict(metrics).items():
-            if name != "step" and value is not None:
-                self._writer.add_scalar(f"train/{name}", value, metrics.step)
-
-    def evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Accuracy and loss."""
-        self._writer.add_scalar("dev/loss", evaluation.loss, step)
-        if evaluation.accuracy is not None:
-            self._writer.add_scalar("dev/accuracy", evaluation.accuracy.value, step)
-
-    def close(self) -> None:
-        """Flush."""
-        self._writer.close()
-
-
-def require_tensorboard() -> None:
-    """Check that event files can be written.
-
-    Raises:
-        UsageError: tensorboardX is not installed.
-    """
-    if find_spec("tensorboardX") is None:
-        raise UsageError(
-            "--tensorboard needs the package tensorboardX; run `pip install 'zofx[tensorboard]'`"
-        )
 
 
 def metrics_again(log: StepLog) -> dict[str, Any]:

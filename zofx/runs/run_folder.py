@@ -45,7 +45,6 @@ JOURNAL: Final = "journal.bin"
 EVALS: Final = "evals.jsonl"
 METRICS: Final = "metrics.jsonl"
 ACTIVATIONS: Final = "activations"
-TENSORBOARD: Final = "tensorboard"
 STATE: Final = "state"
 
 StepSelector: TypeAlias = int | Literal["best", "last"]
