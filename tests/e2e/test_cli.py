@@ -569,7 +569,7 @@ def test_the_exported_checkpoint_answers_as_the_run_does(
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    assert "exported: step 20 of to-export, merged, float32" in capsys.readouterr().out
+    assert "exported: step 20 of to-export, as hf" in capsys.readouterr().out
 
     model = open_model(inside / "art")
     workload = open_workload(model, TaskChoice("mood.jsonl"))
