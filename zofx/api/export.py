@@ -2,6 +2,7 @@
 
     Subject ──merge──▶ tensors of the checkpoint ──▶ hf     a folder that transformers loads
     Subject ──▶ LoRA factors                     ──▶ peft   an adapter that PEFT loads
+    Subject ──▶ inputs of graph.onnx             ──▶ onnx-adapter   for ONNX Runtime
 
 What an export can't say in its files it says in its model card, and in the note that comes back.
 """
@@ -48,7 +49,11 @@ class ExportOptions:
 
 Writer = Callable[[Subject, Path, ExportOptions, Progress], str | None]
 DEFAULTS: Final = ExportOptions()
-TAKES: Final[Mapping[str, tuple[str, ...]]] = {"hf": ("dtype",), "peft": ("base", "rank")}
+TAKES: Final[Mapping[str, tuple[str, ...]]] = {
+    "hf": ("dtype",),
+    "peft": ("base", "rank"),
+    "onnx-adapter": (),
+}
 """Format → the options it takes."""
 
 
@@ -79,7 +84,7 @@ def export(
 
     Args:
         subject: an artifact at some θ.
-        to: a format's name: "hf" or "peft".
+        to: a format's name, of `TAKES`.
         out: the folder to make.
         options: of the format.
         progress: called after every tensor.
@@ -141,7 +146,16 @@ def _peft(subject: Subject, out: Path, options: ExportOptions, progress: Progres
     return "\n".join(note for note in notes if note) or None
 
 
-WRITERS: Final[Mapping[str, Writer]] = {"hf": _hf, "peft": _peft}
+def _onnx_adapter(
+    subject: Subject, out: Path, options: ExportOptions, progress: Progress
+) -> str | None:
+    from zofx.export.onnx_adapter import export_onnx_adapter
+
+    export_onnx_adapter(subject, out)
+    return None
+
+
+WRITERS: Final[Mapping[str, Writer]] = {"hf": _hf, "peft": _peft, "onnx-adapter": _onnx_adapter}
 
 
 def _counted(items: Iterable[T], total: int, progress: Progress) -> Iterator[T]:

@@ -31,7 +31,7 @@ def export(  # noqa: PLR0913  a verb has many options
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="hf: a merged checkpoint; peft: a LoRA adapter.",
+            help="hf: a merged checkpoint; peft: a LoRA adapter; onnx-adapter: for graph.onnx.",
             autocompletion=names_of("export"),
         ),
     ] = "hf",
@@ -65,6 +65,8 @@ def export(  # noqa: PLR0913  a verb has many options
     that it was trained beside: where that is stored in 8 or 4 bits, on `zofx export DIR --to hf`.
     Other methods change matrices by no low rank: --rank R writes the nearest LoRA and states its
     error, or they are refused with the reason.
+
+    onnx-adapter: the trainables as a file that ONNX Runtime loads beside the artifact's graph.onnx.
 
     Examples:
         zofx export art --run run --to hf -o tuned
