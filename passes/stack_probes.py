@@ -26,6 +26,7 @@ from torch import fx
 from torch.fx.node import map_arg
 
 from zofx.errors import UnsupportedError
+from zofx.ir.batch_rows import BatchRows
 from zofx.ir.batching import batched
 from zofx.ir.facts import PERTURBED, STACKED
 from zofx.ir.ops import zofx_ops
@@ -33,7 +34,7 @@ from zofx.ir.pipeline import Pass, Remarker
 from zofx.ir.program import Program, is_call, output_node, placeholders
 from zofx.ir.rewrite import Editor, value_of
 from zofx.ir.schema import COEFFICIENTS, INPUTS, Stage
-from zofx.ir.symbols import expression, symbols
+from zofx.ir.symbols import expression
 from zofx.ir.traits import Trait, has
 
 aten = torch.ops.aten
@@ -66,14 +67,15 @@ class StackProbes(Pass):
         directions = edit.placeholder(COEFFICIENTS).meta["val"].shape[0]
         coefficients = edit.change_input(COEFFICIENTS, (edit.new_axis(), directions))
         stacking = _Stacking(edit, coefficients)
-        culprit = stacking.addresses_rows()
+        culprit = stacking.rows.addressed(stacking.with_probes)
         if self.at == "input" or culprit:
             stacking.replicate_inputs()
             why = f": {culprit.format_node()} addresses rows by number" if culprit else ""
             remark("input", "applied", f"replicated at the input{why}")
         else:
             stacking.replicate_at_slices()
-            remark("trainables", "applied", f"{len(stacking.copies)} values replicated on the way")
+            copies = len(stacking.rows.copies)
+            remark("trainables", "applied", f"{copies} values replicated on the way")
         output = output_node(edit.graph)
         (result,) = output.all_input_nodes
         output.args = (edit.call(output, zofx_ops.split_probes.default, result, coefficients),)
@@ -85,7 +87,7 @@ class _NoFormError(Exception):
 
 
 class _Stacking:
-    """One walk over the graph; `stacked` are the values with P·N rows."""
+    """One walk over the graph, in which readers of trainables read them with probes."""
 
     def __init__(self, edit: Editor, coefficients: fx.Node) -> None:
         self.edit = edit
@@ -93,37 +95,10 @@ class _Stacking:
         perturbed = edit.graph.find_nodes(op="call_function", target=zofx_ops.perturb.default)
         # What is made of trainables alone → how many axes it has beside that of the probes.
         self.with_probes = {n: n.args[0].meta["val"].dim() for n in perturbed}
-        self.stacked: set[fx.Node] = set()
-        self.copies: dict[fx.Node, fx.Node] = {}
-        self.sizes: dict[fx.Node, fx.Node] = {}
+        self.rows = BatchRows(edit, coefficients)
         self.before = {node: node.meta.get("val") for node in edit.nodes}
         self.gone: set[fx.Node] = set()
         self.at_input = False
-        ids = edit.placeholder("input_ids").meta["val"]
-        self.rows = expression(ids.shape[0])
-        self.turned = self._turned()
-
-    def addresses_rows(self) -> fx.Node | None:
-        """The first op below a trainable that may address rows by number, or has turned them."""
-        below: set[fx.Node] = set()
-        for node in self.edit.nodes:
-            if any(a in below or a in self.with_probes for a in node.all_input_nodes):
-                below.add(node)
-                if has(node, Trait.ADDRESSES) or not self.turned.isdisjoint(
-                    (node, *node.all_input_nodes)
-                ):
-                    return node
-        return None
-
-    def _turned(self) -> set[fx.Node]:
-        """Values with rows on another axis than the first, [T, N, …], and all made from them."""
-        turned: set[fx.Node] = set()
-        for node in self.edit.nodes:
-            value = node.meta.get("val")
-            sizes = value.shape[1:] if isinstance(value, torch.Tensor) else ()
-            if any(map(self._counts_rows, sizes)) or not turned.isdisjoint(node.all_input_nodes):
-                turned.add(node)
-        return turned
 
     def replicate_inputs(self) -> None:
         """Every row of every input becomes P rows; sizes follow by themselves."""
@@ -131,7 +106,7 @@ class _Stacking:
         first = next(n for n in self.edit.nodes if n.op == "call_function")
         for node in list(placeholders(self.edit.graph)):
             if node.target in INPUTS:
-                self.edit.replace(node, self.copy_of(node, first))
+                self.edit.replace(node, self.rows.copy_of(node, first))
         for node in self.edit.nodes:
             if node.op == "call_function" and node not in self.gone:
                 try:
@@ -139,9 +114,9 @@ class _Stacking:
                 except _NoFormError as why:
                     self._over_probes(node, str(why))
                     continue
-                copied = node in self.copies.values()
-                if reads or copied or self._counts_rows(node.meta.get("val")):
-                    self.stacked.add(node)
+                copied = node in self.rows.copies.values()
+                if reads or copied or self.rows.counted_by(node.meta.get("val")):
+                    self.rows.stacked.add(node)
                 if not copied:
                     node.meta.pop("val", None)
 
@@ -155,12 +130,12 @@ class _Stacking:
             except _NoFormError as why:
                 self._over_probes(node, str(why))
                 continue
-            if not reads and not any(a in self.stacked for a in node.all_input_nodes):
+            if not reads and not any(a in self.rows.stacked for a in node.all_input_nodes):
                 continue
-            below = partial(self._below, user=node)
-            node.args, node.kwargs = map_arg(node.args, below), map_arg(node.kwargs, below)
+            stacked = partial(self._stacked, user=node)
+            node.args, node.kwargs = map_arg(node.args, stacked), map_arg(node.kwargs, stacked)
             node.meta.pop("val", None)
-            self.stacked.add(node)
+            self.rows.stacked.add(node)
 
     def _take_probes(self, node: fx.Node) -> bool:
         """Let a reader of a trainable read it with probes; whether its result has rows by that."""
@@ -174,7 +149,7 @@ class _Stacking:
         if (
             is_call(node, aten.embedding.default)
             and places == [0]
-            and not self._is_rows(node.args[1])
+            and not self.rows.lead(node.args[1])
         ):
             self._look_up(node)
             return False
@@ -183,7 +158,7 @@ class _Stacking:
             self._to_probe_form(node)
         elif is_call(node, aten.unsqueeze.default) and node.args[1] == 0:
             self._to_rows(node)
-        elif has(node, Trait.ELEMENTWISE) and any(map(self._has_rows, node.all_input_nodes)):
+        elif has(node, Trait.ELEMENTWISE) and any(map(self.rows.of, node.all_input_nodes)):
             self._require_broadcast(node, places)
             for place in places:
                 rows = self._rows_of(node.args[place], node)
@@ -227,7 +202,7 @@ class _Stacking:
         """Values that are expanded over the rows: every row gets its probe's."""
         dims = node.meta["val"].dim()
         node.args, node.target = (
-            (node.args[0], self._batch(node), dims),
+            (node.args[0], self.rows.batch_size(node), dims),
             zofx_ops.probe_rows.default,
         )
 
@@ -236,24 +211,13 @@ class _Stacking:
         dims = user.meta["val"].dim()
         if self.with_probes[values] == dims:  # its own first axis is 1, in place of the rows
             values = self.edit.call(user, aten.squeeze.dim, values, 1)
-        rows = self.edit.call(user, zofx_ops.probe_rows.default, values, self._batch(user), dims)
-        self.stacked.add(rows)
+        batch = self.rows.batch_size(user)
+        rows = self.edit.call(user, zofx_ops.probe_rows.default, values, batch, dims)
+        self.rows.stacked.add(rows)
         return rows
 
-    def _batch(self, before: fx.Node) -> fx.Node:
-        """N."""
-        ids = self.edit.placeholder("input_ids")
-        return self.edit.call(before, aten.sym_size.int, ids, 0)
-
-    def _has_rows(self, value: fx.Node) -> bool:
-        return value in self.stacked or self._counts_rows(value.meta.get("val"))
-
-    def _is_rows(self, x: Any) -> bool:
-        """Whether the first axis of a value is the rows."""
-        return x not in self.turned and self._has_rows(x)
-
     def _require_rows(self, node: fx.Node, x: Any) -> None:
-        if not self._is_rows(x):
+        if not self.rows.lead(x):
             raise _NoFormError(f"{node.target} reads a value whose first axis is not its rows")
 
     def _require_broadcast(self, node: fx.Node, places: list[int]) -> None:
@@ -261,7 +225,7 @@ class _Stacking:
         value = node.meta["val"]
         dims = value.dim()
         rows = value.shape[0] if dims else None
-        if not isinstance(rows, torch.SymInt) or expression(rows) != self.rows:
+        if not isinstance(rows, torch.SymInt) or expression(rows) != self.rows.number:
             raise _NoFormError(f"{node.target} reads one beside rows of another number")
         for place in places:
             operand: Any = node.args[place]
@@ -274,7 +238,7 @@ class _Stacking:
         for operand in list(node.all_input_nodes):
             if operand in self.with_probes:
                 leading.add(operand)
-            elif operand in self.stacked:
+            elif operand in self.rows.stacked:
                 own = self._of_one_probe(operand, node, why)
                 node.replace_input_with(operand, own)
                 if isinstance(self.before[operand], torch.Tensor):
@@ -295,19 +259,19 @@ class _Stacking:
         if isinstance(value, torch.SymInt):
             if self.at_input:
                 self._refuse(why)
-            if not self._counts_rows(value):
+            if not self.rows.counted_by(value):
                 return operand
             probes = self.edit.call(user, aten.sym_size.int, self.coefficients, 0)
             return self.edit.call(user, operator.floordiv, operand, probes)
-        if not isinstance(value, torch.Tensor) or not self._counts_rows(value):
+        if not isinstance(value, torch.Tensor) or not self.rows.counted_by(value):
             self._refuse(why)
         return self.edit.call(user, zofx_ops.split_probes.default, operand, self.coefficients)
 
     def _put(self, node: fx.Node, result: fx.Node, value: Any, index: int | None) -> None:
         """Let what read an op, or one of its results, read this; rows are joined with probes."""
-        if self._counts_rows(value):
+        if self.rows.counted_by(value):
             joined = self.edit.call(node, aten.flatten.using_ints, result, 0, 1)
-            self.stacked.add(joined)
+            self.rows.stacked.add(joined)
         else:
             joined, self.with_probes[result] = result, value.dim()
         self.before[joined] = value
@@ -324,38 +288,16 @@ class _Stacking:
             "these trainables cannot be evaluated under several probes at once", [why]
         )
 
-    def _below(self, operand: fx.Node, user: fx.Node) -> fx.Node:
+    def _stacked(self, operand: fx.Node, user: fx.Node) -> fx.Node:
         """What a stacked op reads in place of an operand."""
-        if operand in self.stacked or operand in self.with_probes:
+        if operand in self.rows.stacked or operand in self.with_probes:
             return operand
         value = operand.meta.get("val")
-        if isinstance(value, torch.SymInt) and self._counts_rows(value):
-            return self._size_of(operand, user)
-        if isinstance(value, torch.Tensor) and value.dim() and self._counts_rows(value.shape[0]):
-            return self.copy_of(operand, user)
+        if isinstance(value, torch.SymInt) and self.rows.counted_by(value):
+            return self.rows.size_of(operand, user)
+        if isinstance(value, torch.Tensor) and value.dim() and self.rows.counted_by(value.shape[0]):
+            return self.rows.copy_of(operand, user)
         return operand
-
-    def copy_of(self, value: fx.Node, before: fx.Node) -> fx.Node:
-        """The value with P·N rows, made once."""
-        if value not in self.copies:
-            self.copies[value] = self.edit.call(
-                before, zofx_ops.replicate.default, value, self.coefficients
-            )
-            self.stacked.add(self.copies[value])
-        return self.copies[value]
-
-    def _size_of(self, size: fx.Node, before: fx.Node) -> fx.Node:
-        """P times a size that counts rows (N, N·T, …), made once."""
-        if size not in self.sizes:
-            probes = self.edit.call(before, aten.sym_size.int, self.coefficients, 0)
-            self.sizes[size] = self.edit.call(before, operator.mul, probes, size)
-        return self.sizes[size]
-
-    def _counts_rows(self, value: Any) -> bool:
-        """Whether a size, or the leading size of a tensor, is a multiple of N."""
-        if isinstance(value, torch.Tensor):
-            return value.dim() > 0 and self._counts_rows(value.shape[0])
-        return isinstance(value, torch.SymInt) and self.rows in symbols(value)
 
 
 def _makes_a_weight(node: fx.Node) -> bool:

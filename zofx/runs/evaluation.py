@@ -1,4 +1,4 @@
-"""The result of judging a split, and which of two results is the better one.
+"""The result of evaluating a split, and which of two results is the better one.
 
     Evaluation ──rank(select_by)──▶ (metric, −loss)     the greater is better
 

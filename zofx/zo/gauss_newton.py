@@ -78,8 +78,8 @@ class Quadratics:
         curvatures = (self.curvatures.sum(0) - self.curvatures) / others
         steps = np.array([-damped(curvatures, gradients, ratio) for ratio in RATIOS])
         linear = np.einsum("rbq,bq->rb", steps, self.gradients)
-        bent = np.einsum("rbp,bpq,rbq->rb", steps, self.curvatures, steps)
-        changes: DoubleArray = (linear + bent / 2).mean(1)
+        curved = np.einsum("rbp,bpq,rbq->rb", steps, self.curvatures, steps)
+        changes: DoubleArray = (linear + curved / 2).mean(1)
         return changes
 
 

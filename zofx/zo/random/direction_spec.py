@@ -1,4 +1,4 @@
-"""Laws: what a trainable's direction is, beyond a draw from a distribution.
+"""Direction specs: what a trainable's direction is, beyond a draw from a distribution.
 
     z(key) = draw(kind, key, name)
              ⊙ [16 random bits of the mask < keep]       fixed for `interval` steps     `RandomMask`
