@@ -1,6 +1,7 @@
 """An artifact, or a run of it, as what other tools load.
 
     Subject ──merge──▶ tensors of the checkpoint ──▶ hf     a folder that transformers loads
+                                                 ──▶ gguf   a file that llama.cpp loads
     Subject ──▶ LoRA factors                     ──▶ peft   an adapter that PEFT loads
     Subject ──▶ inputs of graph.onnx             ──▶ onnx-adapter   for ONNX Runtime
 
@@ -14,6 +15,7 @@ from typing import Any, Final, Self, TypeVar
 
 from zofx.artifact import layout
 from zofx.errors import UsageError
+from zofx.export.card import INTEGERS, card
 from zofx.export.subject import Subject
 from zofx.options import require_known
 from zofx.runs.evaluate import Progress, no_progress
@@ -26,7 +28,7 @@ class ExportOptions:
     """How to write; what a format does not take has its default.
 
     Attributes:
-        dtype: hf: float32, bfloat16 or float16.
+        dtype: hf: float32, bfloat16 or float16; gguf: also q8_0 or q4_0.
         base: peft: the model that the adapter names; None for the one that was compiled.
         rank: peft: of a LoRA that approximates what is none; None refuses.
     """
@@ -51,6 +53,7 @@ Writer = Callable[[Subject, Path, ExportOptions, Progress], str | None]
 DEFAULTS: Final = ExportOptions()
 TAKES: Final[Mapping[str, tuple[str, ...]]] = {
     "hf": ("dtype",),
+    "gguf": ("dtype",),
     "peft": ("base", "rank"),
     "onnx-adapter": (),
 }
@@ -101,9 +104,30 @@ def export(
 
 
 def _hf(subject: Subject, out: Path, options: ExportOptions, progress: Progress) -> str | None:
+    from zofx.models.hf_export import export_hf
+
+    text = card(subject, WHAT, library_name="transformers")
+    return _merged(export_hf, text, subject, out, options, progress)
+
+
+def _gguf(subject: Subject, out: Path, options: ExportOptions, progress: Progress) -> str | None:
+    from zofx.models.gguf_export import export_gguf
+
+    text = card(subject, WHAT_GGUF, library_name="gguf")
+    return _merged(export_gguf, text, subject, out, options, progress)
+
+
+def _merged(
+    write: Callable[..., None],
+    text: str,
+    subject: Subject,
+    out: Path,
+    options: ExportOptions,
+    progress: Progress,
+) -> str | None:
+    """Write the merged tensors in one of the forms of a whole model."""
     from zofx.artifact.merge import merged_tensors
-    from zofx.export.card import INTEGERS, card
-    from zofx.models.hf_export import Beside, export_hf
+    from zofx.models.hf_export import Beside
     from zofx.models.tokenizer import SpecialTokens
 
     manifest = subject.manifest
@@ -114,9 +138,9 @@ def _hf(subject: Subject, out: Path, options: ExportOptions, progress: Progress)
         special_tokens=model.get("special_tokens", {}),
         generation=model.get("generation", {}),
         max_length=model["max_positions"],
-        texts={"README.md": card(subject, WHAT, library_name="transformers")},
+        texts={"README.md": text},
     )
-    export_hf(
+    write(
         manifest.config,
         (subject.folder / layout.TOKENIZER).read_bytes(),
         _counted(merged_tensors(subject.folder, subject.theta), weights, progress),
@@ -132,6 +156,7 @@ WHAT: Final = (
     "A merged checkpoint for transformers: what was trained is added into the weights it was cut "
     "from, and what was quantized is written as what it stands for."
 )
+WHAT_GGUF: Final = WHAT.replace("checkpoint for transformers", "model for llama.cpp")
 
 
 def _peft(subject: Subject, out: Path, options: ExportOptions, progress: Progress) -> str | None:
@@ -155,7 +180,12 @@ def _onnx_adapter(
     return None
 
 
-WRITERS: Final[Mapping[str, Writer]] = {"hf": _hf, "peft": _peft, "onnx-adapter": _onnx_adapter}
+WRITERS: Final[Mapping[str, Writer]] = {
+    "hf": _hf,
+    "gguf": _gguf,
+    "peft": _peft,
+    "onnx-adapter": _onnx_adapter,
+}
 
 
 def _counted(items: Iterable[T], total: int, progress: Progress) -> Iterator[T]:

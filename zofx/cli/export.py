@@ -31,12 +31,16 @@ def export(  # noqa: PLR0913  a verb has many options
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="hf: a merged checkpoint; peft: a LoRA adapter; onnx-adapter: for graph.onnx.",
+            help="hf: a merged checkpoint; gguf: for llama.cpp; peft: a LoRA adapter; "
+            "onnx-adapter: for graph.onnx.",
             autocompletion=names_of("export"),
         ),
     ] = "hf",
     dtype: Annotated[
-        str, typer.Option("--dtype", help="hf: float32, bfloat16 or float16.")
+        str,
+        typer.Option(
+            "--dtype", help="hf, gguf: float32, bfloat16 or float16; gguf: also q8_0, q4_0."
+        ),
     ] = "float32",
     base: Annotated[
         str | None,
@@ -61,6 +65,9 @@ def export(  # noqa: PLR0913  a verb has many options
     where the artifact multiplies activations of 8 bits (`senszoq` does), the export multiplies
     floats, and answers whose candidates are close may differ.
 
+    gguf: the same as a file for llama.cpp. It is read back before it is published: a model that
+    transformers would read in another way is refused with what differs.
+
     peft: LoRA that was trained as such is written exactly, without torch. It belongs on the model
     that it was trained beside: where that is stored in 8 or 4 bits, on `zofx export DIR --to hf`.
     Other methods change matrices by no low rank: --rank R writes the nearest LoRA and states its
@@ -83,7 +90,7 @@ def export(  # noqa: PLR0913  a verb has many options
     require_format(to, options)
     require_free(out)
     subject = Subject.of(artifact, None if run is None else RunFolder.open(run), step_of(step))
-    if to == "hf":
+    if to in ("hf", "gguf"):
         say("loading torch and transformers")
     with Progress("export") as bar:
         note = export_(subject, to, out, options, progress=bar)

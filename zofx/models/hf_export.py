@@ -83,12 +83,12 @@ def export_hf(
     require_free(out)
     if dtype not in FLOATS:
         raise UsageError(f"there is no export dtype {dtype!r}; there are: {', '.join(FLOATS)}")
-    model_config = _model_config(config, dtype)
+    model_config = config_of(config, dtype)
     architecture = architecture_of(str(out), model_config)
     model = build_on_meta(model_config, architecture)
     model_config.architectures = [type(model).__name__]
     with new_folder(out) as folder:
-        _write_weights(_checked(model, tensors, FLOATS[dtype]), folder, shard_bytes)
+        _write_weights(checked_tensors(model, tensors, FLOATS[dtype]), folder, shard_bytes)
         model_config.save_pretrained(folder)
         if architecture == "causal-lm":
             _generation(model_config, special, beside).save_pretrained(folder)
@@ -98,12 +98,13 @@ def export_hf(
             (folder / name).write_text(text, encoding="utf-8")
 
 
-def _model_config(config: Mapping[str, Any], dtype: str) -> PreTrainedConfig:
+def config_of(config: Mapping[str, Any], dtype: str) -> PreTrainedConfig:
+    """The configuration of a manifest as transformers'."""
     kept = {key: value for key, value in config.items() if key not in NOT_EXPORTED}
     return CONFIG_MAPPING[config["model_type"]].from_dict({**kept, "dtype": dtype})
 
 
-def _checked(
+def checked_tensors(
     model: PreTrainedModel, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors to write, cast; raises where they are not exactly the model's."""

@@ -197,7 +197,7 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenization:
         ignore_merges=name in LLAMA3,
     )
     tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = _split(name)
+    tokenizer.pre_tokenizer = split_named(name)
     tokenizer.decoder = decoders.ByteLevel()
     types = list(zip(tokens, field.get("token_type", ()), strict=False))
     tokenizer.add_special_tokens(
@@ -227,7 +227,14 @@ def _first(*ids: int | None) -> int:
     return next((index for index in ids if index is not None), 0)
 
 
-def _split(name: str) -> pre_tokenizers.PreTokenizer:
+def pre_tokenizer_names() -> tuple[str, ...]:
+    """The names of `tokenizer.ggml.pre` that are known."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    return ("gpt-2", "default", "smollm", *GGUF_PRE_TOKENIZER_SPLITS)
+
+
+def split_named(name: str) -> pre_tokenizers.PreTokenizer:
     """The pre-tokenizer that `tokenizer.ggml.pre` names."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
@@ -241,7 +248,7 @@ def _split(name: str) -> pre_tokenizers.PreTokenizer:
             ]
         )
     if name not in GGUF_PRE_TOKENIZER_SPLITS:
-        known = sorted([*GPT2, "smollm", *GGUF_PRE_TOKENIZER_SPLITS])
+        known = sorted(pre_tokenizer_names())
         raise UnsupportedError(
             CANNOT_REBUILD,
             [f"tokenizer.ggml.pre is {name!r}; known: {', '.join(known)}"],
