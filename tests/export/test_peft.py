@@ -89,5 +89,5 @@ def test_options_of_another_format_are_refused(lora: Subject, tmp_path: Path) ->
     """Nothing is ignored: an option that a format does not take is an error."""
     with pytest.raises(UsageError, match="--rank is of --to peft, not of --to hf"):
         export(lora, "hf", tmp_path / "out", ExportOptions(rank=3))
-    with pytest.raises(UsageError, match="--dtype is of --to hf, not of --to peft"):
+    with pytest.raises(UsageError, match="--dtype is of --to hf, gguf, not of --to peft"):
         export(lora, "peft", tmp_path / "out", ExportOptions(dtype="float16"))

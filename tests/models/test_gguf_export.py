@@ -33,7 +33,7 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2, "intermediate_size": 96, "max_position_embeddings": 64,
 }  # fmt: skip
 CONFIGS: dict[str, PreTrainedConfig] = {
-    "llama": LlamaConfig(**SIZES),
+    "llama": LlamaConfig(**SIZES, unk_token_id=0),
     "llama-tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=128),

@@ -40,12 +40,10 @@ KINDS: Final = {
 }  # fmt: skip
 """Name of a dtype → gguf's name of the block format that matrices are stored in."""
 
-NOT_COMPARED: Final = frozenset({
-    "_name_or_path", "architectures", "dtype", "transformers_version", "use_cache", "id2label",
-    "label2id", "attention_dropout", "initializer_range", "pretraining_tp", "bos_token_id",
-    "eos_token_id", "pad_token_id", "torch_dtype", "hidden_dropout", "attention_probs_dropout_prob",
+NOT_COMPARED: Final = frozenset({ "architectures", "dtype", "transformers_version", "use_cache", "id2label",
+    "label2id", "attention_dropout", "initializer_range", "pretraining_tp", "torch_dtype", "hidden_dropout", "attention_probs_dropout_prob",
 })  # fmt: skip
-"""Fields that change no forward, or that the tokenizer has."""
+"""Fields that change no forward."""
 
 PROBE: Final = "The year is 1984; don't ask.  Café 你好, 3.14!"
 
@@ -226,7 +224,9 @@ def _require_same(config: PreTrainedConfig, tokenizer_json: bytes, path: Path) -
     differing = [
         f"{name} is {ours.get(name)!r}, and would be read as {theirs.get(name)!r}"
         for name in sorted({*ours, *theirs} - NOT_COMPARED)
-        if not _same(ours.get(name), theirs.get(name))
+        if not name.startswith("_")  # where it was read from
+        and not name.endswith("_token_id")  # the tokenizer's
+        and not _same(ours.get(name), theirs.get(name))
     ]
     if differing:
         raise refused(config.model_type, *differing)
