@@ -40,8 +40,10 @@ KINDS: Final = {
 }  # fmt: skip
 """Name of a dtype → gguf's name of the block format that matrices are stored in."""
 
-NOT_COMPARED: Final = frozenset({ "architectures", "dtype", "transformers_version", "use_cache", "id2label",
-    "label2id", "attention_dropout", "initializer_range", "pretraining_tp", "torch_dtype", "hidden_dropout", "attention_probs_dropout_prob",
+NOT_COMPARED: Final = frozenset({
+    "architectures", "attention_dropout", "attention_probs_dropout_prob", "dtype", "hidden_dropout",
+    "id2label", "initializer_range", "label2id", "pretraining_tp", "torch_dtype",
+    "transformers_version", "use_cache",
 })  # fmt: skip
 """Fields that change no forward."""
 
