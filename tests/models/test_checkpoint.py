@@ -345,7 +345,19 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "quantized": (
         lambda folder: change(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
         UnsupportedError,
-        "is quantized already",
+        r"is quantized already(.|\n)*\(gptq\)",
+    ),
+    "quantized by awq": (
+        lambda folder: change(folder, quantization_config={"quant_method": "awq", "bits": 4}),
+        UnsupportedError,
+        r"is quantized already(.|\n)*\(awq\)",
+    ),
+    "quantized by bitsandbytes": (
+        lambda folder: change(
+            folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
+        ),
+        UnsupportedError,
+        r"is quantized already(.|\n)*\(bitsandbytes\)",
     ),
     "tokenizer": (
         lambda folder: (folder / "tokenizer.json").write_text("{"),

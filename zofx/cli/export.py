@@ -1,6 +1,7 @@
 """zofx export, zofx merge: what other tools load, and an artifact that begins where a run ended."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from zofx.cli.completion import names_of
 from zofx.cli.console import Progress, say
 from zofx.cli.options import Artifact, Json, add_command, step_of
+from zofx.errors import UsageError
 
 Step = Annotated[str, typer.Option("--step", metavar="best|last|N", help="Which θ of the run.")]
 
@@ -103,16 +105,25 @@ def export(  # noqa: PLR0913  a verb has many options
 
 def merge(
     artifact: Artifact,
-    run: Annotated[Path, typer.Option("--run", metavar="RUN", help="Whose trainables it gets.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="The folder to make.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="RUN", help="Whose trainables it gets.")
+    ] = None,
     step: Step = "best",
+    adapter: Annotated[
+        Path | None,
+        typer.Option("--adapter", metavar="DIR", help="A LoRA of PEFT's, instead of a run."),
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Write an artifact that begins where a run of another one ended, bit by bit.
+    """Write an artifact that begins where a run of another one ended, or with a LoRA of PEFT's.
 
     Graphs and frozen weights are the same; what trains starts from the run's values. It needs the
     run no longer, evaluates as the run did, and trains on: another task, other settings. Where
     another method or format is to follow, export --to hf and compile that instead.
+
+    --adapter takes the values from a folder that PEFT wrote: every matrix that the artifact trains
+    has to be in it, at the same rank, and nothing else.
 
     Directions follow from --seed, step and name: give the next run another seed than the first
     one's, or it goes along the same directions again.
@@ -120,6 +131,7 @@ def merge(
     Examples:
         zofx merge art --run run -o art2
         zofx tune art2 --task other.jsonl --seed 1
+        zofx merge lora-art --adapter ./peft-lora -o lora-art2
     """
     from zofx.export.merged_artifact import merge as merge_
     from zofx.export.subject import Subject
@@ -127,10 +139,22 @@ def merge(
     from zofx.runs.run_folder import RunFolder
 
     require_free(out)
-    subject = Subject.of(artifact, RunFolder.open(run), step_of(step))
-    manifest = merge_(subject, out)
+    if (run is None) == (adapter is None):
+        raise UsageError("merging takes a run or an adapter: give --run or --adapter")
+    if adapter is not None:
+        from zofx.export.peft_start import start_of
+
+        subject = replace(Subject.of(artifact), theta=start_of(artifact, adapter))
+        manifest = merge_(
+            subject, out, {"artifact": subject.manifest.hash, "adapter": str(adapter)}
+        )
+        said = f"the values of {adapter}"
+    else:
+        assert run is not None
+        subject = Subject.of(artifact, RunFolder.open(run), step_of(step))
+        manifest, said = merge_(subject, out), str(subject)
     if json_:
         about = {"out": str(out), **subject.to_dict(), "hash": manifest.hash}
         print(json.dumps(about, ensure_ascii=False))
     else:
-        print(f"{out}: {artifact} at {subject}, artifact {manifest.hash[:12]}")
+        print(f"{out}: {artifact} at {said}, artifact {manifest.hash[:12]}")

@@ -1,4 +1,4 @@
-"""An artifact that begins where a run of another ended.
+"""An artifact that begins where a run of another ended, or with an adapter's values.
 
     artifact, θ ──▶ the same graphs and frozen tensors, θ in trainables.safetensors, a new identity
 
@@ -7,6 +7,7 @@ own. Where it comes from stands in the manifest's report. No torch.
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,18 @@ WIDTH = 4
 """Bytes of a float32: all that moves is stored so."""
 
 
-def merge(subject: Subject, out: Path) -> Manifest:
+def merge(subject: Subject, out: Path, origin: Mapping[str, Any] | None = None) -> Manifest:
     """Write the artifact; returns its manifest.
 
     Args:
-        subject: an artifact at the θ of a run.
+        subject: an artifact at the θ of a run, or at another one.
         out: the folder to make.
+        origin: where θ is from, for the manifest's report; None for the run.
 
     Raises:
         UsageError: no run, or the folder is taken.
     """
-    if subject.run is None:
+    if subject.run is None and origin is None:
         raise UsageError("merging takes a run: `zofx merge DIR --run RUN -o OUT`")
     require_free(out)
     with new_folder(out) as folder:
@@ -46,7 +48,7 @@ def merge(subject: Subject, out: Path) -> Manifest:
             subject.manifest,
             files=dict(subject.manifest.files)
             | {layout.TRAINABLES: file_digest(folder / layout.TRAINABLES)},
-            report={**subject.manifest.report, "merged": _origin(subject)},
+            report={**subject.manifest.report, "merged": dict(origin or _origin(subject))},
         )
         (folder / layout.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest

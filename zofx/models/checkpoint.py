@@ -202,7 +202,10 @@ def _open_folder(model: str, folder: Path) -> Checkpoint:
     if getattr(config, "quantization_config", None):
         raise UnsupportedError(
             f"{model} is quantized already; compile from the model it was made from",
-            ["config.json has a quantization_config, and quantizing twice loses twice"],
+            [
+                f"config.json has a quantization_config ({_quantized_by(config)}), and quantizing "
+                "twice loses twice; GGUF's Q8_0 and Q4_0 keep every bit (`--quant q8_0`, `q4_0`)"
+            ],
         )
     architecture = architecture_of(model, config)
     tensors, headers = open_shards(folder)
@@ -254,3 +257,10 @@ def architecture_of(source: str, config: PreTrainedConfig) -> Architecture:
         return "masked-lm"
     is_masked = kind in masked and not getattr(config, "is_decoder", False)
     return "masked-lm" if is_masked else "causal-lm"
+
+
+def _quantized_by(config: PreTrainedConfig) -> str:
+    """The method that a checkpoint names, such as gptq, awq or bitsandbytes."""
+    settings = config.quantization_config
+    named = settings.get("quant_method") if isinstance(settings, Mapping) else None
+    return str(named or "of no name")
