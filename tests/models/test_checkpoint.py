@@ -32,6 +32,7 @@ from transformers import (
     T5Config,
 )
 
+from tests.tiny import tiny_llama
 from zofx.errors import CaptureError, UnsupportedError, UsageError
 from zofx.models.checkpoint import build_on_meta, open_checkpoint
 
@@ -272,10 +273,32 @@ def test_what_is_not_there_is_said_once_and_plainly(monkeypatch: pytest.MonkeyPa
         open_checkpoint("zofx/none")
 
 
+def test_a_revision_is_asked_for_and_its_commit_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's client gets it; the snapshot's folder, named by the commit, is in the manifest."""
+    asked: list[tuple[str, str | None]] = []
+    snapshot = tmp_path / "snapshots" / "0123abcd"
+    tiny_llama(snapshot)
+
+    def give(model: str, revision: str | None, allow_patterns: list[str]) -> str:
+        assert "*.jinja" in allow_patterns  # chat templates are files of their own by now
+        asked.append((model, revision))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", give)
+    checkpoint = open_checkpoint("someone/model@v1.0")
+    assert checkpoint.description["commit"] == "0123abcd"
+    assert checkpoint.source == "someone/model@v1.0"
+    open_checkpoint("someone/model")
+    assert asked == [("someone/model", "v1.0"), ("someone/model", None)]
+    assert "commit" not in open_checkpoint(str(tiny_llama(tmp_path / "plain"))).description
+
+
 def test_a_revision_of_a_local_folder_is_refused(tmp_path: Path) -> None:
     """A revision that would be ignored is an error."""
     with pytest.raises(UsageError, match="has no revision main"):
-        open_checkpoint(str(tmp_path), revision="main")
+        open_checkpoint(f"{tmp_path}@main")
 
 
 def change(folder: Path, **settings: Any) -> None:

@@ -11,7 +11,7 @@ import typer
 from zofx.artifact.layout import STAGES
 from zofx.cli.completion import names_of
 from zofx.cli.console import Progress, RunProgress, columns, say, size
-from zofx.cli.options import Json, ModelName, add_command, parse_size
+from zofx.cli.options import Json, ModelName, Revision, add_command, parse_size
 from zofx.errors import PipelineError, UsageError
 from zofx.ir.formats import FORMATS
 
@@ -172,6 +172,7 @@ def compile_(  # noqa: PLR0913  a verb has many options
         bool, typer.Option("--time-passes", help="Print how long each took.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print every remark.")] = False,
+    revision: Revision = None,
     json_: Json = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an artifact that is there.")
@@ -192,7 +193,9 @@ def compile_(  # noqa: PLR0913  a verb has many options
     """
     from zofx.compiler.inputs import require_place, require_sources
     from zofx.compiler.methods import METHODS
+    from zofx.models.locate import at_revision
 
+    model = at_revision(model, revision)
     chosen = METHODS[method]
     if json_ and print_after:
         raise UsageError("--json and --print-after both print to stdout: give one of the two")

@@ -58,6 +58,12 @@ def export(  # noqa: PLR0913  a verb has many options
             "--rank", metavar="R", help="peft: approximate what is no LoRA by one of this rank."
         ),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push", metavar="OWNER/NAME", help="Upload OUT to the hub; new ones are private."
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Write an artifact, or a run of it, as other tools load it, with a model card.
@@ -84,23 +90,29 @@ def export(  # noqa: PLR0913  a verb has many options
     """
     from zofx.api.export import ExportOptions, require_format
     from zofx.api.export import export as export_
+    from zofx.export.hub import require_repository, upload
     from zofx.export.subject import Subject
     from zofx.files.atomic import require_free
     from zofx.runs.run_folder import RunFolder
 
     options = ExportOptions(dtype, base, rank)
     require_format(to, options)
+    if push is not None:
+        require_repository(push)
     require_free(out)
     subject = Subject.of(artifact, None if run is None else RunFolder.open(run), step_of(step))
     if to in ("hf", "gguf"):
         say("loading torch and transformers")
     with Progress("export") as bar:
         note = export_(subject, to, out, options, progress=bar)
+    address = None if push is None else upload(out, push, f"{subject}, as {to}")
     if json_:
-        about = {"out": str(out), "to": to, **subject.to_dict(), "note": note}
+        about = {"out": str(out), "to": to, **subject.to_dict(), "note": note, "pushed": address}
         print(json.dumps(about, ensure_ascii=False))
     else:
         print(f"{out}: {subject}, as {to}" + (f"\nnote: {note}" if note else ""))
+        if address is not None:
+            print(f"pushed: {address}")
 
 
 def merge(

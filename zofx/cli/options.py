@@ -27,6 +27,12 @@ ModelName: TypeAlias = Annotated[
         help="A hub id, a Hugging Face folder, a .gguf file, or package:DISTRIBUTION/FILE.",
     ),
 ]
+Revision: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--revision", metavar="REV", help="Branch, tag or commit of a hub id; as MODEL@REV."
+    ),
+]
 Artifact: TypeAlias = Annotated[
     Path, typer.Argument(metavar="DIR", help="A compiled artifact: what `zofx compile` made.")
 ]

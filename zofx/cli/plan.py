@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zofx.cli.console import columns, say, size
-from zofx.cli.options import Json, ModelName, Threads, add_command
+from zofx.cli.options import Json, ModelName, Revision, Threads, add_command
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def plan(  # noqa: PLR0913  a verb has many options
         float | None,
         typer.Option("--rate", metavar="GFLOPS", help="Of all products; measured here if absent."),
     ] = None,
+    revision: Revision = None,
     json_: Json = False,
 ) -> None:
     """Predict the memory and the time of a training step, part by part.
@@ -103,8 +104,9 @@ def plan(  # noqa: PLR0913  a verb has many options
         zofx plan ./my-model --method mezo --runtime torch --rate 200
     """
     from zofx.compiler.methods import METHODS
-    from zofx.models.locate import require_model
+    from zofx.models.locate import at_revision, require_model
 
+    model = at_revision(model, revision)
     chosen = METHODS[method]
     _require_positive(rate)
     require_model(model)

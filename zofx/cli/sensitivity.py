@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zofx.cli.console import Progress, say, size
-from zofx.cli.options import Data, Json, ModelName, Seed, Truncate, add_command
+from zofx.cli.options import Data, Json, ModelName, Revision, Seed, Truncate, add_command
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
         typer.Option("--batches", min=1, metavar="N", help="Gradients to square and add; 32."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    revision: Revision = None,
     json_: Json = False,
 ) -> None:
     """Rank a model's weights by squared gradients on a text, or on a task's examples.
@@ -73,9 +74,10 @@ def sensitivity(  # noqa: PLR0913  a verb has many options
         zofx sensitivity ./my-model --task trec --train 256 -o trec.safetensors
         zofx coverage art --sensitivity trec.safetensors
     """
-    from zofx.models.locate import require_model
+    from zofx.models.locate import at_revision, require_model
     from zofx.tasks.data.calibration import require_text
 
+    model = at_revision(model, revision)
     text = {"calibration": calibration, "tokens": tokens, "length": length}
     examples = {"data": data, "train": train, "seed": seed, "truncate": truncate or None}
     _require_one_source(task, text, examples)

@@ -105,9 +105,11 @@ def _measured(step: int, result: Evaluation) -> Iterable[tuple[Any, ...]]:
 def _identity(subject: Subject) -> list[tuple[Any, ...]]:
     """What rebuilds these weights bit by bit: the artifact and the journal."""
     manifest, run = subject.manifest, subject.run
+    model = manifest.model
     rows: list[tuple[Any, ...]] = [
-        ("model", manifest.model["source"]),
-        ("weights of the model", f"SHA-256 {manifest.model['hash']}"),
+        ("model", model["source"]),
+        *([("commit", model["commit"])] if model.get("commit") else []),
+        ("weights of the model", f"SHA-256 {model['hash']}"),
         ("frozen matrices", ", ".join(subject.stored_as) or "as the model has them"),
         ("method", manifest.method),
         ("pipeline", manifest.pipeline),

@@ -10,7 +10,7 @@ executed or unpickled, and a recipe holds no more than its tensor.
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -33,7 +33,7 @@ from transformers.models.auto.modeling_auto import (
 from zofx.errors import CaptureError, UnsupportedError, UsageError
 from zofx.models import gguf_file, gguf_model, tokenizer
 from zofx.models.experts import EVERY_EXPERT
-from zofx.models.locate import require_model
+from zofx.models.locate import commit_of, require_model
 from zofx.models.safetensors_folder import StoredTensor, fingerprint, open_shards
 from zofx.models.tokenizer import SpecialTokens, Tokenization
 from zofx.models.weight_mapping import resolve
@@ -53,6 +53,7 @@ class Checkpoint:
         hash: identity of the weights (`shards.fingerprint`), 64 hex digits.
         tokenization: tokenizer and special ids; None if the checkpoint has none.
         placed: the tensors under names transformers can resolve, for a model on meta.
+        commit: of the hub's repository; None for what is from elsewhere.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Checkpoint:
     hash: str
     tokenization: Tokenization | None
     placed: Callable[[PreTrainedModel], Mapping[str, StoredTensor]]
+    commit: str | None = None
 
     def load(self, name: str) -> Tensor:
         """Read one tensor."""
@@ -101,6 +103,7 @@ class Checkpoint:
             "architecture": self.architecture,
             "max_positions": self.max_positions,
             "special": asdict(self.special),
+            **({"commit": self.commit} if self.commit else {}),
             **self._writing(),
         }
 
@@ -123,19 +126,20 @@ class Checkpoint:
         return self.tokenization
 
 
-def open_checkpoint(model: str, *, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(model: str) -> Checkpoint:
     """Open a pretrained model without reading its weights.
 
     Args:
-        model: hub id, folder, .gguf file, or "package:DISTRIBUTION/PATH".
-        revision: branch, tag or commit; hub ids only.
+        model: hub id, with @REVISION or without, folder, .gguf file, or
+            "package:DISTRIBUTION/PATH".
 
     Raises:
         UsageError: nothing is there, or it is damaged.
         UnsupportedError: it is a model that cannot be compiled; says why.
     """
-    path = require_model(model, revision)
-    return _open_folder(model, path) if path.is_dir() else _open_gguf(model, path)
+    path = require_model(model)
+    opened = _open_folder(model, path) if path.is_dir() else _open_gguf(model, path)
+    return replace(opened, commit=commit_of(path))
 
 
 def build_on_meta(config: PreTrainedConfig, architecture: Architecture) -> PreTrainedModel:

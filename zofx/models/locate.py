@@ -3,6 +3,7 @@
     package:DISTRIBUTION/PATH   a file of an installed package, by its path or the end of it
     a path that exists          itself
     owner/name                  a snapshot from the Hugging Face hub
+    owner/name@REVISION         of a branch, a tag or a commit
 
 Of a snapshot only safetensors, JSON and tokenizer files are fetched, never a pickle.
 """
@@ -16,10 +17,24 @@ from zofx.errors import UsageError
 PACKAGE = "package:"
 CONFIG = "config.json"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-HUB_FILES = ["*.safetensors", "*.json", "tokenizer.model", "vocab.txt", "merges.txt"]
+HUB_FILES = [
+    "*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt",
+]  # fmt: skip
+SNAPSHOTS = "snapshots"
+"""The folder of the hub's cache whose folders are named by commits."""
 
 
-def locate(model: str, revision: str | None = None) -> Path:
+def at_revision(model: str, revision: str | None) -> str:
+    """MODEL with a revision, as `locate` reads it."""
+    return model if revision is None else f"{model}@{revision}"
+
+
+def commit_of(path: Path) -> str | None:
+    """The commit of a snapshot of the hub's; None for what is from elsewhere."""
+    return path.name if path.parent.name == SNAPSHOTS else None
+
+
+def locate(model: str) -> Path:
     """The file or folder that MODEL names, fetched if it is on the hub.
 
     Raises:
@@ -29,27 +44,28 @@ def locate(model: str, revision: str | None = None) -> Path:
         return _packaged(model)
     path = Path(model).expanduser()
     if path.exists():
-        if revision is not None:
-            raise UsageError(
-                f"{model} is a local path and has no revision {revision}: those belong to hub ids"
-            )
         return path
+    model, _, revision = model.partition("@")
+    if revision and Path(model).expanduser().exists():
+        raise UsageError(
+            f"{model} is a local path and has no revision {revision}: those belong to hub ids"
+        )
     if (
         not HUB_ID.fullmatch(model)
         or model.startswith(".")
         or path.suffix in (".gguf", ".safetensors")
     ):
         raise UsageError(f"no such file or folder: {model}")
-    return _download(model, revision)
+    return _download(model, revision or None)
 
 
-def require_model(model: str, revision: str | None = None) -> Path:
+def require_model(model: str) -> Path:
     """As `locate`, and what is there looks like a model; torch-free, so that it takes no seconds.
 
     Raises:
         UsageError: nothing is there, or no model.
     """
-    path = locate(model, revision)
+    path = locate(model)
     if path.is_dir() and not (path / CONFIG).is_file():
         raise UsageError(
             f"{path} has no {CONFIG}, so it is no Hugging Face model folder; "
