@@ -29,6 +29,7 @@ from zofx.compiler.sensitivity.scores import load_scores
 from zofx.errors import UsageError, ZofxError
 from zofx.models.checkpoint import open_checkpoint
 from zofx.runs.compiled_model import open_model, open_session
+from zofx.runs.run_config import Engine
 from zofx.runs.task_data import open_workload
 from zofx.session import Session
 from zofx.tasks.objectives import Objective
@@ -106,7 +107,7 @@ class _Slope:
         workload = open_workload(model, choice)
         self.objective: Objective = workload.objective(None)
         self.encoded: Encoded = workload.encoder.encode(workload.examples("train"))
-        self.session: Session = open_session(model, given.runtime, "cpu", given.threads)
+        self.session: Session = open_session(model, Engine(given.runtime, "cpu", given.threads))
 
     def at(self, key: Key, eps: float) -> float:
         """By two probes."""

@@ -27,6 +27,7 @@ from zofx.runs.compiled_model import open_session
 from zofx.runs.evaluate import evaluate
 from zofx.runs.prepare import Prepared, prepare
 from zofx.runs.resume import prepare_resumed
+from zofx.runs.run_config import Engine
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.task_data import Workload
 from zofx.runs.tune import start, train
@@ -161,7 +162,7 @@ def _require_bit_equal(prepared: Prepared, run: RunFolder, tuned: Session) -> di
     """
     engine = prepared.config.engine.runtime
     name = "torch" if engine == "ort" else "ort"
-    other = open_session(prepared.model, name, "cpu", prepared.config.engine.threads)
+    other = open_session(prepared.model, Engine(name, "cpu", prepared.config.engine.threads))
     replay(other, run.journal(), None, prepared.config.settings.recipe().tensors)
     digests = {engine: theta_digest(tuned.read()), name: theta_digest(other.read())}
     other.close()

@@ -7,7 +7,7 @@ these probes, and what is θ after these rays. It knows no method, no objective 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,24 @@ class Session(Theta, Protocol):
 
     def close(self) -> None:
         """Release the engine's memory; the session is of no use afterwards."""
+        ...
+
+
+@runtime_checkable
+class SharedSession(Protocol):
+    """A session whose forwards are shared among workers."""
+
+    def rows_per_second(self) -> dict[str, float]:
+        """Rows × probes per second of every worker that was measured."""
+        ...
+
+    @property
+    def speedup(self) -> float:
+        """Seconds that workers computed, over seconds that were waited for them."""
+        ...
+
+    def messages(self) -> list[str]:
+        """What happened to workers since this was last asked."""
         ...
 
 

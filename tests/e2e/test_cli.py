@@ -22,6 +22,7 @@ from zofx.artifact.manifest import read_manifest
 from zofx.cli import main
 from zofx.cli.options import unwrapped
 from zofx.runs.compiled_model import open_model, open_session
+from zofx.runs.run_config import Engine
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.task_data import open_workload
 from zofx.session import unperturbed
@@ -574,7 +575,7 @@ def test_the_exported_checkpoint_answers_as_the_run_does(
     model = open_model(inside / "art")
     workload = open_workload(model, TaskChoice("mood.jsonl"))
     batch = workload.encoder.encode(workload.examples("test")).batch
-    session = open_session(model, "ort", "cpu", 1)
+    session = open_session(model, Engine("ort", "cpu", 1))
     session.write(RunFolder.open(inside / "to-export").theta(inside / "art", model.manifest, 20)[1])
     wanted = session.evaluate(batch, [], unperturbed())[0]
 

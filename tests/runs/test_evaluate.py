@@ -13,6 +13,7 @@ from zofx.errors import ArtifactError, DivergenceError, UnsupportedError, UsageE
 from zofx.runs.compiled_model import Model, default_runtime, open_model, open_session
 from zofx.runs.evaluate import evaluate
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.run_config import Engine
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Batch, Session, unperturbed
 from zofx.tasks.metrics import accuracy
@@ -33,7 +34,7 @@ def workload(model: Model, mood: Path) -> Workload:
 
 @pytest.fixture
 def session(model: Model) -> Session:
-    return open_session(model, "ort", "cpu", 1)
+    return open_session(model, Engine("ort", "cpu", 1))
 
 
 def judge(session: Session, workload: Workload, batch_size: int, name: str) -> Evaluation:
@@ -74,7 +75,7 @@ def test_differences_alone_are_asked_for(session: Session, workload: Workload, n
 
 def test_both_runtimes_judge_alike(session: Session, model: Model, workload: Workload) -> None:
     """torch and ONNX Runtime agree on every answer, and on the loss to rounding."""
-    other = open_session(model, "torch", "cpu", 1)
+    other = open_session(model, Engine("torch", "cpu", 1))
     ours, theirs = (judge(s, workload, 8, "cross-entropy") for s in (session, other))
     assert ours.accuracy == theirs.accuracy
     assert ours.loss == pytest.approx(theirs.loss, abs=1e-5)
@@ -172,6 +173,6 @@ def test_a_runtime_that_is_not_there_is_refused(model: Model) -> None:
     """Unknown names and devices are answered with what there is."""
     assert default_runtime() == "ort"
     with pytest.raises(UsageError, match="did you mean ort"):
-        open_session(model, "orr", "cpu", None)
+        open_session(model, Engine("orr", "cpu", None))
     with pytest.raises(UnsupportedError, match="no device 'tpu'"):
-        open_session(model, "ort", "tpu", None)
+        open_session(model, Engine("ort", "tpu", None))

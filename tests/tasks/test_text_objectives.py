@@ -12,6 +12,7 @@ from zofx.errors import DivergenceError, UsageError
 from zofx.runs.compiled_model import Model, open_model, open_session
 from zofx.runs.evaluate import evaluate
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.run_config import Engine
 from zofx.runs.task_data import Workload, open_workload
 from zofx.runtimes import RUNTIMES
 from zofx.session import Session
@@ -51,7 +52,7 @@ def reward(tmp_path: Path) -> str:
 
 @pytest.fixture(params=list(RUNTIMES))
 def session(model: Model, request: pytest.FixtureRequest) -> Session:
-    return open_session(model, request.param, "cpu", 1)
+    return open_session(model, Engine(request.param, "cpu", 1))
 
 
 def test_f1_and_exact_match_by_hand(workload: Workload) -> None:

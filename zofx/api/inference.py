@@ -54,10 +54,11 @@ class Source:
         device: str | None = None,
         threads: int | None = None,
         on_message: Callable[[str], None] = lambda text: None,
+        fleet: str | None = None,
     ) -> Self:
         """On the engine that is named; else on the run's runtime, or what is installed."""
         own = Engine(run.config.engine.runtime if run else default_runtime())
-        given = {"runtime": runtime, "device": device, "threads": threads}
+        given = {"runtime": runtime, "device": device, "threads": threads, "fleet": fleet}
         named = {name: value for name, value in given.items() if value is not None}
         return cls(model, with_options(own, named), run, step, on_message)
 
@@ -71,7 +72,7 @@ class Source:
         folder, engine = self.model.folder, self.engine
         theta = self.run and self.run.theta(folder, self.model.manifest, self.step)
         self.on_message(f"loading {folder} on {engine.runtime}, every file checked")
-        session = open_session(self.model, engine.runtime, engine.device, engine.threads, rows)
+        session = open_session(self.model, engine, rows)
         try:
             if theta:
                 session.write(theta[1])

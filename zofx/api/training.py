@@ -15,10 +15,12 @@ from typing import Any
 
 from zofx.api.callbacks import Callback, Callbacks
 from zofx.errors import UsageError
-from zofx.runs.metrics_log import Observer
+from zofx.runs.evaluation import Evaluation
+from zofx.runs.metrics_log import Observer, StepMetrics
 from zofx.runs.preflight import measure, recall, remember
 from zofx.runs.prepare import Origin, Prepared, prepare
 from zofx.runs.resume import prepare_resumed
+from zofx.runs.run_config import Engine
 from zofx.runs.run_folder import (
     ACTIVATIONS,
     RunFolder,
@@ -28,7 +30,7 @@ from zofx.runs.run_folder import (
 from zofx.runs.trackers import TRACKERS, require_trackers
 from zofx.runs.tune import Outcome, Stop, start, train
 from zofx.runtimes.host.activation_cache import ActivationCache
-from zofx.session import Session
+from zofx.session import Session, SharedSession
 from zofx.tasks.data.pool import Pool
 from zofx.tasks.types import Record
 from zofx.zo.preflight import Preflight
@@ -122,12 +124,14 @@ def trained(
             folder = str(prepared.run.path / ACTIVATIONS)
             cache = _cache(folder, procedure.activation_limit, prepared)
         outcome = train(
-            prepared, session, _observers(prepared, procedure, listeners),
+            prepared, session, _observers(prepared, procedure, listeners, session),
             _either(stop, listeners), cache,
             noise=measured.noise if measured else None, on_collapse=procedure.on_collapse,
             patience=procedure.patience,
             report=lambda finding: listeners.message(f"guard: {finding}"),
         )  # fmt: skip
+        if isinstance(session, SharedSession):
+            listeners.message(_of_workers(session))
     finally:
         session.close()
     if cache is not None and cache.disabled_reason is not None:
@@ -167,12 +171,39 @@ def _cache(folder: str | None, gigabytes: float, prepared: Prepared) -> Activati
     return ActivationCache(Path(str(folder)), round(gigabytes * 1e9))
 
 
-def _observers(prepared: Prepared, procedure: Procedure, listeners: Callbacks) -> list[Observer]:
+class _WorkerNews:
+    """Tells what happens to the workers of a fleet."""
+
+    def __init__(self, session: SharedSession, listeners: Callbacks) -> None:
+        self._session, self._listeners = session, listeners
+
+    def step(self, metrics: StepMetrics) -> None:
+        for text in self._session.messages():
+            self._listeners.message(f"fleet: {text}")
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        self._listeners.message(_of_workers(self._session))
+
+    def close(self) -> None:
+        pass
+
+
+def _of_workers(session: SharedSession) -> str:
+    """How fast the workers are, and what they win."""
+    rates = session.rows_per_second()
+    each = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+    return f"fleet: rows × probes per second: {each}; {session.speedup:.2f} at work at a time"
+
+
+def _observers(
+    prepared: Prepared, procedure: Procedure, listeners: Callbacks, session: Session
+) -> list[Observer]:
     run = prepared.run
     assert run is not None  # `start` made it
     made = run.journal().next_step if procedure.report_to else 0
     trackers = [TRACKERS[name](run.path, run.config, made) for name in procedure.report_to]
-    return [listeners, *trackers]
+    news = [_WorkerNews(session, listeners)] if isinstance(session, SharedSession) else []
+    return [listeners, *news, *trackers]
 
 
 def _either(stop: Stop, listeners: Callbacks) -> Callable[[], bool]:
@@ -189,8 +220,14 @@ def announcement(prepared: Prepared) -> str:
         f"{evaluation.eval_every} steps\n"
         f"settings: {config.settings}, seed={config.task.seed}, objective={config.objective}\n"
         f"{_start_line(prepared)}"
-        f"loading {config.folder} on {engine.runtime} ({engine.device}), every file checked"
+        f"loading {config.folder} on {_place(engine)}, every file checked"
     )
+
+
+def _place(engine: Engine) -> str:
+    if engine.fleet in (None, "none"):
+        return f"{engine.runtime} ({engine.device})"
+    return f"a fleet ({engine.fleet})"
 
 
 def _oddities(prepared: Prepared) -> tuple[str, ...]:

@@ -51,6 +51,12 @@ def evaluate(  # noqa: PLR0913  a verb has many options
     runtime: Runtime = None,
     device: Device = None,
     threads: Threads = None,
+    fleet: Annotated[
+        str | None,
+        typer.Option(
+            "--fleet", metavar="FLEET", help="Workers that share the rows, as of `zofx tune`."
+        ),
+    ] = None,
     split: Annotated[
         str, typer.Option("--split", metavar="NAME", help="test, dev or train.")
     ] = "test",
@@ -125,7 +131,7 @@ def evaluate(  # noqa: PLR0913  a verb has many options
         choice = changed(folder.config.task, data, truncate, max_length)
     else:
         raise UsageError(NO_TASK)
-    source = Source.of(model, folder, step_of(step), runtime, device, threads, say)
+    source = Source.of(model, folder, step_of(step), runtime, device, threads, say, fleet)
     question = Question(choice, None, split, limit, batch_size, objective, task is None)
     with Progress("eval") as bar:
         result = judge(source, question, progress=bar, predictions=answers)

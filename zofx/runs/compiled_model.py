@@ -16,8 +16,11 @@ from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest, read_manifest
 from zofx.errors import ArtifactError, UnsupportedError, UsageError
 from zofx.files.atomic import file_digest
+from zofx.runs.run_config import Engine
 from zofx.runtimes import RUNTIMES
-from zofx.session import Session
+from zofx.runtimes.fleet.cells import SPLITS
+from zofx.runtimes.fleet.spec import parse_fleet
+from zofx.session import Runtime, Session
 from zofx.tasks.conventions import encoder_for, is_masked, markup_of
 from zofx.tasks.decode import NEW_TOKENS, Decoder
 from zofx.tasks.encode import Encoder
@@ -132,21 +135,36 @@ def default_runtime() -> str:
     return "ort" if find_spec("onnxruntime") else "torch"
 
 
-def open_session(
-    model: Model, runtime: str, device: str, threads: int | None, rows: int = 1
-) -> Session:
-    """Load the artifact on a runtime, for batches of so many rows; every file of it is checked.
+def open_session(model: Model, engine: Engine, rows: int = 1) -> Session:
+    """Load the artifact where a run computes, for batches of so many rows; every file is checked.
 
     Raises:
-        UsageError: no such runtime.
+        UsageError: no such runtime, or no such fleet.
         UnsupportedError: it cannot run here; with every reason.
         ArtifactError: the artifact is damaged.
     """
     try:
-        engine = RUNTIMES[runtime]
+        runtime = RUNTIMES[engine.runtime] if engine.fleet in (None, "none") else _fleet(engine)
     except ImportError as error:
+        name = "ray" if engine.fleet not in (None, "none") else engine.runtime
+        extra = "fleet" if name == "ray" else name
         raise UnsupportedError(
-            f"the {runtime} runtime is not installed",
-            [f"{error}; run pip install 'zofx[{runtime}]'"],
+            f"{name} is not installed" if name == "ray" else f"the {name} runtime is not installed",
+            [f"{error}; run pip install 'zofx[{extra}]'"],
         ) from error
-    return engine.load(model.folder, device=device, threads=threads, rows=rows)
+    return runtime.load(model.folder, device=engine.device, threads=engine.threads, rows=rows)
+
+
+def _fleet(engine: Engine) -> Runtime:
+    """The runtime that is made of workers.
+
+    Raises:
+        UsageError: it is none.
+        ImportError: Ray is not installed.
+    """
+    spec = parse_fleet(str(engine.fleet), engine.runtime, engine.device)
+    if engine.fleet_split not in SPLITS:
+        raise UsageError(f"--fleet-split {engine.fleet_split}: there are {', '.join(SPLITS)}")
+    from zofx.runtimes.fleet.runtime import FleetRuntime
+
+    return FleetRuntime(spec, engine.fleet_split)

@@ -8,6 +8,7 @@ Observers see a step after it counts; a run does not depend on what they do.
 
 import importlib
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,7 @@ class StepMetrics:
         tokens: of the batch, padding left out; every probe reads all of them.
         tokens_per_second: tokens / seconds.
         memory_mib: the largest resident set of the process so far; None where unknown.
+        workers: rows × probes per second of each worker of a fleet; None without one.
     """
 
     step: int
@@ -38,6 +40,7 @@ class StepMetrics:
     tokens: int
     tokens_per_second: float
     memory_mib: float | None
+    workers: Mapping[str, float] | None = None
 
 
 class Observer(Protocol):
@@ -68,7 +71,10 @@ class JsonlLog:
 
     def step(self, metrics: StepMetrics) -> None:
         """One line."""
-        jsonl.append(self._path, asdict(metrics))
+        row = asdict(metrics)
+        if metrics.workers is None:
+            del row["workers"]
+        jsonl.append(self._path, row)
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Nothing: evaluations have a file of their own, which is part of the run."""
@@ -80,7 +86,8 @@ class JsonlLog:
 def metrics_again(log: StepLog) -> dict[str, Any]:
     """What the journal has of a step whose line was lost; nobody measured its time again."""
     known = {"step": log.step, "loss": log.loss, "learning_rate": log.learning_rate}
-    return {**{field.name: None for field in fields(StepMetrics)}, **known}
+    names = [field.name for field in fields(StepMetrics) if field.name != "workers"]
+    return {**dict.fromkeys(names), **known}
 
 
 def peak_memory() -> float | None:

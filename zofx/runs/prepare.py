@@ -22,7 +22,6 @@ from zofx.runs.evaluation import selection
 from zofx.runs.memory_bound import require_memory
 from zofx.runs.run_config import OPTIONS, DevEvaluation, Engine, RunConfig, StartingPoint, packages
 from zofx.runs.run_folder import RunFolder, StepSelector
-from zofx.runs.snapshot import digest
 from zofx.runs.task_data import Workload, open_workload
 from zofx.session import Session
 from zofx.tasks import is_own
@@ -38,6 +37,7 @@ from zofx.tasks.selection import TaskChoice
 from zofx.tasks.types import Record
 from zofx.zo.journal.format import Journal
 from zofx.zo.settings import FORWARD_MODE_ESTIMATORS, SCORE_ESTIMATORS, Settings
+from zofx.zo.theta import digest
 from zofx.zo.types import FloatArray, IntArray
 
 EVALUATIONS: Final = 5
@@ -102,7 +102,7 @@ class Prepared:
         """The artifact on the run's engine, at the run's initial θ."""
         rows = self.workload.rows(self.config.settings.batch_size)
         engine = self.config.engine
-        session = open_session(self.model, engine.runtime, engine.device, engine.threads, rows)
+        session = open_session(self.model, engine, rows)
         if self.initial is not None:
             session.write(self.initial)
         return session

@@ -47,6 +47,8 @@ class Engine:
         runtime: by name.
         device: of the runtime.
         threads: of the runtime; None lets it choose.
+        fleet: which workers share the forwards, see `zofx.runtimes.fleet.spec`; None for none.
+        fleet_split: what they share, see `zofx.runtimes.fleet.cells`.
     """
 
     runtime: str = option(help="torch or ort; ort where onnxruntime is installed.", metavar="NAME")
@@ -57,6 +59,15 @@ class Engine:
         metavar="N",
         minimum=1,
         maximum=MOST_THREADS,
+    )
+    fleet: str | None = option(
+        None,
+        help="Share the forwards among workers: 4 on this machine, ray://HEAD:10001 on a Ray "
+        "cluster, ort=2,torch=1 for engines of both kinds; none for none.",
+        metavar="FLEET",
+    )
+    fleet_split: str = option(
+        "auto", help="What they share: rows, probes, both, or auto.", metavar="WHAT"
     )
 
 

@@ -6,7 +6,6 @@ A snapshot is used only if all three are what they should be; otherwise the jour
 which gives the same bits.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from zofx.files.atomic import anything, new_file
+from zofx.zo.theta import digest
 
 
 def save(path: Path, theta: Mapping[str, NDArray[Any]], step: int, journal: str) -> None:
@@ -52,12 +52,3 @@ def steps_of(path: Path) -> int:
             return int((file.metadata() or {}).get("step", 0))
     except (SafetensorError, OSError, ValueError):
         return 0
-
-
-def digest(theta: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 of names, shapes and values, in hex."""
-    hasher = hashlib.sha256()
-    for name in sorted(theta):
-        hasher.update(f"{name}{theta[name].shape}".encode())
-        hasher.update(theta[name].tobytes())
-    return hasher.hexdigest()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from zofx.errors import ArtifactError
 from zofx.runs import snapshot
 from zofx.runs.run_config import StartingPoint
+from zofx.zo.theta import digest
 
 FILE: Final = "start.safetensors"
 NO_JOURNAL: Final = "start"
@@ -33,7 +34,7 @@ def load(folder: Path, start: StartingPoint) -> dict[str, NDArray[Any]]:
         ArtifactError: it is lost, or another one.
     """
     theta = snapshot.load(folder / FILE, start.step, NO_JOURNAL)
-    if theta is None or snapshot.digest(theta) != start.values:
+    if theta is None or digest(theta) != start.values:
         raise ArtifactError(
             f"{folder / FILE} is lost or damaged: it holds what the run started from (step "
             f"{start.step} of {start.run}); restore it from a copy"

@@ -31,7 +31,7 @@ from zofx.runs.run_folder import STATE, RunFolder, require_free
 from zofx.runs.watch import CollapseError, Watch
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
-from zofx.session import ExactSession, Session
+from zofx.session import ExactSession, Session, SharedSession
 from zofx.tasks.catalog.jsonl_task import ROWS
 from zofx.tasks.objectives import measurement
 from zofx.tasks.rows import Encoded
@@ -234,6 +234,7 @@ class _Loop:
             tokens,
             tokens / max(seconds, 1e-9),
             peak_memory(),
+            self.session.rows_per_second() if isinstance(self.session, SharedSession) else None,
         )
         for observer in self.observers:
             observer.step(metrics)

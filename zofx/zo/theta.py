@@ -3,8 +3,11 @@
 A session is a Theta that can also evaluate; a test's is a dictionary of arrays.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from zofx.zo.random.direction_spec import Noise
 from zofx.zo.types import FloatArray, Key, Ray
@@ -45,3 +48,12 @@ class Theta(Protocol):
     def write(self, values: Mapping[str, FloatArray]) -> None:
         """Replace all of it (every name, same shapes)."""
         ...
+
+
+def digest(theta: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of names, shapes and values, in hex."""
+    hasher = hashlib.sha256()
+    for name in sorted(theta):
+        hasher.update(f"{name}{theta[name].shape}".encode())
+        hasher.update(theta[name].tobytes())
+    return hasher.hexdigest()
