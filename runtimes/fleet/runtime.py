@@ -124,7 +124,7 @@ def _connect(address: str | None, cpus: int) -> bool:
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
         raise UnsupportedError(
             f"no Ray cluster at {address or 'this machine'}",
-            [f"{str(error).partition(chr(10))[0]}; `ray start --head` starts one on its head"],
+            [f"{str(error).partition(chr(10))[0]}; docs/fleet.md says how to start one"],
         ) from error
     return True
 

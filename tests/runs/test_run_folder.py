@@ -123,6 +123,7 @@ def test_a_run_of_an_older_zofx_keeps_its_choice(run: RunFolder) -> None:
     evaluation, engine, choice = (fields.pop(key) for key in ("evaluation", "engine", "task"))
     assert evaluation.pop("select_by") == "macro-f1"
     assert (choice.pop("balance"), choice.pop("max_length")) == (False, None)
+    assert (engine.pop("fleet"), engine.pop("fleet_split")) == (None, "auto")
     older = {**fields, **evaluation, **engine, "choice": choice, "version": 1}
     (run.path / "run.json").write_text(json.dumps(older))
     (run.path / "evals.jsonl").unlink()
