@@ -231,12 +231,26 @@ def test_the_list_of_files_is_closed(copied: Path, change: Change, message: str)
         read_manifest(copied)
 
 
+SPECIAL = {
+    "bos_id": 0,
+    "eos_id": None,
+    "mask_id": None,
+    "pad_id": 1,
+    "adds_bos": True,
+    "end_ids": [],
+}
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"recipe": {"schedule": None}},
         {"model": {"max_positions": -1}},
         {"model": {"special": []}},
+        {"model": {"special": {**SPECIAL, "pad_id": {}}}},
+        {"model": {"special": {**SPECIAL, "bos_id": -1}}},
+        {"model": {"special": {**SPECIAL, "adds_bos": 1}}},
+        {"model": {"special": {**SPECIAL, "end_ids": [None]}}},
         {"model": {"source": 7}},
         {"config": {"eos_token_id": [1, None, "x"]}},
     ],

@@ -196,7 +196,7 @@ def _require_types(manifest: Manifest) -> None:
     recipe, model = manifest.recipe, manifest.model
     special, ends = model["special"], manifest.config.get("eos_token_id")
     wrong = [f"recipe.{k}" for k, v in recipe.items() if not isinstance(v, (str, int, float))]
-    wrong += [] if isinstance(special, dict) else ["model.special"]
+    wrong += _wrong_special(special) if isinstance(special, dict) else ["model.special"]
     kinds = (manifest.noise.kind, *(spec.kind for spec in manifest.noise.specs.values()))
     wrong += [] if all(isinstance(kind, str) for kind in kinds) else ["noise.kind"]
     wrong += [f"files.{name}" for name, d in manifest.files.items() if not isinstance(d, str)]
@@ -218,6 +218,17 @@ def _require_types(manifest: Manifest) -> None:
         wrong.append("tensors: a name twice")
     if wrong:
         raise TypeError(f"{wrong[0]} is of the wrong kind")
+
+
+def _wrong_special(special: Mapping[str, Any]) -> list[str]:
+    """Ids of tokens that are none."""
+    known = {
+        **{k: (v := special[k]) is None or _counts(v) for k in ("bos_id", "eos_id", "mask_id")},
+        "pad_id": _counts(special["pad_id"]),
+        "adds_bos": isinstance(special["adds_bos"], bool),
+        "end_ids": isinstance(ends := special.get("end_ids", []), list) and all(map(_counts, ends)),
+    }
+    return [f"model.special.{name}" for name, right in known.items() if not right]
 
 
 def _counts(value: Any) -> bool:

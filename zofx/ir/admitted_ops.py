@@ -20,25 +20,26 @@ import zofx.ir.ops  # noqa: F401  # registers torch.ops.zofx
 from zofx.ir.symbols import OpOverload, op_names
 
 ELEMENTWISE: Final = """
-    __and__.Tensor __or__.Tensor abs add.Scalar add.Tensor atan bitwise_and.Tensor bitwise_not
+    __and__.Tensor __or__.Tensor abs acos add.Scalar add.Tensor atan bitwise_and.Tensor bitwise_not
     bitwise_or.Tensor ceil clamp clamp.Tensor clamp_max clamp_min cos div.Scalar div.Tensor
     div.Tensor_mode elu eq.Scalar eq.Tensor erf exp expm1 floor fmod.Scalar ge.Scalar ge.Tensor gelu
     gt.Scalar gt.Tensor hardsigmoid hardswish hardtanh isfinite isinf isnan le.Scalar le.Tensor
     leaky_relu log log1p log2 logical_and logical_not logical_or logical_xor lt.Scalar lt.Tensor
-    masked_fill.Scalar masked_fill.Tensor maximum minimum mish mul.Scalar mul.Tensor nan_to_num
-    ne.Scalar ne.Tensor neg pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor reciprocal relu relu6
-    remainder.Scalar remainder.Tensor round rsqrt rsub.Scalar sigmoid sign silu sin softplus sqrt
-    square sub.Scalar sub.Tensor tan tanh where.Scalar where.ScalarOther where.ScalarSelf where.self
+    masked_fill.Scalar masked_fill.Tensor max.other maximum min.other minimum mish mul.Scalar
+    mul.Tensor nan_to_num ne.Scalar ne.Tensor neg pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor
+    reciprocal relu relu6 remainder.Scalar remainder.Tensor round rsqrt rsub.Scalar sigmoid sign
+    silu sin softplus sqrt square sub.Scalar sub.Tensor tan tanh where.Scalar where.ScalarOther
+    where.ScalarSelf where.self
 """
 SAME_VALUES: Final = """
-    _to_copy alias clone contiguous detach dropout lift_fresh_copy to.device to.dtype
+    _to_copy alias clone contiguous copy detach dropout lift_fresh_copy to.device to.dtype
     to.dtype_layout type_as
 """
 OTHER_PLACES: Final = """
     _unsafe_view broadcast_to cat chunk constant_pad_nd diagonal expand expand_as flatten.using_ints
     flip gather index.Tensor index_add index_put index_select movedim.int narrow numpy_T pad permute
-    repeat repeat_interleave.self_int reshape roll scatter.src scatter.value scatter_add select.int
-    slice.Tensor split.Tensor split_with_sizes squeeze squeeze.dim squeeze.dims stack t
+    repeat repeat_interleave.self_int reshape reshape_as roll scatter.src scatter.value scatter_add
+    select.int slice.Tensor split.Tensor split_with_sizes squeeze squeeze.dim squeeze.dims stack t
     transpose.int tril triu unbind.int unflatten.int unfold unsqueeze view view_as
 """
 REDUCTIONS: Final = """

@@ -18,6 +18,8 @@ from zofx.ir.program import Loader, Program, TensorSpec, output_node, placeholde
 from zofx.ir.schema import Role
 from zofx.ir.symbols import enable_python_dispatcher, expression, new_size
 
+aten = torch.ops.aten
+
 
 class Editor:
     """A program being rewritten.
@@ -172,10 +174,21 @@ def infer_shapes(graph: fx.Graph, everything: bool = False) -> None:
             )
             if node.op != "call_function" or not stale:
                 continue
-            value = run_node(node, lambda n: n.meta["val"])
+            value = _inferred(node)
             if not same_type(value, node.meta.get("val")):
                 changed.add(node)
             node.meta["val"] = value
+
+
+def _inferred(node: fx.Node) -> Any:
+    """The result of a call; what lies in memory as no view of it can is copied."""
+    try:
+        return run_node(node, lambda n: n.meta["val"])
+    except ValueError:
+        if node.target is not aten.view.default:
+            raise
+        node.target = aten.reshape.default
+        return run_node(node, lambda n: n.meta["val"])
 
 
 def run_node(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> Any:
@@ -191,7 +204,7 @@ def value_of(node: fx.Node) -> Any:
         with _on_shapes(node.graph):
             for each in node.graph.nodes:
                 if each.op == "call_function" and "val" not in each.meta:
-                    each.meta["val"] = run_node(each, lambda n: n.meta["val"])
+                    each.meta["val"] = _inferred(each)
                 if each is node:
                     break
     return node.meta["val"]
