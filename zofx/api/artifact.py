@@ -19,13 +19,13 @@ from zofx.api.inference import Question, Source, changed, continued, judge
 from zofx.api.sources import TaskSource, named_task
 from zofx.api.training import Procedure, trained
 from zofx.artifact.manifest import Manifest
-from zofx.export.merged_artifact import merge
-from zofx.export.subject import Subject
 from zofx.files.atomic import require_free
 from zofx.options import checked, options_of, with_options
 from zofx.runs.compiled_model import Model, open_model
 from zofx.runs.evaluate import Prediction
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.export.merged_artifact import merge
+from zofx.runs.export.subject import Subject
 from zofx.runs.prepare import Origin
 from zofx.runs.run_config import OPTIONS
 from zofx.runs.run_folder import RunFolder, StepSelector

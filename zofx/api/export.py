@@ -15,10 +15,10 @@ from typing import Any, Final, Self, TypeVar
 
 from zofx.artifact import layout
 from zofx.errors import UsageError
-from zofx.export.card import INTEGERS, card
-from zofx.export.subject import Subject
 from zofx.options import require_known
 from zofx.runs.evaluate import Progress, no_progress
+from zofx.runs.export.card import INTEGERS, card
+from zofx.runs.export.subject import Subject
 
 T = TypeVar("T")
 
@@ -160,7 +160,7 @@ WHAT_GGUF: Final = WHAT.replace("checkpoint for transformers", "model for llama.
 
 
 def _peft(subject: Subject, out: Path, options: ExportOptions, progress: Progress) -> str | None:
-    from zofx.export.peft import base_note, export_peft
+    from zofx.runs.export.peft import base_note, export_peft
 
     written = export_peft(subject, out, base=options.base, rank=options.rank)
     lost = (
@@ -174,7 +174,7 @@ def _peft(subject: Subject, out: Path, options: ExportOptions, progress: Progres
 def _onnx_adapter(
     subject: Subject, out: Path, options: ExportOptions, progress: Progress
 ) -> str | None:
-    from zofx.export.onnx_adapter import export_onnx_adapter
+    from zofx.runs.export.onnx_adapter import export_onnx_adapter
 
     export_onnx_adapter(subject, out)
     return None

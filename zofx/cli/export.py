@@ -90,9 +90,9 @@ def export(  # noqa: PLR0913  a verb has many options
     """
     from zofx.api.export import ExportOptions, require_format
     from zofx.api.export import export as export_
-    from zofx.export.hub import require_repository, upload
-    from zofx.export.subject import Subject
     from zofx.files.atomic import require_free
+    from zofx.runs.export.hub import require_repository, upload
+    from zofx.runs.export.subject import Subject
     from zofx.runs.run_folder import RunFolder
 
     options = ExportOptions(dtype, base, rank)
@@ -145,16 +145,16 @@ def merge(
         zofx tune art2 --task other.jsonl --seed 1
         zofx merge lora-art --adapter ./peft-lora -o lora-art2
     """
-    from zofx.export.merged_artifact import merge as merge_
-    from zofx.export.subject import Subject
     from zofx.files.atomic import require_free
+    from zofx.runs.export.merged_artifact import merge as merge_
+    from zofx.runs.export.subject import Subject
     from zofx.runs.run_folder import RunFolder
 
     require_free(out)
     if (run is None) == (adapter is None):
         raise UsageError("merging takes a run or an adapter: give --run or --adapter")
     if adapter is not None:
-        from zofx.export.peft_start import start_of
+        from zofx.runs.export.peft_start import start_of
 
         subject = replace(Subject.of(artifact), theta=start_of(artifact, adapter))
         manifest = merge_(

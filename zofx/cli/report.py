@@ -12,7 +12,7 @@ from zofx.cli.options import Json, add_command
 from zofx.errors import UsageError
 
 if TYPE_CHECKING:
-    from zofx.report.history import History
+    from zofx.runs.report.history import History
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +50,8 @@ def report(
         zofx report runs/one runs/other --examples 100
     """
     from zofx.files.atomic import require_free
-    from zofx.report.history import history
-    from zofx.report.page import require_report, write_report
+    from zofx.runs.report.history import history
+    from zofx.runs.report.page import require_report, write_report
 
     require_report()
     require_free(out)
@@ -71,9 +71,9 @@ def report(
 def _asked(run: "History", limit: int) -> "History":
     """With the examples whose answer changed."""
     from zofx.api.inference import Question, Source, judge
-    from zofx.report.history import changes
     from zofx.runs.compiled_model import open_model
     from zofx.runs.evaluate import Prediction
+    from zofx.runs.report.history import changes
 
     if run.artifact is None or run.best is None:
         raise UsageError(

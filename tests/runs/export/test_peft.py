@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from zofx.api.export import ExportOptions, export
 from zofx.errors import UnsupportedError, UsageError
-from zofx.export.subject import Subject
+from zofx.runs.export.subject import Subject
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning"  # peft asks transformers for it

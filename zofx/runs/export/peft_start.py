@@ -16,9 +16,9 @@ import numpy as np
 from zofx.artifact.manifest import Manifest, TensorRow, read_manifest, read_trainables
 from zofx.artifact.safetensors_writer import spans
 from zofx.errors import ArtifactError, UnsupportedError, UsageError
-from zofx.export.peft import CONFIG, PREFIX, WEIGHTS
 from zofx.files.strict_json import parse_json
 from zofx.ir.schema import Form, Role
+from zofx.runs.export.peft import CONFIG, PREFIX, WEIGHTS
 from zofx.zo.types import FloatArray
 
 NUMPY: Final = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}

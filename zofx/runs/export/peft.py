@@ -19,10 +19,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from zofx.errors import UnsupportedError
-from zofx.export.card import card
-from zofx.export.lora import Factors, factors_of
-from zofx.export.subject import Subject
 from zofx.files.atomic import new_folder, require_free
+from zofx.runs.export.card import card
+from zofx.runs.export.lora import Factors, factors_of
+from zofx.runs.export.subject import Subject
 from zofx.tasks.conventions import is_masked
 
 WEIGHTS: Final = "adapter_model.safetensors"

@@ -8,8 +8,8 @@ import pytest
 from zofx.artifact.manifest import TensorRow, read_trainables
 from zofx.artifact.merge import merged_tensors
 from zofx.errors import UnsupportedError
-from zofx.export.lora import factors_of
-from zofx.export.subject import Subject
+from zofx.runs.export.lora import factors_of
+from zofx.runs.export.subject import Subject
 
 
 @pytest.mark.parametrize("name", ["lora", "transposed"])
@@ -58,6 +58,8 @@ def test_what_changes_no_matrix_is_refused(lora: Subject, monkeypatch: pytest.Mo
         manifest = replace(lora.manifest, tensors=(*lora.manifest.tensors, row))
         moved = {**lora.theta, "extra": np.ones(shape, np.float32)}
         theirs = {**read_trainables(lora.folder), "extra": np.zeros(shape, np.float32)}
-        monkeypatch.setattr("zofx.export.lora.read_trainables", lambda folder, read=theirs: read)
+        monkeypatch.setattr(
+            "zofx.runs.export.lora.read_trainables", lambda folder, read=theirs: read
+        )
         with pytest.raises(UnsupportedError, match=why):
             list(factors_of(replace(lora, manifest=manifest, theta=moved), 4))

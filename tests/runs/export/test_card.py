@@ -5,9 +5,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from zofx.export.card import CHOSEN, INTEGERS, card
-from zofx.export.subject import Subject
 from zofx.ir.schema import Products
+from zofx.runs.export.card import CHOSEN, INTEGERS, card
+from zofx.runs.export.subject import Subject
 
 
 def parsed(text: str) -> Any:

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from ruamel.yaml import YAML
 
-from zofx.export.subject import Subject
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.export.subject import Subject
 from zofx.runs.run_config import packages
 
 TAGS: Final = ("zofx", "zeroth-order-optimization")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.compiled import environment
 from zofx.errors import UsageError
-from zofx.export.subject import Subject
+from zofx.runs.export.subject import Subject
 
 WITHOUT = """
 import sys

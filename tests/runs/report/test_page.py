@@ -12,8 +12,8 @@ import pytest
 import zofx
 from tests.compiled import run_zofx
 from zofx.errors import UsageError
-from zofx.report.history import Change, History, history
-from zofx.report.page import page, write_report
+from zofx.runs.report.history import Change, History, history
+from zofx.runs.report.page import page, write_report
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -14,9 +14,9 @@ import numpy as np
 
 from zofx.artifact import layout
 from zofx.errors import UsageError
-from zofx.export.card import card
-from zofx.export.subject import Subject
 from zofx.files.atomic import new_folder, require_free
+from zofx.runs.export.card import card
+from zofx.runs.export.subject import Subject
 from zofx.zo.types import FloatArray
 
 ADAPTER: Final = "model.onnx_adapter"

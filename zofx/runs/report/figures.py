@@ -10,8 +10,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from zofx.report.history import History
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.report.history import History
 from zofx.tasks.metrics import wilson
 
 MOST: Final = 2000

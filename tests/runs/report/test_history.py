@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from zofx.report.history import Change, History, changes, history
 from zofx.runs import jsonl
+from zofx.runs.report.history import Change, History, changes, history
 
 
 def test_every_step_is_read_from_the_journal(runs: tuple[History, History]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import zofx
-from zofx.report.history import History, history
+from zofx.runs.report.history import History, history
 
 SHORT: dict[str, Any] = {"steps": 24, "batch_size": 4, "eval_every": 12, "threads": 1, "eps": 0.01}
 

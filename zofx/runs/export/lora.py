@@ -18,8 +18,8 @@ from safetensors import safe_open
 from zofx.artifact import layout
 from zofx.artifact.manifest import TensorRow, read_trainables
 from zofx.errors import UnsupportedError
-from zofx.export.subject import Subject
 from zofx.ir.schema import UPDATED_ROLES, Form, Role
+from zofx.runs.export.subject import Subject
 from zofx.zo.random.direction_spec import Basis
 from zofx.zo.types import FloatArray
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from zofx.errors import UsageError
 from zofx.files.atomic import new_file
-from zofx.report.history import History
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.report.history import History
 from zofx.runs.run_config import packages
 
 NEEDS: Final = ("jinja2", "plotly")
@@ -62,12 +62,12 @@ def page(runs: Sequence[History]) -> str:
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    from zofx.report.figures import confusion, figures
+    from zofx.runs.report.figures import confusion, figures
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = files("zofx.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    source = files("zofx.runs.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     best = {run.name: run.evaluations[run.best] for run in runs if run.best is not None}
     return environment.from_string(source).render(
         runs=runs,

@@ -7,7 +7,7 @@ import pytest
 
 import zofx
 from tests import tiny
-from zofx.export.subject import Subject
+from zofx.runs.export.subject import Subject
 
 SHORT: dict[str, Any] = {
     "steps": 4, "batch_size": 4, "lr": 0.3, "eps": 0.01, "eval_every": 2, "threads": 1,

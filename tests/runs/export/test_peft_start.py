@@ -18,8 +18,8 @@ from tests.compiled import run_zofx
 from zofx.api.export import export
 from zofx.artifact.manifest import read_trainables
 from zofx.errors import UnsupportedError, UsageError
-from zofx.export.peft_start import start_of
-from zofx.export.subject import Subject
+from zofx.runs.export.peft_start import start_of
+from zofx.runs.export.subject import Subject
 
 IDS = torch.arange(5, 17)[None]
 

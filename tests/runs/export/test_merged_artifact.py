@@ -7,11 +7,11 @@ import pytest
 
 import zofx
 from tests.compiled import run_zofx
-from tests.export.conftest import SHORT
+from tests.runs.export.conftest import SHORT
 from zofx.artifact.manifest import read_manifest, read_trainables
 from zofx.errors import UsageError
-from zofx.export.merged_artifact import merge
-from zofx.export.subject import Subject
+from zofx.runs.export.merged_artifact import merge
+from zofx.runs.export.subject import Subject
 
 
 def test_a_merged_artifact_begins_where_the_run_ended(

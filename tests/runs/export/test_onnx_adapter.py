@@ -9,7 +9,7 @@ import pytest
 
 from tests.loads import Load, batch
 from zofx.api.export import export
-from zofx.export.subject import Subject
+from zofx.runs.export.subject import Subject
 from zofx.runtimes import RUNTIMES
 from zofx.session import unperturbed
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from zofx.errors import UsageError
-from zofx.export.hub import require_repository, upload
+from zofx.runs.export.hub import require_repository, upload
 
 
 class Hub:

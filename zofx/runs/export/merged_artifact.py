@@ -18,8 +18,8 @@ from zofx.artifact import layout
 from zofx.artifact.manifest import Manifest
 from zofx.artifact.safetensors_writer import TensorFile, spans
 from zofx.errors import UsageError
-from zofx.export.subject import Subject
 from zofx.files.atomic import file_digest, new_folder, require_free
+from zofx.runs.export.subject import Subject
 
 WIDTH = 4
 """Bytes of a float32: all that moves is stored so."""
