@@ -234,7 +234,7 @@ def test_a_worker_whose_theta_is_another_is_stopped(
 ) -> None:
     """The others go on; the message says what is wrong."""
     session = fleet("2", "probes")
-    member = session._crew.at_work()[0]
+    member = complete(session)[0]  # all: the log below is changed for every one
     ray.get(member.actor.apply.remote(member.position, [[Ray(Key(1, 1), 0.5)]]))
     member.position += 1
     session._crew.log.moves.insert(0, [])
