@@ -120,8 +120,13 @@ def _bytes(batch: Batch, workers: int) -> int:
 
 
 def _batch(artifact: Path, rows: int, tokens: int) -> Batch:
-    """Random tokens, all rows full, one scored position with six candidates each."""
+    """Rows of the artifact's own tokens, all full."""
     words = Tokenizer.from_file(str(artifact / "tokenizer.json")).get_vocab_size()
+    return token_rows(words, rows, tokens)
+
+
+def token_rows(words: int, rows: int, tokens: int) -> Batch:
+    """Random tokens below a number, one scored position with six candidates per row."""
     rng = np.random.Generator(np.random.Philox(key=0))
     ids = rng.integers(words, size=(rows, tokens))
     targets = rng.integers(words, size=(rows, 1, CANDIDATES))

@@ -17,6 +17,7 @@ from zofx.api.training import Procedure, trained
 from zofx.errors import UsageError
 from zofx.runs import jsonl
 from zofx.runs.evaluation import Evaluation
+from zofx.runs.rewind import copy_until
 from zofx.runs.run_config import RunConfig
 from zofx.runs.run_folder import RunFolder, StepSelector
 from zofx.zo.journal.format import Journal
@@ -112,6 +113,14 @@ class Run:
         )
         outcome = trained(self.artifact.path, options, procedure, callbacks)
         return Run(self.artifact, outcome.run)
+
+    def rewind(self, step: StepSelector, out: str | PathLike[str]) -> "Run":
+        """A new run that ends after an earlier step of this one, to be resumed from there.
+
+        Raises:
+            UsageError: this run has not come that far, or the name is taken.
+        """
+        return Run(self.artifact, copy_until(self.folder, step, Path(out))[0])
 
     def evaluate(self, task: TaskSource | None = None, **options: Any) -> Evaluation:
         """`Artifact.evaluate` of this run, on its own task unless another is named."""

@@ -40,8 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 VERBS = (
-    "compile", "sensitivity", "coverage", "plan", "check", "tune", "runs", "report", "eval",
-    "export", "generate", "inspect", "explain",
+    "compile", "sensitivity", "coverage", "plan", "check", "tune", "runs", "rewind", "bisect",
+    "report", "eval", "export", "generate", "inspect", "explain",
 )  # fmt: skip
 """Modules of `zofx.cli`; some add a second verb."""
 for verb in VERBS:

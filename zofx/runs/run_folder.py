@@ -7,6 +7,7 @@
     evals.jsonl       accuracy and loss on dev after some of the steps      says which step is best
     metrics.jsonl     loss, rate, time and memory of every step             only to look at
     best.safetensors  θ of the best step, and last.safetensors of the last  caches, deletable
+    snapshots/        θ of steps on the way (`snapshot_policy`)             caches
     state.safetensors θ and the state of the rule on exact gradients        a cache of such runs
     activations/      of the layers below the first that trains             a cache too
 
@@ -29,6 +30,7 @@ from zofx.files.atomic import new_folder
 from zofx.runs import jsonl, snapshot, starting_point
 from zofx.runs.evaluation import Evaluation
 from zofx.runs.run_config import RunConfig
+from zofx.runs.snapshot_policy import nearest
 from zofx.runtimes.host.theta import HostThetaSession, initial_theta
 from zofx.tasks.catalog.jsonl_task import ROWS, write_rows
 from zofx.tasks.data.pool import Pool
@@ -201,22 +203,6 @@ class RunFolder:
         """Delete a run that has made no step."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def rewind(self, step: int) -> Path:
-        """End the run at an earlier step; the caller holds the lock, and no writer is open.
-
-        Returns:
-            A copy of the journal as it was.
-        """
-        journal, data = self.journal(), self.journal_path.read_bytes()
-        kept = self.path / f"journal-of-{journal.next_step}-steps.bin"
-        kept.write_bytes(data)
-        end = journal.end - (len(journal) - step) * journal.header.layout.itemsize
-        beside = self.journal_path.with_name(JOURNAL + ".new")
-        beside.write_bytes(data[:end])
-        beside.replace(self.journal_path)
-        self.trim(step)
-        return kept
-
     def save_snapshot(
         self, name: str, theta: Mapping[str, NDArray[Any]], step: int, digest: str
     ) -> None:
@@ -235,7 +221,7 @@ class RunFolder:
     def theta(
         self, artifact: Path, manifest: Manifest, at: StepSelector = "best"
     ) -> tuple[int, dict[str, FloatArray]]:
-        """θ of a step, from a snapshot if one holds it, else by replay; no engine is needed.
+        """θ of a step, from the nearest snapshot and a replay from there; no engine is needed.
 
         Returns:
             How many steps led there, and the trainables.
@@ -252,9 +238,12 @@ class RunFolder:
                 return step, cached
         # Replay moves, reads and writes θ but evaluates nothing: no engine is needed for that.
         host = HostThetaSession(initial_theta(artifact, manifest))
-        if (initial := self.initial()) is not None:
+        rule = self.config.settings.recipe().tensors
+        near = None if rule or manifest.exact else nearest(self.path, journal, step)
+        start, initial = near or (0, self.initial())
+        if initial is not None:
             host.write(initial)
-        replay(host, journal, step, self.config.settings.recipe().tensors)
+        replay(host, journal, step, rule, start)
         return step, host.read()
 
     def initial(self) -> dict[str, FloatArray] | None:

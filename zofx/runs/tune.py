@@ -27,7 +27,9 @@ from zofx.runs.metrics_log import (
     peak_memory,
 )
 from zofx.runs.prepare import Prepared
+from zofx.runs.rewind import cut_back
 from zofx.runs.run_folder import STATE, RunFolder, require_free
+from zofx.runs.snapshot_policy import EVERY, keep
 from zofx.runs.watch import CollapseError, Watch
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.runtimes.host.prefix import CutSession
@@ -192,9 +194,16 @@ class _Loop:
                 break
             self._step(step)
             step += 1
+            if self.driver.saves and not self.saves:
+                self._keep(step)
         self.run.save_snapshot("last", self.session.read(), step, self.writer.digest)
         self._save_state(step)
         return step
+
+    def _keep(self, step: int) -> None:
+        """A snapshot on the way, where one is due: reading θ copies it, so ask first."""
+        if step % EVERY == 0:
+            keep(self.run.path, self.session.read(), step, self.writer.digest)
 
     @property
     def out_of_patience(self) -> bool:
@@ -304,7 +313,7 @@ def _rewound(run: RunFolder) -> str:
     best = run.best()
     if best is None:
         return _way_back(run, run.journal().next_step)
-    result, kept = run.evaluations()[best], run.rewind(best)
+    result, kept = run.evaluations()[best], cut_back(run, best)
     return (
         f"{run.path} ends at step {best} now, its best on dev: {result}. The steps after it are in "
         f"{kept}. Start a new run (-o) with a lower --lr"

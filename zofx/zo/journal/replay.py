@@ -11,6 +11,7 @@ the states, a step holds a copy of θ, and temporaries of one trainable.
 
 from collections import deque
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -155,20 +156,24 @@ def replay(
     journal: Journal,
     upto: int | None = None,
     tensors: TensorRule[Any] | None = None,
+    start: int = 0,
 ) -> int:
     """θ from (artifact, journal): move a fresh θ along the recorded rays; evaluates nothing.
 
     Args:
-        theta: at the artifact's initial values; bit-equal on every runtime afterwards.
+        theta: at the artifact's initial values, or where `start` steps lead; bit-equal on every
+            runtime afterwards.
         journal: of the run.
         upto: the step before which to stop; None replays all.
         tensors: the recipe's rule on tensors, when it has one.
+        start: the first step that is replayed; a rule on tensors has a state, and starts at 0.
 
     Returns:
         How many steps were replayed.
 
     Raises:
-        UsageError: `tensors` is not the rule the run was made with; nothing has moved.
+        UsageError: `tensors` is not the rule the run was made with, or cannot start there; nothing
+            has moved.
     """
     given = tensors.text if tensors else ""
     if given != journal.header.tensors:
@@ -176,6 +181,8 @@ def replay(
             f"this journal was made with the rule on tensors '{journal.header.tensors}', not with "
             f"'{given}': replay it with the recipe it names, {journal.header.recipe}"
         )
+    if tensors and start:
+        raise UsageError(f"'{given}' has a state: its journal is replayed from step 0")
     header = journal.header
     if header.exact:
         raise UsageError(
@@ -184,9 +191,7 @@ def replay(
         )
     mover = Mover(theta, tensors, header.seed, header.refresh, header.exact)
     replayed = 0
-    for record in journal:
-        if upto is not None and record.step >= upto:
-            break
+    for record in islice(journal, start, upto):
         mover.begin_step(record.step)
         mover.move(record.rays(header), record.learning_rate)
         replayed += 1
