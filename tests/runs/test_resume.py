@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from tests.runs.test_tune import After, finish, options
+from tests.runs.test_tune import After, finish, options, same_run
 from zofx.errors import ArtifactError, UsageError
 from zofx.runs.prepare import prepare
 from zofx.runs.resume import prepare_resumed
+from zofx.runs.run_folder import RunFolder
 from zofx.runs.tune import start
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -57,6 +58,24 @@ def test_a_decaying_schedule_has_an_end(artifact: Path, mood: Path, tmp_path: Pa
     start(prepare(artifact, options(mood, schedule="linear")), tmp_path / "run")
     with pytest.raises(UsageError, match="linear schedule ends at step 12"):
         prepare_resumed(artifact, tmp_path / "run", {"steps": 20})
+
+
+def test_a_run_goes_on_where_its_files_are_now(artifact: Path, tmp_path: Path) -> None:
+    """Folder and examples were moved together: the same bits as of a run that stayed."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    task = tiny.task_file(here / "task.jsonl")
+    finish(start(prepare(artifact, options(task)), here / "whole"))
+    finish(start(prepare(artifact, options(task)), here / "run"), After(5))
+    here.rename(there)
+    with pytest.raises(UsageError, match=r"task\.jsonl"):
+        prepare_resumed(artifact, there / "run", {})
+    moved = {"task": there / "task.jsonl"}
+    finish(prepare_resumed(artifact, there / "run", moved))
+    same_run(RunFolder.open(there / "run"), RunFolder.open(there / "whole"))
+    tiny.task_file(there / "task.jsonl", ask=" and it was")
+    with pytest.raises(ArtifactError, match="have changed since"):
+        prepare_resumed(artifact, there / "run", moved)
 
 
 def test_changed_examples_are_noticed(artifact: Path, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from zofx.runs.prepare import Prepared
 from zofx.runs.run_config import OPTIONS, Engine, RunConfig
 from zofx.runs.run_folder import RunFolder
 from zofx.runs.task_data import Workload, open_workload
+from zofx.tasks import is_own
 from zofx.tasks import reward as rewards
+from zofx.tasks.selection import TaskChoice
 
 
 def prepare_resumed(artifact: Path, folder: Path, options: Mapping[str, Any]) -> Prepared:
@@ -26,7 +28,8 @@ def prepare_resumed(artifact: Path, folder: Path, options: Mapping[str, Any]) ->
     Args:
         artifact: the folder of the artifact.
         folder: of the run.
-        options: as in `prepare`; only the steps and the engine may differ from the run's.
+        options: as in `prepare`; only the steps, the engine, and where the examples are may differ
+            from the run's.
 
     Raises:
         UsageError: the artifact is another one, or something is asked that the run does not have.
@@ -36,7 +39,7 @@ def prepare_resumed(artifact: Path, folder: Path, options: Mapping[str, Any]) ->
     run, model = RunFolder.open(folder), open_model(artifact)
     config = run.config
     run.require_artifact(model.manifest)
-    workload = open_workload(model, config.task, run.rows())
+    workload = open_workload(model, _found(config.task, given), run.rows())
     if workload.digest != config.examples:
         raise ArtifactError(
             f"the examples of task '{config.task.name}' have changed since {folder} was "
@@ -50,6 +53,14 @@ def prepare_resumed(artifact: Path, folder: Path, options: Mapping[str, Any]) ->
     engine = with_options(config.engine, given)
     config = replace(config, engine=engine)
     return Prepared(model, workload, config, steps, run, journal, initial=run.initial())
+
+
+def _found(choice: TaskChoice, given: Mapping[str, Any]) -> TaskChoice:
+    """The run's examples where they are now: a file or a folder of them may have been moved."""
+    moved = given.get("task", choice.name)
+    name = str(Path(moved).resolve()) if is_own(moved) and is_own(choice.name) else choice.name
+    data = given.get("data")
+    return replace(choice, name=name, data=str(Path(data).resolve()) if data else choice.data)
 
 
 def _require_consent(config: RunConfig, given: Mapping[str, Any]) -> None:
@@ -98,8 +109,9 @@ def _require_same(run: RunFolder, given: Mapping[str, Any], workload: Workload) 
     sizes = run.config.task.sizes(workload.task)
     has = {**run.config.options, "train": sizes.train, "dev": sizes.dev}
     asked = dict(given)
-    for name in ("task", "data"):
-        asked[name] = _absolute(given.get(name), has[name])
+    if "task" in given and is_own(given["task"]) and is_own(has["task"]):
+        del asked["task"]  # the same examples, by their hash
+    asked.pop("data", None)
     if "objective" in given:
         asked["objective"] = workload.objective(given["objective"]).name
     if "eval_size" in given:
@@ -115,8 +127,3 @@ def _require_same(run: RunFolder, given: Mapping[str, Any], workload: Workload) 
             f"{run.path} cannot go on with {', '.join(differing)}: a resumed run is the same run. "
             "Leave these out, or start a new run with -o"
         )
-
-
-def _absolute(asked: str | None, recorded: str | None) -> str | None:
-    """A path as runs record it, where a path is what was asked."""
-    return asked if asked is None or asked == recorded else str(Path(asked).resolve())

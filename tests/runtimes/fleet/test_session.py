@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import ray
 
-from tests.runs.test_tune import SETTINGS, After
+from benchmarks.fleet.kills import Case, complete, killed
+from tests.runs.test_tune import SETTINGS
 from zofx.artifact.manifest import read_manifest
 from zofx.errors import UnsupportedError
 from zofx.runs.prepare import prepare
-from zofx.runs.tune import start, train
+from zofx.runs.tune import start
 from zofx.runtimes import RUNTIMES
 from zofx.runtimes.fleet.cells import Split
-from zofx.runtimes.fleet.crew import Crew, Member, State
+from zofx.runtimes.fleet.crew import Crew, State
 from zofx.runtimes.fleet.runtime import FleetRuntime
 from zofx.runtimes.fleet.session import FleetSession
 from zofx.runtimes.fleet.spec import parse_fleet
@@ -124,14 +125,6 @@ def test_a_fleet_is_one_session(
     assert len(session.rows_per_second()) >= 1
 
 
-def complete(session: FleetSession) -> list[Member]:
-    """The workers, when all of them are at work."""
-    members, deadline = session._crew.members, time.monotonic() + 120
-    while len(session._crew.now()) < len(members) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return session._crew.now()
-
-
 def pids(session: FleetSession) -> list[int]:
     """Of all workers' processes."""
     return [ray.get(member.actor.pid.remote()) for member in complete(session)]
@@ -140,40 +133,17 @@ def pids(session: FleetSession) -> list[int]:
 def test_killed_workers_are_replaced_and_replay(
     fleet: Open, artifact: Path, mood: Path, tmp_path: Path
 ) -> None:
-    """Two of four killed at random moments of a run, in three runs; late ones join: θ is replayed.
+    """Two of four killed at random moments of a run; who came back is compared with the journal.
 
-    The journal has the losses that were used, so what it replays to is what the run trained.
+    `python -m benchmarks.fleet.kills` makes twenty such runs.
     """
     session, chance = fleet("4", "both"), random.Random(0)
-    for number in range(3):
-        initial = RUNTIMES["ort"].load(artifact, threads=1).read()
+    initial = RUNTIMES["ort"].load(artifact, threads=1).read()
+    asked = {"task": mood, "runtime": "ort", "threads": 1, **SETTINGS, "eval_every": 100}
+    for number in range(2):
         session.write(initial)
-        victims = chance.sample(pids(session), 2)
-        moments = dict(zip(chance.sample(range(11), 2), victims, strict=True))
-
-        class Killer(After):
-            def step(self, metrics: Any, moments: dict[int, int] = moments) -> None:
-                super().step(metrics)
-                if metrics.step in moments:
-                    os.kill(moments.pop(metrics.step), signal.SIGKILL)
-
-        asked = {"task": mood, "runtime": "ort", "threads": 1, **SETTINGS, "eval_every": 100}
         prepared = start(prepare(artifact, asked), tmp_path / str(number))
-        killer = Killer(10**6)
-        outcome = train(prepared, session, [killer], killer)
-        assert outcome.steps == 12
-        replayed = outcome.run.theta(artifact, prepared.model.manifest, 12)[1]
-        assert digest(session.read()) == digest(replayed)
-        news, deadline = session.messages(), time.monotonic() + 60
-        while len(news) < 2 and time.monotonic() < deadline:  # who died idle is noticed here
-            session.evaluate(batch(), KEYS, MATRIX)
-            news += session.messages()
-        assert len(news) == 2
-        assert all("another process takes its place" in text for text in news)
-    assert len(complete(session)) == 4
-    session.evaluate(batch(), KEYS, MATRIX)  # compares all four
-    assert session.messages() == []
-    assert len(session._crew.now()) == 4
+        assert killed(session, prepared, Case(batch(), KEYS, MATRIX), chance) == ""
 
 
 def test_a_hung_worker_is_waited_for_by_nobody(fleet: Open, alone: tuple[list[Any], str]) -> None:
