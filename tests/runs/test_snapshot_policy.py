@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.runs.test_tune import finish, options
-from zofx.runs import snapshot_policy, tune
+from zofx.runs import snapshot_policy, training_loop, tune
 from zofx.runs.prepare import prepare
 from zofx.runs.snapshot_policy import BYTES, EVERY, FOLDER, interval
 from zofx.zo.theta import digest
@@ -34,7 +34,7 @@ def test_theta_is_the_same_with_and_without(
     artifact: Path, mood: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every step; files of another run or damaged ones are passed over."""
-    for module in (snapshot_policy, tune):
+    for module in (snapshot_policy, training_loop):
         monkeypatch.setattr(module, "EVERY", 3)
     outcome, theta = finish(tune.start(prepare(artifact, options(mood)), tmp_path / "run"))
     run, folder = outcome.run, outcome.run.path / FOLDER

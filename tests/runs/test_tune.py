@@ -256,7 +256,7 @@ def collapsing(monkeypatch: pytest.MonkeyPatch, prepared: Prepared) -> None:
         classes = ClassReport((" bad", " good"), tables[step])
         return Evaluation(classes.accuracy, 0.5, "cross-entropy", 9, 0.0, None, classes)
 
-    monkeypatch.setattr("zofx.runs.tune.evaluate", judged)
+    monkeypatch.setattr("zofx.runs.training_loop.evaluate", judged)
 
 
 @pytest.mark.parametrize(("way", "end", "message"), FATAL)

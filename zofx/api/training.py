@@ -28,7 +28,8 @@ from zofx.runs.run_folder import (
     require_free,
 )
 from zofx.runs.trackers import TRACKERS, require_trackers
-from zofx.runs.tune import Outcome, Stop, start, train
+from zofx.runs.training_loop import Stop
+from zofx.runs.tune import Outcome, start, train
 from zofx.runtimes.host.activation_cache import ActivationCache
 from zofx.session import Session, SharedSession
 from zofx.tasks.data.pool import Pool
