@@ -17,10 +17,12 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 import transformers
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -28,7 +30,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from architectures.judge import COLUMNS, Verdict, judge
-from architectures.table import summary
+from architectures.table import page, summary
 
 SECONDS = 240.0
 
@@ -45,6 +47,13 @@ def main(words: Sequence[str] | None = None) -> int:
         if _claim(out, name):
             _append(out, _in_a_process(name, given.columns, given.seconds))
     print(summary(read(out)))
+    if given.page:
+        about = (
+            f"`python -m architectures --columns {' '.join(given.columns)}`, transformers "
+            f"{transformers.__version__}, torch {torch.__version__}, {date.today():%Y-%m-%d}."
+        )
+        text = page(read(out), architectures(), about)
+        Path(given.page).write_text(text, encoding="utf-8")
     return 0
 
 
@@ -136,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--out", default="results/architectures.jsonl")
     parser.add_argument("--only", default="", metavar="PATTERN", help="in `causal/llama`")
     parser.add_argument("--columns", nargs="+", default=["mezo"], choices=list(COLUMNS))
+    parser.add_argument("--page", metavar="FILE", help="also write the results as a page")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of one architecture")
     return parser
 
