@@ -147,6 +147,11 @@ def full_disks(subject: Subject, count: int, random: Random) -> Row:
     return row
 
 
+def as_in_a_terminal() -> None:
+    """A shell starts what is in its background with Ctrl-C ignored, and so its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def signals(subject: Subject, count: int, random: Random) -> Row:
     """The command line itself, asked to end while it trains or starts."""
     row = Row("signals to zofx tune")
@@ -158,7 +163,9 @@ def signals(subject: Subject, count: int, random: Random) -> Row:
             "--steps", "100000", "--schedule", "constant", "--eval-size", "0", "--threads", "1",
             "--no-preflight", "-o", str(run),
         ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen(
+            command, stdout=-1, stderr=subprocess.STDOUT, text=True, preexec_fn=as_in_a_terminal
+        )
         end = time.monotonic() + 90
         while not (run / "metrics.jsonl").exists() and time.monotonic() < end:
             time.sleep(0.05)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, T5Config
 
+from benchmarks.faults.ends import as_in_a_terminal
 from tests import tiny
 from tests.compiled import environment, run_zofx
 from zofx.artifact.manifest import read_manifest
@@ -218,6 +219,7 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(
     process = subprocess.Popen(
         [sys.executable, "-m", "zofx", *words],
         cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=as_in_a_terminal,
     )  # fmt: skip
     wait_for_records(tmp_path / "run" / "journal.bin", 5, process)
     process.send_signal(signal.SIGINT)
