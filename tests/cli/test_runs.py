@@ -42,7 +42,8 @@ def test_two_stages(artifact: Path, assets: Path, tmp_path: Path) -> None:
     assert fields["theta_distance"] > 0
     back = run_zofx("rewind", "runs/one", "--step", "2", "-o", "runs/back", cwd=tmp_path)
     assert (back.returncode, "the first 2 steps of runs/one" in back.stdout) == (0, True)
-    none = run_zofx("bisect", "runs/one", "--metric", "loss", "--threshold", "1e9", cwd=tmp_path)
+    asked = ("--metric", "loss", "--good", "0", "--threshold", "1e9")
+    none = run_zofx("bisect", "runs/one", *asked, cwd=tmp_path)
     assert (none.returncode, "the metric did not fall below" in none.stderr) == (2, True)
     other = ("tune", artifact, "--from", "runs/one", "--steps", "1", "--seed", "1", *TUNE)
     assert "what is dev now may be what that run" in run_zofx(*other, cwd=tmp_path).stderr
